@@ -1,0 +1,251 @@
+"""The only place where configs meet objects.
+
+A node of the config names its class by `_target_`; only a target that stands in a YAML of the conf search path may be
+built, compared as an exact string before anything is imported. So nothing that a checkpoint's config says can reach
+`os.system`, `torch.load` or `torch.hub.load`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlcli.confdir import search_path, targets
+from dlcli.datasets.examples import Examples, ImageData, split_validation
+from dlcli.datasets.residency import choose_residency, image_bytes
+from dlcli.datasets.source import EvalSource, TrainSource
+from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
+from dlcli.optimizers.groups import build_optimizer
+from dlcli.optimizers.schedules import Schedule
+from dlcli.regularization.averaging import Average, NoAverage
+from dlcli.regularization.penalties import L1, Penalty
+from dlcli.tasks.task import Task
+
+LARGEST_NETWORK = (
+    20_000_000_000  # parameters; a stored config that asks for more is refused before anything is allocated
+)
+Tree = Mapping[str, Any]
+
+
+class Builder:
+    """Builds nodes whose targets are allowed.
+
+    allowed: exact dotted paths; trusted: packages named by the user with --trust, any target of which is allowed.
+    """
+
+    def __init__(self, allowed: frozenset[str], trusted: Sequence[str] = ()):
+        self.allowed, self.trusted = allowed, tuple(trusted)
+
+    @classmethod
+    def for_search(cls, search: Sequence[Path] | None = None, trusted: Sequence[str] = ()) -> Builder:
+        return cls(targets(search if search is not None else search_path()), trusted)
+
+    def check(self, tree: Any) -> None:
+        """Raise CheckpointError when any `_target_` in the tree may not be built."""
+        if isinstance(tree, Mapping):
+            if "_target_" in tree:
+                self._admit(tree["_target_"])
+            for value in tree.values():
+                self.check(value)
+        elif isinstance(tree, list):
+            for value in tree:
+                self.check(value)
+
+    def build(self, node: Tree, **live: Any) -> Any:
+        """The object that a node describes; `live` objects replace or join its arguments."""
+        self._admit(node.get("_target_"))
+        target = _locate(node["_target_"])
+        arguments = {k: self._argument(v) for k, v in node.items() if k not in ("_target_", "_partial_", "facts")}
+        arguments |= live
+        if node.get("_partial_"):
+            _check_signature(target, arguments, node, is_partial=True)
+            return partial(target, **arguments)
+        _check_signature(target, arguments, node, is_partial=False)
+        return target(**arguments)
+
+    def _argument(self, value: Any) -> Any:
+        return self.build(value) if isinstance(value, Mapping) and "_target_" in value else value
+
+    def _admit(self, target: Any) -> None:
+        if isinstance(target, str) and target in self.allowed:
+            return
+        package = target.split(".")[0] if isinstance(target, str) else ""
+        if package and package in self.trusted:
+            return
+        raise CheckpointError(
+            f"the config asks to build {printable(target)}, which no config file of yours or dlcli's names",
+            hint=f"If it is your own code, name its package: --trust {printable(package) or 'PACKAGE'}",
+        )
+
+
+def _locate(dotted: str) -> Callable[..., Any]:
+    """The object behind `package.module.Name`."""
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"_target_: {printable(dotted)} cannot be imported: {printable(error)}",
+            hint="Is its package installed, and the name spelt right?",
+        ) from error
+
+
+def _check_signature(target: Callable[..., Any], arguments: Tree, node: Tree, *, is_partial: bool) -> None:
+    """Raise ConfigError, with the names that there are, when the target does not take the arguments."""
+    signature = inspect.signature(target)
+    try:
+        (signature.bind_partial if is_partial else signature.bind)(**arguments)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        raise ConfigError(f"{node['_target_']}: {error}", hint=f"It takes: {known}") from error
+
+
+# ------------------------------------------------------------------------------------------------------------ the parts
+
+
+def build_networks(builder: Builder, model: Tree) -> dict[str, nn.Module]:
+    """The network of a model node as {"model": ...}, or several by their names."""
+    if "_target_" in model:
+        return {"model": builder.build(model)}
+    return {name: builder.build(node) for name, node in model.items() if name != "facts"}
+
+
+def build_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None) -> Task:
+    """The task with its networks, freshly initialised from torch's global generator.
+
+    teacher: the model node of the network to be taught from, where the task has one.
+    """
+    live: dict[str, Any] = build_networks(builder, tree["model"])
+    if "teacher" in tree["task"]:
+        if teacher is None:
+            raise CheckpointError("the run does not say which network its teacher is", hint="Train it again.")
+        live["teacher"] = build_networks(builder, teacher)["model"]
+    return builder.build(tree["task"], **live)
+
+
+def build_meta_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None) -> Task:
+    """The task without memory: shapes and names only. Raises ConfigError where they do not fit together."""
+    try:
+        with torch.device("meta"):
+            task = build_task(builder, tree, teacher=teacher)
+    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        raise ConfigError(f"the model cannot be built: {_first_line(error)}", hint="dlcli config show") from error
+    if sum(p.numel() for p in task.parameters()) > LARGEST_NETWORK:
+        raise ConfigError(f"the model has more than {LARGEST_NETWORK:,} parameters", hint="Make it smaller.")
+    return task
+
+
+def check_shapes(task: Task, tree: Tree) -> None:
+    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit."""
+    from dlcli.datasets.examples import Batch
+
+    shape, num_classes = tree["dataset"]["image_shape"], tree["dataset"]["num_classes"]
+    images = torch.empty(4, *shape, device="meta")
+    labels = torch.zeros(4, dtype=torch.int64, device="meta")
+    batch = Batch(images, labels, labels)
+    try:
+        for phase in task.phases:
+            task.loss(batch, phase)
+        if type(task).metrics is not Task.metrics:
+            task.metrics(batch)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(
+            f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: {_first_line(error)}",
+            hint="Choose another model, or another dataset: dlcli list",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return printable((str(error) or type(error).__name__).splitlines()[0])
+
+
+def build_data(builder: Builder, tree: Tree) -> ImageData:
+    return builder.build(tree["dataset"]["reader"])
+
+
+def build_augmentation(builder: Builder, tree: Tree) -> Any:
+    """The augmentation, or None where every setting is off."""
+    augment = builder.build(tree["augmentation"])
+    return None if augment.is_identity else augment
+
+
+def split_training(tree: Tree, data: ImageData) -> tuple[torch.Tensor, Examples, torch.Tensor]:
+    """Indices to train on; the examples to validate on, and their indices. By the run's seed; never the test split."""
+    if data.val is not None:
+        return torch.arange(len(data.train)), data.val, torch.arange(len(data.val))
+    train, val = split_validation(len(data.train), tree["dataset"]["val_size"], tree["seed"])
+    return train, data.train, val
+
+
+def build_train_source(
+    builder: Builder, tree: Tree, examples: Examples, indices: torch.Tensor, device: torch.device
+) -> tuple[TrainSource, str]:
+    """The source of training batches, and why it is of its kind."""
+    settings = tree["dataset"]
+    is_resident, reason = choose_residency(image_bytes(examples), settings["resident"], settings["workers"], device)
+    source = TrainSource(
+        examples,
+        indices,
+        batch_size=settings["batch_size"],
+        accumulate=tree["trainer"]["accumulate"],
+        seed=tree["seed"],
+        device=device,
+        mean=settings["mean"],
+        std=settings["std"],
+        augment=build_augmentation(builder, tree),
+        workers=settings["workers"],
+        resident=is_resident,
+    )
+    return source, reason
+
+
+def build_eval_source(tree: Tree, examples: Examples, indices: torch.Tensor | None, device: torch.device) -> EvalSource:
+    settings = tree["dataset"]
+    is_resident, _ = choose_residency(image_bytes(examples), settings["resident"], settings["workers"], device)
+    return EvalSource(
+        examples,
+        torch.arange(len(examples)) if indices is None else indices,
+        batch_size=settings["eval_batch_size"],
+        device=device,
+        mean=settings["mean"],
+        std=settings["std"],
+        workers=settings["workers"],
+        resident=is_resident,
+    )
+
+
+def build_optimizers(
+    builder: Builder, tree: Tree, task: Task, device: torch.device
+) -> dict[str, torch.optim.Optimizer]:
+    """One optimizer per phase, over the phase's network; fused on a GPU, where it can skip a bad update by itself."""
+    make = builder.build(tree["optimizer"])
+    if device.type == "cuda" and "fused" in inspect.signature(make.func).parameters:
+        make = partial(make, fused=True)
+    patterns = tree["parameter_groups"]
+    return {phase: build_optimizer(getattr(task, phase), make, patterns) for phase in task.phases}
+
+
+def build_schedule(builder: Builder, tree: Tree) -> Schedule:
+    return builder.build(tree["schedule"])
+
+
+def build_penalties(tree: Tree) -> list[Penalty]:
+    weight = tree["regularization"]["l1"]
+    return [L1(weight)] if weight else []
+
+
+def build_averages(tree: Tree, task: Task) -> dict[str, Average | NoAverage]:
+    """One average of weights per phase."""
+    decay = tree["regularization"]["ema"]
+    return {phase: Average(getattr(task, phase), decay) if decay else NoAverage() for phase in task.phases}
+
+
+def missing_package(error: ImportError) -> EnvironmentFault:
+    return EnvironmentFault(f"the package {error.name} is missing", hint=f"pip install {error.name}")

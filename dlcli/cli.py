@@ -1,0 +1,147 @@
+"""The `dlcli` program: the Typer app, and what becomes of errors: one message, a remedy, an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    if "_DLCLI_COMPLETE" in os.environ:  # a <TAB>: answered before Typer is imported
+        from dlcli.completion import answer
+
+        answer()
+        return
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit code. Nothing but a bug gets past as an exception, and that only with --debug."""
+    from dlcli.errors import DlcliError
+
+    debug = "--debug" in arguments or os.environ.get("DLCLI_DEBUG", "") not in ("", "0")
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        code = make_app()(args=arguments, prog_name="dlcli", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except DlcliError as error:
+        if debug:
+            raise
+        return tell(error, as_json="--json" in arguments)
+    except BrokenPipeError:  # dlcli runs ls | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return (
+            usage_error(error)
+            if hasattr(error, "format_message")
+            else _interruption(error) or fault(error, debug=debug)
+        )
+
+
+def make_app() -> Any:
+    """The Typer app with every command that works."""
+    import typer
+
+    from dlcli import __version__
+    from dlcli.commands import completion, config, doctor, evaluate, predict, resume, runs, sync, train
+    from dlcli.commands import list as list_command
+
+    app = typer.Typer(
+        name="dlcli",
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            print(f"dlcli {__version__}")
+            raise typer.Exit
+
+    @app.callback(epilog="Begin with:  dlcli train      then  dlcli eval      `--debug` shows tracebacks.")
+    def dlcli(
+        version: bool = typer.Option(
+            False, "--version", help="Show the version.", callback=show_version, is_eager=True
+        ),
+    ) -> None:
+        """Train, evaluate and compare deep-learning experiments."""
+
+    free = {"ignore_unknown_options": True}  # a misspelt flag is told together with every other mistake
+    app.command(context_settings=free)(train.train)
+    app.command("eval")(evaluate.evaluate)
+    app.command()(resume.resume)
+    app.command()(predict.predict)
+    app.add_typer(runs.app, name="runs")
+    app.add_typer(config.app, name="config")
+    app.command("list")(list_command.list_options)
+    app.command()(sync.sync)
+    app.command()(doctor.doctor)
+    app.command()(completion.completion)
+    return app
+
+
+def tell(error: Any, *, as_json: bool) -> int:
+    from dlcli.display import print_error
+
+    print_error(error, stream=sys.stderr)
+    if as_json and error.code == 2:
+        import json
+
+        problems = [
+            {"where": p.where, "message": p.message, "better": p.better} for p in getattr(error, "problems", ())
+        ]
+        print(
+            json.dumps(
+                {
+                    "event": "error",
+                    "code": error.code,
+                    "message": error.message,
+                    "hint": error.hint,
+                    "problems": problems,
+                }
+            )
+        )
+    return int(error.code)
+
+
+def usage_error(error: Any) -> int:
+    """Typer's own complaint about a command line."""
+    from dlcli.errors import ConfigError
+
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context else "dlcli --help"
+    return tell(ConfigError(error.format_message().rstrip("."), hint=hint), as_json=False)
+
+
+def _interruption(error: Exception) -> int | None:
+    """Typer turns Ctrl-C into its own Abort."""
+    return 130 if type(error).__name__ == "Abort" else None
+
+
+def fault(error: Exception, *, debug: bool) -> int:
+    """A bug of dlcli's own: one line, and where the traceback lies."""
+    import tempfile
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    if debug:
+        sys.stderr.write(text)
+        return 70
+    log = next(iter(getattr(error, "__notes__", ())), None)
+    if log is None:
+        with tempfile.NamedTemporaryFile("w", prefix="dlcli-", suffix=".log", delete=False, encoding="utf-8") as file:
+            file.write(text)
+        log = file.name
+    print(
+        f"error: a fault of dlcli's own: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        file=sys.stderr,
+    )
+    print(f"hint: The traceback lies in {log}; please report it.", file=sys.stderr)
+    return 70

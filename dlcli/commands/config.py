@@ -1,0 +1,68 @@
+"""`dlcli config show` and `dlcli config why`: what a command means, and who said so."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="Show what an experiment is made of, and where each value comes from.", no_args_is_help=True)
+FREE = {"ignore_unknown_options": True}
+
+
+@app.command(context_settings=FREE)
+def show(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[EXPERIMENT] [KEY=VALUE]...", help="As in dlcli train.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+) -> None:
+    """Print the composed and checked config; nothing is started.
+
+    Example: dlcli config show mnist model=lenet5
+    """
+    import json
+
+    import yaml
+
+    from dlcli.config import compose_command
+
+    composed = compose_command(words or [], config_dir=config_dir, command="config show")
+    print(
+        json.dumps(composed.tree)
+        if as_json
+        else yaml.safe_dump(composed.tree, sort_keys=False, allow_unicode=True).rstrip()
+    )
+
+
+@app.command(context_settings=FREE)
+def why(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[EXPERIMENT] KEY [KEY=VALUE]...", help="An experiment, a setting, and settings as in dlcli train."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+) -> None:
+    """Show every place that sets one key, in order, with its type, range and meaning; the last one wins.
+
+    Example: dlcli config why mnist optimizer.lr
+    """
+    import json
+
+    from dlcli.config_why import explain
+    from dlcli.display import print_table
+
+    answer: dict[str, Any] = explain(words, config_dir=config_dir)
+    if as_json:
+        print(json.dumps(answer))
+        return
+    print(f"{answer['key']} = {answer['value']}")
+    print(f"  {answer['meaning']}" if answer["meaning"] else "  (a setting of this option alone)")
+    print(f"  {answer['expects']}")
+    print_table(
+        "set at, the last one wins", ["place", "value"], [[p["place"], str(p["value"])] for p in answer["chain"]]
+    )

@@ -1,0 +1,43 @@
+"""`dlcli list [GROUP]`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def list_options(
+    group: Annotated[str | None, typer.Argument(help="A group: experiment, dataset, model, optimizer, ...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+) -> None:
+    """List the experiments, or the options of a group, each with the command that runs it.
+
+    Example: dlcli list model
+    """
+    from dlcli.confdir import command, describe, groups, options, search_path
+    from dlcli.display import print_table
+    from dlcli.errors import ConfigError, nearest, printable
+
+    search = search_path(config_dir)
+    known = groups(search)
+    if group is not None and group not in known:
+        better = nearest(group, known)
+        raise ConfigError(
+            f"there is no group {printable(group)}",
+            hint=f"{f'Did you mean {better}? ' if better else ''}({', '.join(known)})",
+        )
+    shown = [group] if group else ["experiment"]
+    rows = [[name, describe(path), command(path)] for g in shown for name, path in options(g, search).items()]
+    as_objects = [dict(zip(("name", "what", "command"), row, strict=True)) for row in rows]
+    if as_json:
+        import json
+
+        for row in as_objects:
+            print(json.dumps(row))
+        return
+    print_table(shown[0], ["name", "what", "command"], rows)
+    if group is None:
+        print("\nother groups: " + ", ".join(f"{g} ({len(options(g, search))})" for g in known if g != "experiment"))
+        print("dlcli list GROUP shows one")

@@ -1,0 +1,38 @@
+"""`dlcli resume [RUN] [KEY=VALUE]...`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def resume(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run (default latest), and what shall differ."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the events, one JSON object per line.")] = False,
+    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+    outputs: Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")] = None,
+    trust: Annotated[
+        list[str] | None, typer.Option("--trust", help="A package of yours whose classes a config may name.")
+    ] = None,
+) -> int:
+    """Go on with an interrupted run exactly where it stopped, or train a finished one further.
+
+    Example: dlcli resume latest trainer.epochs=40
+    """
+    from dlcli import session
+    from dlcli.confdir import search_path
+    from dlcli.config import split_reference
+    from dlcli.display import open_display
+    from dlcli.runs import find_run, outputs_folder
+
+    reference, settings = split_reference(words)
+    run = find_run(reference, outputs_folder(outputs))
+    display = open_display("json" if as_json else "auto")
+    try:
+        return session.resume(run, settings, display=display, search=search_path(config_dir), trusted=trust or [])
+    finally:
+        display.close()

@@ -1,0 +1,262 @@
+"""What may follow on the command line, for <TAB>: commands, experiments, groups, options, keys, runs and flags.
+
+The shell calls `dlcli` with _DLCLI_COMPLETE set; cli.main() then calls `answer()` before anything else is imported.
+Everything is read from the file system line by line, without Typer or a YAML reader, so that an answer takes < 0.2 s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dlcli import confdir
+
+COMMANDS = Path(__file__).resolve().parent / "commands"
+NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
+TAKES_EXPERIMENT = ("train", "config", "sweep", "explain")
+TAKES_RUN = ("eval", "resume", "predict", "runs", "sync", "compare", "export", "serve")
+TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
+TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume", "predict")
+TAKES_FOLDER = ("--outputs", "--config-dir")  # options whose value the shell completes
+MOST_RUNS = 200  # offered at one <TAB>, newest first
+
+
+def answer() -> NoReturn:
+    """Print the candidates for the line in COMP_WORDS (its words) and COMP_CWORD (the number of the current one)."""
+    try:
+        words = os.environ.get("COMP_WORDS", "").split(" ")
+        at = int(os.environ.get("COMP_CWORD", "0"))
+        current = words[at] if at < len(words) else ""
+        sys.stdout.write("".join(f"{word}\n" for word in complete(words[1:at], current)))
+        sys.stdout.flush()
+    except Exception:  # a shell shows what is printed here in the middle of the user's line
+        os._exit(0)
+    raise SystemExit(0)
+
+
+def complete(words: Sequence[str], current: str) -> list[str]:
+    """What the word `current` may become, after the whole `words` that follow `dlcli`."""
+    if words and words[-1] in TAKES_FOLDER:
+        return []
+    plain = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not word.startswith("-") and before not in TAKES_FOLDER
+    ]
+    if not plain:
+        return _matching(current, ["--help", "--version"] if current.startswith("-") else _commands())
+    command, rest = plain[0], plain[1:]
+    if current.startswith("-"):
+        return _matching(current, _flags(command))
+    subcommands = _subcommands(command)
+    if subcommands and not rest:
+        return _matching(current, subcommands)
+    rest = rest[1:] if subcommands else rest
+    if command == "completion":
+        return [] if rest else _matching(current, list(SCRIPTS))
+    if command in TAKES_RUN and not (rest and command != "compare"):
+        return _matching(current, _runs(words, current, checkpoints=command in TAKES_CHECKPOINT))
+    if command in TAKES_OVERRIDES:
+        return _matching(current, _settings(words, rest, current, experiments=command in TAKES_EXPERIMENT))
+    return []
+
+
+def _matching(current: str, candidates: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(word for word in candidates if word.startswith(current)))
+
+
+# ------------------------------------------------------------------------------------------------- commands and flags
+
+
+def _commands() -> list[str]:
+    names = (path.stem for path in COMMANDS.glob("*.py"))
+    return sorted(NAMED_OTHERWISE.get(name, name) for name in names if not name.startswith("_"))
+
+
+def _source(command: str) -> str:
+    stem = next((stem for stem, name in NAMED_OTHERWISE.items() if name == command), command)
+    path = COMMANDS / f"{stem}.py"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _flags(command: str) -> list[str]:
+    """The options that a command's file declares."""
+    return ["--help", *sorted(set(re.findall(r'"(--[a-z][a-z-]+)', _source(command))))]
+
+
+def _subcommands(command: str) -> list[str]:
+    """`ls` and `show` of `runs`: what `@app.command("ls")`, or `@app.command()` over `def show(`, names."""
+    found = re.findall(r'^@app\.command\((?:"([\w-]+)")?[^\n]*\)\ndef (\w+)', _source(command), re.MULTILINE)
+    return [given or name for given, name in found]
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]:
+    from dlcli import runs
+
+    outputs = runs.outputs_folder(_value_of("--outputs", words))
+    name, slash, _ = current.rpartition("/")
+    if checkpoints and slash:
+        steps = runs.checkpoint_steps(runs.find_run(name, outputs))
+        return [f"{name}/{which}" for which in ("best", "last", *(path.name for path in steps))]
+    found = runs.all_runs(outputs)[:MOST_RUNS]
+    if current[:1].isdigit():
+        return [run.folder_name for run in found]
+    return [*(["latest"] if found else []), *(run.name for run in found)]
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == option and following:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------- overrides
+
+
+def _settings(words: Sequence[str], rest: list[str], current: str, *, experiments: bool) -> Iterator[str]:
+    search = confdir.search_path(_value_of("--config-dir", words))
+    sign = "~" if current.startswith("~") else current[: len(current) - len(current.lstrip("+"))]
+    body = current[len(sign) :]
+    group, equals, _ = body.partition("=")
+    if equals:
+        yield from (f"{sign}{group}={value}" for value in _values(group, search, rest))
+        return
+    if experiments and not sign and not any("=" not in word for word in rest):
+        yield from confdir.options("experiment", search)
+    if "." in body:
+        yield from (f"{sign}{key}=" for key in _keys(body.partition(".")[0], search, rest))
+        return
+    groups = [group for group in confdir.groups(search) if group != "experiment"]
+    yield from (f"{sign}{group}=" for group in groups)
+    for key in _root_keys(search, rest):
+        head, dot, _ = key.partition(".")
+        if head not in groups:
+            yield f"{sign}{head}." if dot else f"{sign}{key}="
+
+
+def _values(key: str, search: Sequence[Path], rest: list[str]) -> list[str]:
+    """The options of a group; true and false for a key that has one of them now."""
+    if options := confdir.options(key, search):
+        return list(options)
+    group = key.partition(".")[0]
+    values = {value for path in _files(group, search, rest) for name, value in scan(path, group) if name == key}
+    return ["true", "false"] if values & {"true", "false"} else []
+
+
+def _keys(group: str, search: Sequence[Path], rest: list[str]) -> list[str]:
+    """Dotted keys of a group, of the option that the line and the experiment choose, else of all its options."""
+    keys = {key for path in _files(group, search, rest) for key, _ in scan(path, group)}
+    return sorted(keys | {key for key in _root_keys(search, rest) if key.startswith(f"{group}.")})
+
+
+def _files(group: str, search: Sequence[Path], rest: list[str]) -> list[Path]:
+    options = confdir.options(group, search)
+    chosen = _chosen(group, search, rest)
+    return [options[chosen]] if chosen in options else list(options.values())
+
+
+def _chosen(group: str, search: Sequence[Path], rest: list[str]) -> str | None:
+    for word in reversed(rest):
+        if word.startswith(f"{group}="):
+            return word.partition("=")[2]
+    default = re.compile(rf"^\s*-\s*(?:override\s+)?/?{re.escape(group)}(?:@[\w.]+)?\s*:\s*([\w./-]+)", re.MULTILINE)
+    for path in _root_files(search, rest):
+        if found := default.search(path.read_text(encoding="utf-8", errors="replace")):
+            return found[1]
+    return None
+
+
+def _root_files(search: Sequence[Path], rest: list[str]) -> list[Path]:
+    """The experiment on the line, if there is one, then train.yaml."""
+    experiments = confdir.options("experiment", search)
+    chosen = [experiments[word] for word in rest if word in experiments][:1]
+    return chosen + [conf / "train.yaml" for conf in search if (conf / "train.yaml").is_file()][:1]
+
+
+def _root_keys(search: Sequence[Path], rest: list[str]) -> list[str]:
+    keys = (key for path in _root_files(search, rest) for key, _ in scan(path, ""))
+    return [key for key in dict.fromkeys(keys) if key.partition(".")[0] not in ("defaults", "hydra")]
+
+
+_LINE = re.compile(r"^( *)([A-Za-z_][\w-]*)\s*:(?:\s+([^#]*))?(?:#.*)?$")
+
+
+def scan(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, value) of every plain `key: value` line of a YAML file, by its indentation alone."""
+    open_keys: list[tuple[int, str]] = [(-1, prefix)] if prefix else []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not (match := _LINE.match(line)):
+            continue
+        depth, key, value = len(match[1]), match[2], (match[3] or "").strip()
+        while open_keys and open_keys[-1][0] >= depth:
+            open_keys.pop()
+        dotted = ".".join([*(name for _, name in open_keys), key])
+        if value and not key.startswith("_"):
+            yield dotted, value
+        elif not value:
+            open_keys.append((depth, key))
+
+
+# -------------------------------------------------------------------------------------------------------- the scripts
+
+# `=` stands in bash's COMP_WORDBREAKS, so that bash sees `model=re` as three words: the line is split here instead, and
+# what stands before the last `=` is cut from the candidates again. Typer's own script does not work there.
+BASH = r"""
+_dlcli() { local line="${COMP_LINE:0:COMP_POINT}" IFS=$' \t\n' cur out; local -a words
+  read -ra words <<<"$line"; [[ $line == *[[:space:]] ]] && words+=("")
+  cur="${words[${#words[@]}-1]}"
+  out=$(COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]}-1)) _DLCLI_COMPLETE=complete_bash "$1" 2>/dev/null)
+  IFS=$'\n'; COMPREPLY=($out)
+  if [[ $cur == *=* && $COMP_WORDBREAKS == *=* ]]; then
+    local pre="${cur%"${cur##*=}"}"; COMPREPLY=("${COMPREPLY[@]#"$pre"}"); fi
+  [[ ${#COMPREPLY[@]} -gt 0 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace; return 0; }
+complete -o default -F _dlcli dlcli
+"""
+ZSH = r"""
+#compdef dlcli
+_dlcli() {
+  local -a found open
+  found=("${(@f)$(COMP_WORDS="${words[1,CURRENT]}" COMP_CWORD=$((CURRENT-1)) _DLCLI_COMPLETE=complete_zsh $words[1] \
+    2>/dev/null)}")
+  open=(${(M)found:#*[=./]})
+  found=(${found:#*[=./]})
+  (( $#open )) && compadd -S '' -a open
+  (( $#found )) && compadd -a found
+  (( $#open + $#found )) || _files
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+compdef _dlcli dlcli
+"""
+FISH = r"""
+function _dlcli_complete
+  set -l words (commandline -opc) (commandline -ct)
+  set -lx COMP_WORDS (string join ' ' -- $words)
+  set -lx COMP_CWORD (math (count $words) - 1)
+  set -lx _DLCLI_COMPLETE complete_fish
+  command $words[1] 2>/dev/null
+end
+complete -c dlcli -f -a '(_dlcli_complete)'
+"""
+INSTALL = {
+    "bash": "echo 'eval \"$(dlcli completion bash)\"' >> ~/.bashrc",
+    "zsh": "echo 'eval \"$(dlcli completion zsh)\"' >> ~/.zshrc",
+    "fish": "dlcli completion fish > ~/.config/fish/completions/dlcli.fish",
+}
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+
+def script(shell: str) -> str:
+    """The script that makes <TAB> work in a shell; the first line says how to keep it."""
+    body = SCRIPTS[shell].lstrip("\n")
+    first = "#compdef dlcli\n" if body.startswith("#compdef") else ""
+    return f"{first}# to keep it: {INSTALL[shell]}\n{body.removeprefix(first)}"

@@ -1,0 +1,81 @@
+"""Who set a key: the chain of files and words, with line numbers, of which the last wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlcli.confdir import options, packaged_conf, search_path
+from dlcli.config import Composed, compose_command, leaves, setting_of
+from dlcli.errors import ConfigError, Problem, nearest
+
+
+def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str, Any]:
+    """{key, value, expects, meaning, chain: [{place, value}]}. words: [EXPERIMENT] KEY [KEY=VALUE]...
+
+    Raises ConfigError for a key that is not there, and for every mistake that `dlcli train` would tell.
+    """
+    experiments = options("experiment", search_path(config_dir))
+    plain = [w for w in words if "=" not in w]
+    named = [w for w in plain if w in experiments or w.endswith((".yaml", ".yml"))]
+    keys = [w for w in plain if w not in named]
+    rest = [w for w in words if w not in keys]
+    if len(keys) != 1:
+        raise ConfigError(
+            f"one setting is asked for, {len(keys)} were named", hint="dlcli config why mnist optimizer.lr"
+        )
+    composed = compose_command(rest, config_dir=config_dir, command="config why")
+    key = keys[0]
+    settings = dict(leaves(composed.tree))
+    if key not in settings:
+        better = nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in settings])
+        full = nearest(key, settings, cutoff=0.7) or next(
+            (k for k in settings if better and k.endswith("." + better)), None
+        )
+        problem = Problem(key, "there is no such setting", full)
+        raise ConfigError("1 problem in the command, nothing was started", problems=[problem])
+    setting = setting_of(key, composed.tree)
+    chain = _chain(key, composed, rest)
+    return {"key": key, "value": settings[key], "expects": setting.expects, "meaning": setting.meaning, "chain": chain}
+
+
+def _chain(key: str, composed: Composed, words: Sequence[str]) -> list[dict[str, Any]]:
+    """Places in the order in which Hydra merges them: the option's file, train.yaml, the experiment, the command."""
+    places: list[tuple[Path, str]] = []
+    group, _, rest = key.partition(".")
+    if group in composed.choices and rest:
+        places.append((options(group, composed.search)[composed.choices[group]], rest))
+    places += [(conf / "train.yaml", key) for conf in composed.search if (conf / "train.yaml").is_file()][:1]
+    chosen = any(word.partition("=")[0] == group for word in words)
+    experiment = next((Path(w) for w in words if w.endswith((".yaml", ".yml")) and "=" not in w), None)
+    experiment = experiment or options("experiment", composed.search).get(composed.experiment)
+    if experiment is not None and not chosen:
+        places.append((experiment, key))
+    chain = [found for path, inside in places if (found := _in_file(path, inside)) is not None]
+    for number, word in enumerate(words, 1):
+        if re.match(rf"^\+{{0,2}}{re.escape(key)}=", word):
+            chain.append({"place": f"the command, word {number}", "value": word.partition("=")[2]})
+    return chain
+
+
+def _in_file(path: Path, key: str) -> dict[str, Any] | None:
+    """Line and value of a dotted key in a YAML file, or None."""
+    import yaml
+
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = 0
+    for part in key.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        match = next(((k, v) for k, v in pairs if k.value == part), None)
+        if match is None:
+            return None
+        line, node = match[0].start_mark.line + 1, match[1]
+    value = node.value if isinstance(node, yaml.ScalarNode) else yaml.serialize(node, default_flow_style=True).strip()
+    return {"place": f"{_short(path)}:{line}", "value": value}
+
+
+def _short(path: Path) -> str:
+    packaged = packaged_conf()
+    return f"conf/{path.relative_to(packaged)} (dlcli's)" if packaged in path.parents else str(path)

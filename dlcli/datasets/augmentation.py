@@ -1,0 +1,179 @@
+"""Augmentation of a whole batch at once, on its device, with one geometric pass over the pixels.
+
+Each image's transform depends on its key alone (see keyed_random), not on the batch it is in. A setting that is null
+or 0 costs nothing. Letters: B images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlcli.datasets.keyed_random import streams, uniform
+from dlcli.errors import ConfigError
+
+# A draw keeps its number when others are switched on or off: stream numbers must never be reused.
+STREAMS = {
+    "rotation": 0, "flip": 1, "crop_area": 2, "crop_aspect": 3, "crop_x": 4, "crop_y": 5, "shift_x": 6, "shift_y": 7,
+    "brightness": 8, "contrast": 9, "saturation": 10,
+    "erase": 11, "erase_area": 12, "erase_aspect": 13, "erase_x": 14, "erase_y": 15,
+}  # fmt: skip
+DRAWS = {  # setting -> the draws it needs
+    "rotation": ("rotation",),
+    "flip": ("flip",),
+    "crop": ("crop_area", "crop_aspect", "crop_x", "crop_y"),
+    "shift": ("shift_x", "shift_y"),
+    "jitter": ("brightness", "contrast", "saturation"),
+    "erase": ("erase", "erase_area", "erase_aspect", "erase_x", "erase_y"),
+}
+MOST = {"rotation": 180, "flip": 1, "shift": math.inf, "jitter": 1, "erase": 1}
+CROP_ASPECT = math.log(4 / 3)  # width / height of a crop between 3/4 and 4/3, as in "Going deeper with convolutions"
+ERASE_AREA = (0.02, 0.2)  # of the image
+ERASE_ASPECT = math.log(3.3)  # "Random erasing data augmentation" (arXiv 1708.04896)
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+class Augment:
+    """augment(images_BCHW, keys_B) -> images_BCHW: float32 in [0, 1] before and after; a new tensor, or the given one.
+
+    rotation: at most so many degrees either way. flip: probability of a left-right flip.
+    crop: [smallest, largest] share of the area that is cut out and scaled back to full size.
+    shift: at most so many whole pixels in each direction. What comes in at an edge is black.
+    jitter: brightness, contrast and (for 3 channels) saturation are each scaled by up to 1 - jitter .. 1 + jitter.
+    erase: probability that a rectangle of 2 to 20 % of the area is blackened.
+    """
+
+    def __init__(
+        self,
+        *,
+        rotation: float | None = None,
+        flip: float | None = None,
+        crop: Sequence[float] | None = None,
+        shift: int | None = None,
+        jitter: float | None = None,
+        erase: float | None = None,
+    ) -> None:
+        given = {"rotation": rotation, "flip": flip, "shift": shift, "jitter": jitter, "erase": erase}
+        for name, value in given.items():
+            if value is not None and not 0 <= value <= MOST[name]:
+                raise ConfigError(
+                    f"augmentation.{name}={value} is out of range.", hint=f"0 to {MOST[name]}, or null to leave it out."
+                )
+        if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
+            raise ConfigError(
+                f"augmentation.crop={list(crop)} is no range of areas.", hint="[0.8, 1.0], or null to leave it out."
+            )
+        self.rotation, self.flip, self.shift = rotation or 0.0, flip or 0.0, shift or 0
+        self.jitter, self.erase = jitter or 0.0, erase or 0.0
+        self.crop = (float(crop[0]), float(crop[1])) if crop is not None and tuple(crop) != (1, 1) else None
+        self.draws = tuple(draw for setting, draws in DRAWS.items() if getattr(self, setting) for draw in draws)
+        self._streams = streams(*(STREAMS[draw] for draw in self.draws))
+
+    @property
+    def is_identity(self) -> bool:
+        """Nothing is switched on: the caller may leave it out."""
+        return not self.draws
+
+    def __call__(self, images_BCHW: Tensor, keys_B: Tensor) -> Tensor:
+        if self.is_identity:
+            return images_BCHW
+        if self._streams.device != keys_B.device:
+            self._streams = self._streams.to(keys_B.device)
+        draws = dict(zip(self.draws, uniform(keys_B, self._streams).unbind(1), strict=True))
+        if self.rotation or self.crop or self.shift:
+            images_BCHW = self._warp(images_BCHW, draws)
+        elif self.flip:  # alone it needs no interpolation
+            images_BCHW = torch.where((draws["flip"] < self.flip).view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
+        if self.jitter:
+            images_BCHW = self._jitter(images_BCHW, draws)
+        if self.erase:
+            images_BCHW = self._erase(images_BCHW, draws)
+        return images_BCHW
+
+    def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Rotation, flip, crop and shift in one bilinear sampling; black outside.
+
+        For each output pixel the source position is A (x, y) + t, in coordinates from -1 to 1. It is computed in
+        elementwise products and sums: a matrix product (affine_grid's) may round differently in another batch size.
+        """
+        _, _, height, width = images_BCHW.shape
+        a, b, c, d, e, f = (row.float()[:, None] for row in self._affine(draws, height, width))
+        x_W, y_H = (centres(size, images_BCHW.device) for size in (width, height))
+        grid_BHW2 = images_BCHW.new_empty(len(images_BCHW), height, width, 2)
+        torch.add((a * x_W + c)[:, None, :], (b * y_H)[:, :, None], out=grid_BHW2[..., 0])
+        torch.add((d * x_W + f)[:, None, :], (e * y_H)[:, :, None], out=grid_BHW2[..., 1])
+        return F.grid_sample(images_BCHW, grid_BHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    def _affine(self, draws: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
+        """(a, b, c, d, e, f), each (B,) float64: source x = a x + b y + c, source y = d x + e y + f.
+
+        float64, because the last digit of a vectorised sine may depend on the place in the batch; rounded to float32 it
+        does not.
+        """
+        any_draw = next(iter(draws.values()))
+        zero, one = torch.zeros_like(any_draw), torch.ones_like(any_draw)
+        scale_x, scale_y, x, y = one, one, zero, zero
+        if self.crop:
+            least, most = self.crop
+            area = least + (most - least) * draws["crop_area"]
+            aspect = torch.exp((2 * draws["crop_aspect"] - 1) * CROP_ASPECT)
+            scale_x, scale_y = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+            x, y = (1 - scale_x) * (2 * draws["crop_x"] - 1), (1 - scale_y) * (2 * draws["crop_y"] - 1)
+        if self.shift:
+            x = x - whole(draws["shift_x"], self.shift) * (2 / width)
+            y = y - whole(draws["shift_y"], self.shift) * (2 / height)
+        if self.flip:
+            sign = torch.where(draws["flip"] < self.flip, -one, one)
+            scale_x, x = scale_x * sign, x * sign
+        if not self.rotation:
+            return scale_x, zero, x, zero, scale_y, y
+        angle = (2 * draws["rotation"] - 1) * math.radians(self.rotation)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        tall, wide = height / width, width / height  # the angle is one of pixels, the coordinates are not
+        return (
+            cos * scale_x, -sin * tall * scale_y, cos * x - sin * tall * y,
+            sin * wide * scale_x, cos * scale_y, sin * wide * x + cos * y,
+        )  # fmt: skip
+
+    def _jitter(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Saturation, then brightness and contrast as one product and sum; clamped once, at the end."""
+        brightness, contrast, saturation = (
+            (1 + self.jitter * (2 * draws[name] - 1)).float().view(-1, 1, 1, 1)
+            for name in ("brightness", "contrast", "saturation")
+        )
+        if images_BCHW.shape[1] == 3:
+            grey = images_BCHW[:, 0] * GREY[0] + images_BCHW[:, 1] * GREY[1] + images_BCHW[:, 2] * GREY[2]
+            images_BCHW = images_BCHW * saturation + grey[:, None] * (1 - saturation)
+        # float64: the order of a sum depends on the batch's size, and so would the last digit of a float32.
+        mean = images_BCHW.mean((1, 2, 3), keepdim=True, dtype=torch.float64).float()
+        return (images_BCHW * (brightness * contrast)).add_(mean * brightness * (1 - contrast)).clamp_(0, 1)
+
+    def _erase(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        _, _, height, width = images_BCHW.shape
+        area = ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * draws["erase_area"]
+        aspect = torch.exp((2 * draws["erase_aspect"] - 1) * ERASE_ASPECT)
+        columns = inside((area * aspect).sqrt().clamp(max=1), draws["erase_x"], width)
+        rows = inside((area / aspect).sqrt().clamp(max=1), draws["erase_y"], height)
+        hit = (draws["erase"] < self.erase)[:, None]
+        return images_BCHW.masked_fill(((rows & hit)[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def centres(size: int, device: torch.device) -> Tensor:
+    """(size,) float32: the pixels' centres, where the image reaches from -1 to 1."""
+    return (torch.arange(size, device=device) * 2 + 1) / size - 1
+
+
+def whole(draw_B: Tensor, most: int) -> Tensor:
+    """A whole number from -most to most, each equally likely."""
+    return torch.floor(draw_B * (2 * most + 1)) - most
+
+
+def inside(share_B: Tensor, draw_B: Tensor, size: int) -> Tensor:
+    """(B, size) bool: the pixels whose centres lie in an interval of `share` of the axis, at a random place."""
+    start = draw_B * (1 - share_B)
+    position = (torch.arange(size, device=draw_B.device) + 0.5) / size
+    return (position >= start[:, None]) & (position < (start + share_B)[:, None])

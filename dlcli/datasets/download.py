@@ -1,0 +1,62 @@
+"""Fetching one file of known checksum, within a bounded time: a few tries, each with a time limit, never a hang."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from dlcli.errors import DataError
+
+TRIES = 2
+SILENCE_S = 5.0  # a connection that says nothing for so long is given up
+SLOWEST_BYTES_PER_S = 200_000  # the time limit of a try is SILENCE_S + size / this
+
+
+def download(urls: Sequence[str], target: Path, *, md5: str, size_limit: int) -> Path:
+    """Fetch `target` from the first of `urls` that works; the file appears whole and verified, or not at all.
+
+    torchvision's own download_url has no time limit: a dropped connection would hang the run.
+    """
+    reasons = []
+    for attempt in range(max(TRIES, len(urls))):
+        url = urls[attempt % len(urls)]
+        try:
+            return fetch(url, target, md5=md5, size_limit=size_limit)
+        except (OSError, ValueError) as error:  # URLError, timeouts and a full disk are OSErrors
+            reasons.append(f"{url}: {getattr(error, 'reason', None) or error}")
+    raise DataError(
+        f"the download of {target.name} failed (no network, or the server is away): "
+        + "; ".join(dict.fromkeys(reasons)),
+        hint="Give the folder that holds the files: dataset.root=PATH. Without any file or network: dlcli train digits",
+    )
+
+
+def fetch(url: str, target: Path, *, md5: str, size_limit: int) -> Path:
+    """One try. Raises OSError or ValueError; leaves nothing behind then."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + SILENCE_S + size_limit / SLOWEST_BYTES_PER_S
+    digest = hashlib.md5(usedforsecurity=False)
+    request = urllib.request.Request(url, headers={"User-Agent": "dlcli"})
+    handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(request, timeout=SILENCE_S) as response:
+            received = 0
+            while chunk := response.read(1 << 16):
+                received += len(chunk)
+                digest.update(chunk)
+                file.write(chunk)
+                if received > size_limit:
+                    raise ValueError(f"more than the expected {size_limit:,} bytes")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"only {received:,} bytes in the time allowed")
+        if digest.hexdigest() != md5:
+            raise ValueError(f"the {received:,} bytes received have MD5 {digest.hexdigest()}, not {md5}")
+        os.replace(unfinished, target)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return target

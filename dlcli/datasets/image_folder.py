@@ -1,0 +1,184 @@
+"""Images in folders by class, or in a .tar archive of such folders: any common format, decoded once to one shape."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcli.datasets.cache import Decoded, cached, content_key, stored
+from dlcli.datasets.examples import Examples, ImageData, stratified_test
+from dlcli.datasets.image_tree import Entry, ImageTree, archive_key, damaged_archive, is_archive, list_images, locate
+from dlcli.errors import ConfigError, DataError, printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew
+TEST_FRACTION = 0.2
+MEMBER_LIMIT = 512 * 2**20  # bytes of one image file in an archive
+# fmt: off
+FORMATS = (  # not EPS: it starts Ghostscript
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP",
+    "XBM",
+)
+# fmt: on
+
+
+def read_image_folder(
+    root: str | None = None,
+    *,
+    image_shape: Sequence[int],
+    path: str | None = None,
+    memory_limit_mb: float = 4096,
+) -> ImageData:
+    """The images of `root`, or of `path` under the first data root that has it; see image_tree for the layouts.
+
+    image_shape: (C, H, W) with C 1 (grey) or 3 (RGB); images are scaled and cut at the centre to it.
+    Up to `memory_limit_mb` decoded, they are decoded once, into the cache; above that, each time they are read.
+    """
+    channels, height, width = image_shape
+    if channels not in (1, 3) or height < 1 or width < 1:
+        raise ConfigError(
+            f"dataset.image_shape={list(image_shape)} is no shape of images.",
+            hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 64, 64].",
+        )
+    shape = (channels, height, width)
+    place = locate(root, path)
+    if is_archive(place) and (data := stored("image_folder", cache_key(shape, archive_key(place)))) is not None:
+        return data  # without decompressing the archive for its list of names
+    tree = with_test(list_images(place))
+    decoded_mb = len(tree) * channels * height * width / 1e6
+    if decoded_mb <= memory_limit_mb:
+        return cached("image_folder", cache_key(shape, tree.key), lambda: decode(tree, shape))
+    if tree.is_archive:
+        raise DataError(
+            f"{tree.path} holds {len(tree):,} images, {decoded_mb:,.0f} MB decoded; "
+            f"up to {memory_limit_mb:,.0f} MB are read from an archive.",
+            hint="Extract it and give the folder as dataset.root, or raise dataset.reader.memory_limit_mb.",
+        )
+    return lazy(tree, shape)
+
+
+def cache_key(shape: tuple[int, int, int], tree_key: str) -> str:
+    return content_key((), "image_folder", VERSION, shape, tree_key)
+
+
+def with_test(tree: ImageTree) -> ImageTree:
+    """The tree with a test split: its own, or a fixed fifth of every training class."""
+    if "test" in tree.splits:
+        return tree
+    train = tree.splits["train"]
+    is_test = stratified_test(np.array([entry.label for entry in train]), TEST_FRACTION)
+    test = tuple(entry for entry, chosen in zip(train, is_test, strict=True) if chosen)
+    rest = tuple(entry for entry, chosen in zip(train, is_test, strict=True) if not chosen)
+    return ImageTree(tree.path, tree.classes, {**tree.splits, "train": rest, "test": test}, tree.key)
+
+
+def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Decoded:
+    """Every image, in one pass over the archive or folder."""
+    places = {}
+    splits = {}
+    for split, entries in tree.splits.items():
+        images = np.empty((len(entries), *shape), dtype=np.uint8)
+        splits[split] = (images, np.array([entry.label for entry in entries], dtype=np.int64))
+        places.update({entry.name: (images, row) for row, entry in enumerate(entries)})
+    for name, file in open_all(tree):
+        if name in places:
+            images, row = places[name]
+            images[row] = decode_image(file, shape, source=f"{tree.path}: {name}")
+    return Decoded(tree.classes, splits)
+
+
+def open_all(tree: ImageTree) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, open file) of every regular file: of an archive in its own order, as it can only be read forwards."""
+    if not tree.is_archive:
+        for entry in sorted(entry for entries in tree.splits.values() for entry in entries):
+            yield entry.name, io.BytesIO(read_bytes(tree.path / entry.name))
+        return
+    try:
+        with tarfile.open(tree.path) as archive:
+            for member in archive:
+                if member.isfile() and member.size <= MEMBER_LIMIT and (file := archive.extractfile(member)):
+                    yield str(Path(member.name).as_posix()), file
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise damaged_archive(tree.path, error) from error
+
+
+def read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def decode_image(file: IO[bytes], shape: tuple[int, int, int], *, source: str) -> np.ndarray:
+    """(C, H, W) uint8: turned as its EXIF says, scaled to cover H x W, cut at the centre. `source` is for the error."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as odd metadata: the pixels are what counts
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=FORMATS) as opened:
+                image = to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+            if image.size != (width, height):
+                image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+            return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error
+        raise DataError(
+            f"{printable(source)} is no image that can be read: {printable(error)}.",
+            hint="Replace or remove this file.",
+        ) from error
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """In "L" or "RGB". 16-bit grey is scaled to 8 bits (Pillow would cut it off at 255)."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert(mode)
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Reads and decodes one file each time."""
+
+    folder: Path
+    names: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+    def __call__(self, index: int) -> Tensor:
+        path = self.folder / self.names[index]
+        image = decode_image(io.BytesIO(read_bytes(path)), self.shape, source=str(path))
+        return torch.from_numpy(np.ascontiguousarray(image))
+
+
+def lazy(tree: ImageTree, shape: tuple[int, int, int]) -> ImageData:
+    splits = {split: lazy_examples(tree.path, entries, shape) for split, entries in tree.splits.items()}
+    return ImageData(tree.classes, splits["train"], splits["test"], splits.get("val"))
+
+
+def lazy_examples(folder: Path, entries: Sequence[Entry], shape: tuple[int, int, int]) -> Examples:
+    """Their fingerprint is of names, sizes and labels: reading all content would take as long as an epoch."""
+    digest = hashlib.sha256(repr(shape).encode())
+    for entry in entries:
+        digest.update(repr((entry.name, entry.size, entry.label)).encode())
+    return Examples(
+        labels=torch.tensor([entry.label for entry in entries], dtype=torch.int64),
+        images=None,
+        read=FileImages(folder, tuple(entry.name for entry in entries), shape),
+        fingerprint=digest.hexdigest(),
+    )

@@ -1,0 +1,61 @@
+"""Files and what can go wrong with them: written whole or not at all, read in bounds, and errors that name a remedy."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dlcli.errors import EnvironmentFault, printable
+
+MAX_JSON_BYTES = 4_000_000
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside, flush to the disk, rename: a reader sees the old content or the new, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise environment_fault(error, path, "cannot be written") from error
+
+
+_REMEDIES = {
+    errno.ENOSPC: "The disk is full: free some space, or name another place with --outputs DIR.",
+    errno.EDQUOT: "Your disk quota is used up: free some space, or name another place with --outputs DIR.",
+    errno.EROFS: "The file system is read-only: name another place with --outputs DIR.",
+    errno.EACCES: "You may not write there: name another place with --outputs DIR.",
+    errno.EPERM: "You may not write there: name another place with --outputs DIR.",
+    errno.ENAMETOOLONG: "The path is too long: name a shorter place with --outputs DIR.",
+    errno.EEXIST: "A file or a link to nowhere stands in its place: name another with --outputs DIR.",
+    errno.ENOTDIR: "A part of that path is a file: name another place with --outputs DIR.",
+    errno.ENOENT: "The folder is gone or cannot be made there: name another place with --outputs DIR.",
+}
+
+
+def environment_fault(error: OSError, path: Path, what: str) -> EnvironmentFault:
+    """An OSError as an error with the path and a remedy."""
+    hint = _REMEDIES.get(error.errno or 0, "Name another place with --outputs DIR.")
+    return EnvironmentFault(f"{printable(path)}: {what} ({error.strerror or error})", hint=hint)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when it is missing, damaged, or something else."""
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read(MAX_JSON_BYTES + 1))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,171 @@
+"""The training loop, read from top to bottom. Tensors only: it knows neither configs nor files nor screens.
+
+for done in train(task, batches, optimizers, ...):      # the loop stands still at a clean step
+    ...evaluate, save, stop: between steps, by whoever asked for them
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.errors import DivergedError
+from dlcli.regularization.averaging import Average, NoAverage
+from dlcli.tasks.task import Task, Values
+
+
+class StepDone(NamedTuple):
+    """step: updates done so far; values: scalars of this step, on the device; num_examples: in the step's batch."""
+
+    step: int
+    values: Values
+    num_examples: int
+    lr_scale: float
+
+
+def train(
+    task: Task,
+    batches: Iterator[list[Any]],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    *,
+    first_step: int = 0,
+    lr_scale: Callable[[int], float] = lambda step: 1.0,
+    penalties: Sequence[Callable[[nn.Module], Tensor]] = (),
+    clip_norm: float | None = None,
+    autocast: Callable[[], Any] = nullcontext,
+    scaler: torch.amp.GradScaler | None = None,
+    averages: Mapping[str, Average | NoAverage] | None = None,
+    guard: Guard | None = None,
+) -> Iterator[StepDone]:
+    """Update every phase of the task once per step, for ever; yields after each step.
+
+    batches: the micro-batches of each step, from step `first_step` on. A step's gradient is that of its whole batch:
+    a micro-batch counts by its examples.
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    guard = guard or Guard(optimizers)
+    phases = [Phase(name, task, optimizers[name], (averages or {}).get(name, NoAverage())) for name in task.phases]
+    task.train()
+    for step in count(first_step + 1):
+        micro_batches = next(batches)
+        num_examples = sum(len(batch[0]) for batch in micro_batches)
+        scale = lr_scale(step - 1)
+        values: Values = {}
+        for phase in phases:
+            phase.start(scale)
+            for batch in micro_batches:
+                with autocast():
+                    loss, new = task.loss(batch, phase.name)
+                    for penalty in penalties:
+                        loss = loss + penalty(phase.network)
+                guard.admit(loss, step, scale)
+                share = len(batch[0]) / num_examples
+                scaler.scale(loss if share == 1 else loss * share).backward()
+                add_values(values, new, share)
+            if clip_norm is not None:
+                scaler.unscale_(phase.optimizer)
+                values[f"grad_norm/{phase.name}"] = nn.utils.clip_grad_norm_(phase.parameters, clip_norm)
+            scaler.step(phase.optimizer)
+            phase.average.update()
+        scaler.update()
+        task.after_step(step)
+        yield StepDone(step, values, num_examples, scale)
+
+
+class Phase:
+    """A network, its optimizer and the average of its weights."""
+
+    def __init__(self, name: str, task: Task, optimizer: torch.optim.Optimizer, average: Average | NoAverage):
+        self.name, self.network, self.optimizer, self.average = name, getattr(task, name), optimizer, average
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.all_parameters = list(task.parameters())  # another phase's backward may have left gradients here
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+
+    def start(self, scale: float) -> None:
+        for parameter in self.all_parameters:
+            parameter.grad = None
+        for group in self.optimizer.param_groups:
+            group["lr"] = scale * group["initial_lr"]
+
+
+class Guard:
+    """Lets no update through whose loss is not finite.
+
+    On a CPU the loss is read at once, which costs nothing. On a GPU a read would wait for the device at every step, so
+    fused optimizers get a flag on the device that makes them skip the update, this one and all that follow, and
+    `check` reads it when values are read anyway. An optimizer that cannot skip is waited for.
+    """
+
+    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], *, scales_loss: bool = False):
+        groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
+        device = groups[0]["params"][0].device
+        self.scales_loss = scales_loss  # the gradient scaler skips bad updates itself, and goes on with a smaller scale
+        self.reads = device.type == "cpu" or not all(group.get("fused") for group in groups)
+        self.bad_step = torch.zeros((), dtype=torch.float32, device=device)
+        self.skip = torch.zeros((), dtype=torch.float32, device=device)
+        if not self.reads and not scales_loss:
+            for optimizer in optimizers.values():
+                optimizer.grad_scale, optimizer.found_inf = None, self.skip  # type: ignore[attr-defined]
+
+    def admit(self, loss: Tensor, step: int, lr_scale: float) -> None:
+        """Raise DivergedError before the update where the loss can be read, otherwise note it on the device."""
+        if self.scales_loss:
+            return
+        if self.reads:
+            value = loss.item()  # waits for the device only where a GPU optimizer is not fused
+            if not math.isfinite(value):
+                raise diverged(step, value, lr_scale)
+            return
+        is_bad = (~torch.isfinite(loss.detach())).float()
+        self.bad_step.add_(is_bad * step * (1 - self.skip))
+        self.skip.copy_(torch.maximum(self.skip, is_bad))
+
+    def check(self) -> None:
+        """Raise DivergedError when an update was skipped. Waits for the device: call it where values are read."""
+        if not self.reads and not self.scales_loss and self.skip.item():
+            raise diverged(int(self.bad_step.item()), math.nan, None)
+
+
+def diverged(step: int, value: float, lr_scale: float | None) -> DivergedError:
+    at = "" if lr_scale is None else f", at {lr_scale:.3g} of optimizer.lr"
+    return DivergedError(
+        f"the loss is {value} at step {step}{at}; the update was not made",
+        hint="A smaller optimizer.lr, schedule.warmup=100 or regularization.clip_norm=1.0 is the likely remedy.",
+    )
+
+
+def add_values(values: Values, new: Values, share: float) -> None:
+    """Add a micro-batch's values by its share of the batch; the first is taken as it is where it is the whole."""
+    for name, value in new.items():
+        if share == 1:
+            values[name] = value
+        else:
+            values[name] = values[name] + value * share if name in values else value * share
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task,
+    source: Iterable[Any],
+    *,
+    autocast: Callable[[], Any] = nullcontext,
+    averages: Mapping[str, Average | NoAverage] | None = None,
+) -> dict[str, float]:
+    """Scores of the task on held-out data, with the averaged weights where there are some; leaves the task as it was."""
+    was_training = task.training
+    task.eval()
+    try:
+        with ExitStack() as stack:
+            for average in (averages or {}).values():
+                stack.enter_context(average.in_place())
+            stack.enter_context(autocast())
+            return task.evaluate(source)
+    finally:
+        task.train(was_training)

@@ -1,0 +1,48 @@
+"""Multilayer perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+}
+
+
+class MLP(nn.Module):
+    """Linear layers of the given widths, each followed by batch norm (if on), activation and dropout (if any).
+
+    Takes images (B, C, H, W) float, gives logits (B, num_classes).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        image_shape: Sequence[int],
+        hidden: Sequence[int] = (128, 64),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        channels, height, width = image_shape
+        layers: list[nn.Module] = [nn.Flatten()]
+        size = channels * height * width
+        for width_out in hidden:
+            layers.append(nn.Linear(size, width_out, bias=not batch_norm))
+            layers += [nn.BatchNorm1d(width_out)] if batch_norm else []
+            layers.append(ACTIVATIONS[activation]())
+            layers += [nn.Dropout(dropout)] if dropout else []
+            size = width_out
+        layers.append(nn.Linear(size, num_classes))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.layers(images_BCHW)

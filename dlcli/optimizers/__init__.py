@@ -1,0 +1,1 @@
+"""Learning-rate schedules and parameter groups; the optimizers themselves come from `torch.optim`."""

@@ -1,0 +1,180 @@
+"""What is shown of a run: its choices, metrics, epochs and checkpoints, read from its folder without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from dlcli.confdir import GROUPS
+from dlcli.errors import CheckpointError
+from dlcli.runs import RunFolder, RunRow, checkpoint_steps, row
+
+EPOCHS_SHOWN = 12
+LIST_COLUMNS = ("run", "experiment", "status", "epochs", "metrics", "created")
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+# ------------------------------------------------------------------------------------------------------------ the list
+
+
+def list_cells(run: RunRow) -> list[object]:
+    """The cells of one run under LIST_COLUMNS; of the metrics those of held-out data, at most three."""
+    held_out = {name: value for name, value in run.metrics.items() if not name.startswith("train/")} or run.metrics
+    metrics = "  ".join(f"{name} {number(value)}" for name, value in list(held_out.items())[:3])
+    return [run.name, run.experiment, run.status, run.epochs, metrics, run.created.replace("T", " ")]
+
+
+def row_as_json(run: RunRow) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "experiment": run.experiment,
+        "status": run.status,
+        "epochs": run.epochs,
+        "metrics": run.metrics,
+        "created": run.created,
+        "path": str(run.path),
+    }
+
+
+def number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+# ------------------------------------------------------------------------------------------------------------- one run
+
+
+def describe_run(run: RunFolder) -> dict[str, Any]:
+    """A run as plain data: row_as_json, and choices, overrides, device, epochs, checkpoints, curves, next.
+
+    A run without a readable run.yaml is described by what its events say.
+    """
+    record = _record(run)
+    report = row_as_json(row(run))
+    report["choices"] = _choices(record.get("config"))
+    report["overrides"] = record.get("overrides") or []
+    report["device"] = record.get("device")
+    report["epochs_done"] = report.pop("epochs")
+    report["epochs"] = [event for event in read_events(run) if event.get("event") == "epoch"]
+    report["checkpoints"] = [path.name for path in checkpoint_steps(run)]
+    report["best"], report["last"] = _target(run, "best"), _target(run, "last")
+    report["curves"] = str(run.curves) if run.curves.is_file() else None
+    report["next"] = _next_commands(run, str(report["status"]), bool(report["checkpoints"]))
+    return report
+
+
+def read_events(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """The events of a run, in order; a torn last line is left out."""
+    try:
+        with run.events.open("rb") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    yield event
+    except OSError:
+        return
+
+
+def _record(run: RunFolder) -> dict[str, Any]:
+    try:
+        return run.read_record()
+    except CheckpointError:
+        first = next(read_events(run), {})
+        return first if first.get("event") == "run_started" else {}
+
+
+def _choices(config: object) -> dict[str, str]:
+    """What was chosen in each group, as far as the config says it."""
+    from dlcli.display import choice
+
+    if not isinstance(config, dict):
+        return {}
+    named = {group: node.get("name") or choice(node) for group in GROUPS if isinstance(node := config.get(group), dict)}
+    optimizer = config.get("optimizer")
+    if isinstance(optimizer, dict) and "lr" in optimizer:
+        named["optimizer"] = f"{named.get('optimizer') or ''} lr={optimizer['lr']}".strip()
+    seed = {"seed": config["seed"]} if "seed" in config else {}
+    return {name: str(value) for name, value in {**named, **seed}.items() if value is not None}
+
+
+def _target(run: RunFolder, name: str) -> str | None:
+    try:
+        return os.readlink(run.checkpoints / name)
+    except OSError:
+        return None
+
+
+def _next_commands(run: RunFolder, status: str, has_checkpoint: bool) -> list[str]:
+    if status == "running":
+        return ["dlcli runs ls"]
+    if not has_checkpoint:
+        return [f"dlcli train {run.experiment}"]
+    return [f"dlcli eval {run.name}"] + ([f"dlcli resume {run.name}"] if status != "completed" else [])
+
+
+# ----------------------------------------------------------------------------------------------------------- its tables
+
+
+def fact_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
+    """Name and value of what a report says in single words; what is not known is left out."""
+    checkpoints = ", ".join(
+        name + "".join(f" ({link})" for link in ("best", "last") if report[link] == name)
+        for name in report["checkpoints"]
+    )
+    facts = {
+        "experiment": report["experiment"],
+        "status": report["status"],
+        "created": report["created"].replace("T", " "),
+        "folder": report["path"],
+        **report["choices"],
+        "overrides": " ".join(map(str, report["overrides"])),
+        "device": report["device"],
+        "epochs": report["epochs_done"],
+        "checkpoints": checkpoints,
+        "curves": report["curves"],
+    }
+    return [(name, value) for name, value in facts.items() if value not in (None, "")]
+
+
+def metric_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each metric: its final value, and its course over the epochs as a sparkline."""
+    courses: dict[str, list[float]] = {}
+    for event in report["epochs"]:
+        for name, value in (event.get("metrics") or {}).items():
+            if isinstance(value, int | float):
+                courses.setdefault(name, []).append(value)
+    finals = {name: course[-1] for name, course in courses.items()} | report["metrics"]
+    return [(name, number(value), sparkline(courses.get(name, []))) for name, value in finals.items()]
+
+
+def epoch_table(events: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the last epochs; the best so far carries a star."""
+    shown = events[-EPOCHS_SHOWN:]
+    names = list(dict.fromkeys(name for event in shown for name in event.get("metrics") or {}))
+    rows = [
+        [
+            event.get("epoch"),
+            *(number(event["metrics"][n]) if n in (event.get("metrics") or {}) else None for n in names),
+            number(event["lr"]) if "lr" in event else None,
+            "*" if event.get("best") else None,
+        ]
+        for event in shown
+    ]
+    return ["epoch", *names, "lr", "best"], rows
+
+
+def sparkline(values: list[float], width: int = 24) -> str:
+    """The course of some values in at most `width` characters, from the lowest bar (the minimum) to the highest."""
+    values = [value for value in values if math.isfinite(value)]
+    if len(values) < 2:
+        return ""
+    if len(values) > width:
+        values = [values[i * (len(values) - 1) // (width - 1)] for i in range(width)]
+    low, high = min(values), max(values)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in values)

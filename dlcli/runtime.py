@@ -1,0 +1,181 @@
+"""What the tensors live on and how they are computed: device, precision, threads, seeds, random states."""
+
+from __future__ import annotations
+
+import platform
+import random
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcli.errors import CheckpointError, EnvironmentFault
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """device; precision: fp32, bf16 or fp16; threads: of the CPU."""
+
+    device: torch.device
+    precision: str
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A fresh context of the precision, around the forward pass."""
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss so that fp16's gradients do not vanish; does nothing in other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What bits depend on besides the seed: a resume where any of it differs is not bit-exact, and says so."""
+        return {
+            "torch": torch.__version__,
+            "device": self.device.type if self.device.type == "cpu" else self.device_name(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "threads": self.threads,
+            "precision": self.precision,
+        }
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def peak_memory_mb(self) -> float:
+        """Of the device where it has memory of its own, otherwise of this process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        per_mb = 2**20 if sys.platform == "darwin" else 2**10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb
+
+
+def start_runtime(settings: dict[str, Any], *, threads: int | None = None) -> Runtime:
+    """Choose the device and set what is global to a process. `threads` of a run being resumed win over torch's choice.
+
+    Raises EnvironmentFault for a device that is not there.
+    """
+    device = choose_device(settings["device"])
+    wanted = settings["threads"] or threads
+    if wanted:
+        torch.set_num_threads(wanted)
+    if settings["deterministic"]:
+        import os
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with this
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return Runtime(device, choose_precision(settings["precision"], device), torch.get_num_threads())
+
+
+def choose_device(setting: str) -> torch.device:
+    if setting == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = torch.device(setting)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
+    if device.type == "cuda" and (device.index or 0) >= count:
+        told = f"runtime.device={setting}: there is no such GPU here; there is {here}"
+        raise EnvironmentFault(told, hint="runtime.device=cpu, or runtime=auto for whatever there is")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise EnvironmentFault(f"runtime.device=mps: there is none here; there is {here}", hint="runtime.device=cpu")
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def choose_precision(setting: str, device: torch.device) -> str:
+    """auto: bfloat16 on a GPU that has it, otherwise single precision. fp16 needs a GPU: EnvironmentFault without."""
+    if setting == "fp16" and device.type == "cpu":
+        told = "runtime.precision=fp16 needs a GPU; this run is on the CPU"
+        raise EnvironmentFault(told, hint="runtime.precision=bf16 or fp32")
+    if setting != "auto":
+        return setting
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+# ----------------------------------------------------------------------------------------------------------- randomness
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, NumPy's and torch's global generators, on every device."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_tensors(device: torch.device) -> dict[str, Tensor]:
+    """The state of every global generator, as tensors: uint8 of torch's own, int64 words of Python's and NumPy's."""
+    version, words, gauss = random.getstate()
+    numpy_state: Any = np.random.get_state(legacy=True)
+    states = {
+        "random/torch": torch.get_rng_state(),
+        "random/python": torch.tensor(words, dtype=torch.int64),
+        "random/python_gauss": _optional(gauss),
+        "random/numpy": torch.tensor([*numpy_state[1].tolist(), numpy_state[2], numpy_state[3]], dtype=torch.int64),
+        "random/numpy_gauss": torch.tensor([numpy_state[4]], dtype=torch.float64),
+    }
+    if device.type == "cuda":
+        states["random/cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random(states: dict[str, Tensor], device: torch.device) -> None:
+    """Set every global generator. Call it last: building and loading may draw. Raises CheckpointError when damaged."""
+    try:
+        gauss = states["random/python_gauss"]
+        words = tuple(states["random/python"].tolist())
+        random.setstate((3, words, gauss.item() if gauss.numel() else None))
+        *keys, position, has_gauss = states["random/numpy"].tolist()
+        cached = states["random/numpy_gauss"].item()
+        np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+        torch.set_rng_state(states["random/torch"])
+        if device.type == "cuda" and "random/cuda" in states:
+            torch.cuda.set_rng_state(states["random/cuda"], device)
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"the random states in the checkpoint cannot be set: {error}") from error
+
+
+def _optional(number: float | None) -> Tensor:
+    return torch.tensor([] if number is None else [number], dtype=torch.float64)
+
+
+@contextmanager
+def unchanged_random(device: torch.device) -> Iterator[None]:
+    """What is drawn within the block leaves no trace outside: evaluating more often does not change the training."""
+    states = random_tensors(device)
+    try:
+        yield
+    finally:
+        restore_random(states, device)
+
+
+# --------------------------------------------------------------------------------------------------------- out of memory
+
+
+@contextmanager
+def memory_faults(remedy: Callable[[], str]) -> Iterator[None]:
+    """Turns the several ways of running out of memory into one EnvironmentFault."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise EnvironmentFault(f"out of memory: {_brief(error)}", hint=remedy()) from error
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("can't allocate memory", "not enough memory", "Cannot allocate")):
+            raise
+        raise EnvironmentFault(f"out of memory: {_brief(error)}", hint=remedy()) from error
+
+
+def _brief(error: BaseException) -> str:
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    return text.rsplit("] ", 1)[-1].split(". ")[0]

@@ -1,0 +1,248 @@
+"""The settings: type, range and meaning of each, in one table, checked without torch.
+
+`SETTINGS["optimizer.lr"].check(value)` returns None or a sentence that says what would be right. A key that is not in
+the table (a setting of a user's own model, say) is held to the kind of value that its YAML gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from dlcli.errors import printable
+
+
+@dataclass(frozen=True)
+class Setting:
+    """annotation: what pydantic checks; expects: the same in words; meaning: what the setting does."""
+
+    annotation: Any
+    expects: str
+    meaning: str
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.annotation)
+
+    def check(self, value: object) -> str | None:
+        """None when `value` is right, otherwise what is expected and what came instead."""
+        try:
+            self.adapter.validate_python(value)
+        except ValidationError:
+            return f"must be {self.expects}, got {say(value)}"
+        return None
+
+
+def say(value: object) -> str:
+    """A value as a user would name it: `the word "ten"`, `-3`, `nothing`."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'the word "{printable(value, limit=60)}"'
+    if isinstance(value, Mapping):
+        return "a group of settings"
+    return printable(value, limit=60)
+
+
+def whole(low: int, high: int, meaning: str, *, optional: bool = False) -> Setting:
+    annotation: Any = Annotated[int, Field(strict=True, ge=low, le=high)]
+    return _setting(annotation, f"a whole number from {low:,} to {high:,}", meaning, optional)
+
+
+def real(
+    low: float, high: float, meaning: str, *, optional: bool = False, above: bool = False, below: bool = False
+) -> Setting:
+    """A finite number from low to high; `above` / `below` leave the ends out."""
+    bounds: Any = {"gt" if above else "ge": low, "lt" if below else "le": high}
+    annotation: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
+    said = f"a number {'above' if above else 'from'} {low:g} {'and below' if below else 'to'} {high:g}"
+    return _setting(annotation, said, meaning, optional)
+
+
+def word(choices: tuple[str, ...], meaning: str) -> Setting:
+    return Setting(Literal[choices], "one of " + ", ".join(choices), meaning)
+
+
+def text(pattern: str, expects: str, meaning: str, *, optional: bool = False) -> Setting:
+    return _setting(Annotated[str, Field(strict=True, pattern=pattern)], expects, meaning, optional)
+
+
+def switch(meaning: str) -> Setting:
+    return Setting(Annotated[bool, Field(strict=True)], "true or false", meaning)
+
+
+def several(item: Setting, fewest: int, most: int, meaning: str, *, optional: bool = False) -> Setting:
+    annotation: Any = Annotated[list[item.annotation], Field(min_length=fewest, max_length=most)]  # type: ignore[name-defined]
+    count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    return _setting(annotation, f"a list of {count} values, each {item.expects}, like [a,b]", meaning, optional)
+
+
+def _setting(annotation: Any, expects: str, meaning: str, optional: bool) -> Setting:
+    return (
+        Setting(annotation | None, expects + " (or null)", meaning)
+        if optional
+        else Setting(annotation, expects, meaning)
+    )
+
+
+_PATH = r"^[^\x00-\x1f]{1,4000}$"
+_LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
+_AUTO_OR_SWITCH = Annotated[bool, Field(strict=True)] | Literal["auto"]
+_WIDTH = whole(1, 65_536, "")
+
+SETTINGS: dict[str, Setting] = {
+    "seed": whole(
+        0, 2**32 - 1, "Start of every random number: weights, order, dropout, augmentation, the validation split."
+    ),
+    "name": text(
+        _LABEL,
+        "1 to 80 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+        "Name of the run; null draws two words.",
+        optional=True,
+    ),
+    "trainer.epochs": whole(1, 1_000_000, "Passes over the training data."),
+    "trainer.max_steps": whole(1, 10**12, "Stop after this many optimizer steps; replaces epochs.", optional=True),
+    "trainer.max_time": text(
+        r"^(\d{1,6}h(\d{1,7}m)?(\d{1,9}s)?|\d{1,7}m(\d{1,9}s)?|\d{1,9}s)$",
+        "a time like 90s, 10m or 1h30m",
+        "Train this long, schedule stretched to fit; replaces epochs.",
+        optional=True,
+    ),
+    "trainer.accumulate": whole(1, 100_000, "Micro-batches of dataset.batch_size per optimizer step."),
+    "trainer.monitor": text(
+        r"^val/[\w/.-]{1,80}$",
+        "a score of the task, like val/accuracy",
+        "The score that decides which checkpoint is best.",
+    ),
+    "trainer.eval_every": whole(1, 10**12, "Steps between evaluations; null: every epoch.", optional=True),
+    "trainer.save_every": whole(1, 10**12, "Steps between checkpoints; null: at every evaluation.", optional=True),
+    "trainer.keep_checkpoints": whole(2, 1_000_000, "Newest checkpoints kept; the best is kept besides."),
+    "trainer.log_every": whole(1, 10**9, "Steps between two recorded points of the loss curve."),
+    "dataset.name": text(_LABEL, "a name", "What the data are called."),
+    "dataset.root": text(
+        _PATH, "a path", "Folder (or archive) looked in first, before $DLCLI_DATA and ./data.", optional=True
+    ),
+    "dataset.download": switch("Look on the network when no folder has the data."),
+    "dataset.batch_size": whole(1, 1_000_000, "Examples of one micro-batch; with accumulate=1, of one step."),
+    "dataset.eval_batch_size": whole(1, 1_000_000, "Examples of one batch of evaluation."),
+    "dataset.val_size": whole(1, 10**9, "Examples split off the training data, by seed, for validation."),
+    "dataset.workers": whole(0, 256, "Processes that read the data; 0: the data live on the device if they fit."),
+    "dataset.resident": Setting(_AUTO_OR_SWITCH, "auto, true or false", "Keep the whole set on the device."),
+    "dataset.num_classes": whole(2, 1_000_000, "Number of labels; null: counted in the folder.", optional=True),
+    "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
+    "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
+    "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
+    "model.hidden": several(_WIDTH, 0, 1_000, "Widths of the hidden layers."),
+    "model.channels": several(_WIDTH, 1, 100, "Channels of the convolutions, one block each."),
+    "model.activation": word(("relu", "gelu", "tanh", "leaky_relu", "silu"), "Nonlinearity after each hidden layer."),
+    "model.dropout": real(0, 1, "Share of activations dropped; follows regularization.dropout.", below=True),
+    "model.batch_norm": switch("Batch normalization; follows regularization.batch_norm."),
+    "model.depth": Setting(Literal[18, 34, 50, 101, 152], "one of 18, 34, 50, 101, 152", "Layers of the ResNet."),
+    "model.stem": word(("cifar", "imagenet"), "First layers: for 32 x 32 images, or ImageNet's."),
+    "model.generator.latent": whole(1, 65_536, "Numbers the generator starts from."),
+    "model.generator.hidden": several(_WIDTH, 0, 1_000, "Widths of the generator's hidden layers."),
+    "model.discriminator.hidden": several(_WIDTH, 0, 1_000, "Widths of the discriminator's hidden layers."),
+    "model.discriminator.dropout": real(0, 1, "Share of activations dropped.", below=True),
+    "task.teacher": text(_PATH, "a run or a checkpoint", "Whose network is taught from, as in dlcli eval."),
+    "task.temperature": real(0, 1_000, "Softens both networks' outputs.", above=True),
+    "task.alpha": real(0, 1, "Weight of the teacher against the labels."),
+    "task.label_smoothing": real(0, 1, "Follows regularization.label_smoothing.", below=True),
+    "task.mixup": real(0, 100, "Follows regularization.mixup."),
+    "task.cutmix": real(0, 100, "Follows regularization.cutmix."),
+    "optimizer.lr": real(0, 1_000, "Learning rate, times the schedule's share.", above=True),
+    "optimizer.weight_decay": real(0, 1_000, "L2 penalty (decoupled in adamw); follows regularization.weight_decay."),
+    "optimizer.momentum": real(0, 1, "Share of the last update that is kept.", below=True),
+    "optimizer.nesterov": switch("Look ahead along the momentum."),
+    "optimizer.betas": several(real(0, 1, "", below=True), 2, 2, "Decay of the first and second moment."),
+    "optimizer.eps": real(0, 1, "Added to the denominator.", above=True),
+    "optimizer.alpha": real(0, 1, "Decay of the squared gradient's average.", below=True),
+    "schedule.warmup": whole(0, 10**12, "Steps of linear warm-up in front."),
+    "schedule.every": whole(1, 1_000_000, "Epochs between two cuts."),
+    "schedule.gamma": real(0, 1, "Factor of a cut.", above=True),
+    "schedule.final": real(0, 1, "Share of the learning rate at the end."),
+    "schedule.start": real(0, 1, "Share of the peak at the first step."),
+    "schedule.rise": real(0, 1, "Share of the steps that goes up.", above=True, below=True),
+    "schedule.patience": whole(0, 1_000_000, "Evaluations without a better score before a cut."),
+    "schedule.factor": real(0, 1, "Factor of a cut.", above=True, below=True),
+    "schedule.floor": real(0, 1_000, "The learning rate never falls below."),
+    "schedule.lr": real(0, 1_000, "Follows optimizer.lr.", above=True),
+    "regularization.dropout": real(0, 1, "Share of activations dropped in training.", below=True),
+    "regularization.batch_norm": switch("Batch normalization where the model has the choice."),
+    "regularization.l1": real(0, 1_000, "Weight of the sum of absolute weights in the loss."),
+    "regularization.weight_decay": real(0, 1_000, "The optimizer's weight decay (L2)."),
+    "regularization.label_smoothing": real(0, 1, "Share of the label spread over all classes.", below=True),
+    "regularization.mixup": real(0, 100, "Alpha of mixup's Beta distribution; 0: off."),
+    "regularization.cutmix": real(0, 100, "Alpha of cutmix's Beta distribution; 0: off."),
+    "regularization.clip_norm": real(
+        0, 1e12, "Largest norm of the gradient; null: as it comes.", optional=True, above=True
+    ),
+    "regularization.early_stopping.patience": whole(
+        1, 1_000_000, "Evaluations without a better score before training stops; null: never.", optional=True
+    ),
+    "regularization.early_stopping.min_delta": real(0, 1e12, "How much better counts as better."),
+    "regularization.ema": real(
+        0,
+        1,
+        "Decay of the weights' moving average, which is what is evaluated and kept; null: off.",
+        optional=True,
+        above=True,
+        below=True,
+    ),
+    "augmentation.rotation": real(0, 180, "Largest rotation, degrees, either way.", optional=True),
+    "augmentation.flip": real(0, 1, "Probability of a horizontal flip.", optional=True),
+    "augmentation.crop": several(
+        real(0, 1, "", above=True), 2, 2, "Random resized crop: smallest and largest share of the area.", optional=True
+    ),
+    "augmentation.shift": real(0, 1_000, "Largest shift, pixels, either way.", optional=True),
+    "augmentation.jitter": real(0, 1, "Strength of brightness, contrast and saturation changes.", optional=True),
+    "augmentation.erase": real(0, 1, "Probability that a rectangle is erased.", optional=True),
+    "runtime.device": text(
+        r"^(auto|cpu|mps|cuda(:\d{1,3})?)$", "auto, cpu, cuda, cuda:0 or mps", "Where the tensors live."
+    ),
+    "runtime.precision": word(("auto", "fp32", "bf16", "fp16"), "Arithmetic of the forward and backward pass."),
+    "runtime.devices": whole(1, 65_536, "Devices used at once."),
+    "runtime.threads": whole(1, 4_096, "CPU threads; null: torch's choice.", optional=True),
+    "runtime.compile": switch("Compile the networks, in place."),
+    "runtime.deterministic": switch("Only algorithms that repeat their bits."),
+    "tracker.project": text(_LABEL, "1 to 80 letters, digits, '.', '_' or '-'", "The W&B project."),
+    "tracker.entity": text(_LABEL, "1 to 80 letters, digits, '.', '_' or '-'", "The W&B team or user.", optional=True),
+    "tracker.mode": word(("auto", "online", "offline"), "auto: online with a key, otherwise offline."),
+    "tracker.name": text(_LABEL, "a name", "Which tracker."),
+}
+
+
+for _network in ("model", "model.generator", "model.discriminator"):  # what every network may take from the data
+    SETTINGS[f"{_network}.num_classes"] = whole(2, 1_000_000, "Follows dataset.num_classes.", optional=True)
+    SETTINGS[f"{_network}.image_shape"] = several(whole(1, 16_384, ""), 3, 3, "Follows dataset.image_shape.")
+
+
+def setting_of_kind(example: object) -> Setting:
+    """What a value must be like that has no entry in the table, judged by the value in its YAML."""
+    if isinstance(example, bool):
+        return switch("")
+    if isinstance(example, int):
+        return whole(-(10**15), 10**15, "")
+    if isinstance(example, float):
+        return real(-1e300, 1e300, "")
+    if isinstance(example, str):
+        return text(_PATH, "a word", "")
+    if isinstance(example, list):
+        return Setting(list, "a list, like [a,b]", "")
+    return Setting(Any, "a value", "")
+
+
+def seconds(duration: str) -> float:
+    """`1h30m` -> 5400.0; the pattern of trainer.max_time has been checked."""
+    total, digits = 0.0, ""
+    for c in duration:
+        if c.isdigit():
+            digits += c
+        else:
+            total, digits = total + int(digits) * {"h": 3600, "m": 60, "s": 1}[c], ""
+    return total

@@ -1,0 +1,364 @@
+"""What the commands call: a run from its folder to its last event. No torch is imported until the run is announced."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dlcli
+from dlcli.config import Composed, change_stored, check_stored
+from dlcli.display import Display
+from dlcli.errors import CheckpointError, ConfigError, DlcliError
+from dlcli.record import Recorder, now, read_events
+from dlcli.runs import RunFolder, find_checkpoint
+from dlcli.signals import Interrupted, Signals
+from dlcli.tracker import Follower, new_run_id, start_follower
+
+if TYPE_CHECKING:
+    from dlcli.checkpoint import Checkpoint
+    from dlcli.training import Training
+
+RESUME_KEYS = (
+    "trainer.epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.keep_checkpoints",
+    "trainer.save_every",
+    "regularization.early_stopping.patience",
+    "dataset.root",
+    "dataset.workers",
+    "runtime.device",
+    "runtime.threads",
+)
+ENDS = ("trainer.epochs", "trainer.max_steps", "trainer.max_time", "regularization.early_stopping.patience")
+
+
+@dataclass
+class Session:
+    """One execution of a run: its folder, its record, its signals, and how it ended."""
+
+    run: RunFolder
+    tree: dict[str, Any]
+    record: dict[str, Any]
+    recorder: Recorder
+    search: Sequence[Path] | None = None
+    trusted: Sequence[str] = ()
+    resumes: bool = False
+    warnings: Sequence[str] = ()
+    signals: Signals = field(default_factory=Signals)
+    began: float = field(default_factory=time.monotonic)
+    training: Training | None = None
+    test_scores: dict[str, float] = field(default_factory=dict)
+    follower: Follower | None = None
+
+    def execute(self) -> int:
+        """Run to the end and return the exit code. Raises the DlcliError that ended it, after it is on record."""
+        with self.signals:
+            try:
+                self._train()
+                self._finish("completed")
+                return 0
+            except Interrupted:
+                self._finish("interrupted")
+                return self.signals.exit_code
+            except DlcliError as error:
+                self._finish("failed", reason=error.message)
+                raise
+            except BaseException as error:
+                self.run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+                error.add_note(str(self.run.log))  # where the program's last line says that the traceback lies
+                self._finish("failed", reason=f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                self.recorder.close()
+                self.run.unlock()
+
+    def _train(self) -> None:
+        checkpoint = self._checkpoint_to_resume() if self.resumes else None
+        if checkpoint is None:
+            self.recorder.emit(
+                "run_started", time=now(), run=str(self.run.path), name=self.run.name, experiment=self.record["experiment"],
+                overrides=self.record["overrides"], seed=self.tree["seed"], config=self.tree, versions=self.record["versions"],
+            )  # fmt: skip
+        self._start_tracker()
+        for warning in self.warnings:
+            self.recorder.warn(warning)
+        self.signals.raise_if_received()
+        self.training = self._build(checkpoint)
+        self.recorder.emit("run_prepared", **self.training.describe())
+        self.training.run()
+        self._test()
+
+    def _checkpoint_to_resume(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, the record cut back to it; None where the run never saved one."""
+        from dlcli.checkpoint import newest_valid, point
+
+        checkpoint, damaged = newest_valid(self.run.checkpoints)
+        if checkpoint is None:
+            if damaged:
+                raise CheckpointError(
+                    f"no checkpoint of {self.run.name} is whole: {damaged[0]}", hint="Train it again: dlcli train"
+                )
+            self.recorder.cut(0)
+            return None
+        length = checkpoint.manifest.state.get("events_length")
+        if isinstance(length, int) and 0 < length <= self.recorder.length():
+            self.recorder.cut(length)
+        if damaged:
+            point(self.run.checkpoints, "last", checkpoint.folder)
+        for warning in damaged:
+            self.recorder.warn(warning)
+        step = checkpoint.manifest.step
+        epoch = (checkpoint.manifest.state.get("progress", {}).get("evaluations") or [{}])[-1].get("epoch", 0)
+        self.recorder.emit("run_resumed", time=now(), run=str(self.run.path), step=step, epoch=epoch)
+        return checkpoint
+
+    def _start_tracker(self) -> None:
+        settings = self.tree["tracker"]
+        if settings["name"] == "none":
+            return
+        self.follower = start_follower(
+            self.run.path,
+            project=settings["project"],
+            entity=settings["entity"],
+            mode=settings["mode"],
+            run_id=self.record["wandb_id"],
+        )
+        if self.follower is not None:
+            self.recorder.note(self.follower.message)
+
+    def _build(self, checkpoint: Checkpoint | None) -> Training:
+        from dlcli.build import Builder, missing_package  # torch is imported here
+        from dlcli.training import Training, fingerprints
+
+        facts = {"run": self.run.name, "experiment": self.record["experiment"]}
+        teacher = None if checkpoint else self._teacher()
+        try:
+            training = Training(
+                self.tree,
+                self.run,
+                self.recorder,
+                self.signals,
+                builder=Builder.for_search(self.search, self.trusted),
+                facts=facts,
+                resume_from=checkpoint,
+                teacher=teacher,
+            )
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
+        if checkpoint is not None:
+            for what, before in checkpoint.manifest.environment.items():
+                here = training.environment.get(what)
+                if here != before:
+                    self.recorder.warn(f"the resume will not be bit-exact: {what} was {before}, here it is {here}")
+        self.record |= {"device": training.environment, "data": fingerprints(training.data)}
+        self.run.write_record(self.record)
+        return training
+
+    def _teacher(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Model node and weights of the network that `task.teacher` names."""
+        from dlcli.checkpoint import read
+
+        if "teacher" not in self.tree["task"]:
+            return None
+        teacher = read(Path(self.tree["task"]["teacher"]))
+        weights = {n.removeprefix("model."): t for n, t in teacher.weights.items() if n.startswith("model.")}
+        if not weights:
+            raise CheckpointError(
+                f"task.teacher={teacher.folder} has no network called model", hint="Name a classifier's run."
+            )
+        return teacher.manifest.config["model"], weights
+
+    def _test(self) -> None:
+        """Score the best checkpoint on the test split, which nothing was selected on."""
+        from dlcli.checkpoint import read
+
+        training = self.training
+        assert training is not None
+        if training.best_folder is not None:
+            best = read(training.best_folder)
+            training.task.load_state_dict(best.weights)
+            for average in training.averages.values():
+                for name, live in average.live.items():
+                    average.shadow[name].copy_(live.detach())
+        scores = training.evaluate(training.test_source)
+        self.recorder.emit("evaluated", split="test", metrics=scores)
+        self.test_scores = scores
+
+    # ------------------------------------------------------------------------------------------------------------- the end
+
+    def _finish(self, status: str, *, reason: str | None = None) -> None:
+        """Pictures, summary, and the last event: on every way out."""
+        self._draw_curves()
+        summary: dict[str, Any] = {
+            "run": str(self.run.path),
+            "status": status,
+            "checkpoint": self._best_or_last(),
+            "metrics": {},
+            "reason": reason,
+            "experiment": self.record["experiment"],
+            "name": self.run.name,
+            "seconds": time.monotonic() - self.began,
+            "next": self._next(status),
+        }
+        if self.training is not None:
+            best = self.training.best_evaluation()
+            progress = self.training.progress
+            summary["metrics"] = {f"val/{k}": v for k, v in best["scores"].items()} if best else {}
+            summary["metrics"] |= {f"test/{k}": v for k, v in self.test_scores.items()}
+            summary |= {"step": progress.step, "epoch": self.training.epoch() if progress.step else 0}
+            summary |= {"best_epoch": best["epoch"] if best else None, "seconds": self.training.elapsed()}
+            summary["peak_memory_mb"] = self.training.runtime.peak_memory_mb()
+        try:
+            self.run.write_summary({"event": "run_finished", **summary})
+        except DlcliError as error:
+            self.recorder.warn(error.message, error.hint)
+        self._finish_tracker(summary)
+
+    def _finish_tracker(self, summary: dict[str, Any]) -> None:
+        """The tracker's last word comes before the last event; it reads that one from the file."""
+        self.recorder.emit("run_finished", **summary)
+        self.recorder.display.close()
+        if self.follower is not None:
+            self.follower.finish(timeout_s=10 if self.follower.mode == "online" else 3)
+
+    def _draw_curves(self) -> None:
+        from dlcli.pictures import draw_curves
+
+        events = list(read_events(self.run.events))
+        if any(event.get("event") == "epoch" for event in events):
+            try:
+                draw_curves(events, self.run.curves)
+            except (OSError, DlcliError, ImportError) as error:
+                self.recorder.warn(f"{self.run.curves} could not be drawn: {error}")
+
+    def _best_or_last(self) -> str | None:
+        for name in ("best", "last"):
+            if (self.run.checkpoints / name).is_dir():
+                return str(self.run.checkpoints / name)
+        return None
+
+    def _next(self, status: str) -> list[str]:
+        name = self.run.name
+        if status == "completed":
+            return [f"dlcli eval {name}", f"dlcli predict IMAGE --run {name}", f"dlcli runs show {name}"]
+        return [f"dlcli resume {name}", f"dlcli runs show {name}"]
+
+
+# --------------------------------------------------------------------------------------------------------------- beginnings
+
+
+def train(composed: Composed, *, outputs: Path, display: Display, trusted: Sequence[str] = ()) -> int:
+    """A new run of a composed config; returns the exit code."""
+    tree = complete(composed.tree)
+    if "teacher" in tree["task"]:
+        tree["task"]["teacher"] = str(find_checkpoint(tree["task"]["teacher"], outputs).resolve())
+    run = RunFolder.create(outputs.absolute(), composed.experiment, tree["name"])
+    run.lock()
+    run.checkpoints.mkdir(exist_ok=True)
+    record = {
+        "name": run.name,
+        "experiment": composed.experiment,
+        "created": now(),
+        "config": tree,
+        "overrides": list(composed.overrides),
+        "choices": composed.choices,
+        "versions": versions(),
+        "git": git_commit(),
+        "wandb_id": new_run_id(),
+    }
+    run.write_record(record)
+    recorder = Recorder(run.events, display)
+    return Session(run, tree, record, recorder, composed.search, trusted, warnings=composed.warnings).execute()
+
+
+def resume(
+    run: RunFolder, words: Sequence[str], *, display: Display, search: Sequence[Path], trusted: Sequence[str] = ()
+) -> int:
+    """Go on with an interrupted run, or further with a finished one; returns the exit code."""
+    record = run.read_record()
+    try:
+        tree = change_stored(check_stored(record.get("config")), words, RESUME_KEYS)
+    except ConfigError as error:
+        if words:
+            raise
+        raise CheckpointError(f"{run.run_yaml}: {error.message}", hint="Was the file edited?") from error
+    record["config"] = tree
+    run.lock()
+    summary = run.read_summary() or {}
+    if summary.get("status") == "completed" and not any(word.partition("=")[0] in ENDS for word in words):
+        run.unlock()
+        display.event(
+            {"event": "note", "message": f"{run.name} is finished already; nothing changed", "hint": _extend_hint(tree)}
+        )
+        display.event(summary)
+        display.close()
+        return 0
+    _check_extension(tree, summary)
+    run.checkpoints.mkdir(exist_ok=True)
+    if words:
+        run.write_record(record)
+    recorder = Recorder(run.events, display)
+    return Session(run, tree, record, recorder, search, trusted, resumes=True).execute()
+
+
+def _extend_hint(tree: dict[str, Any]) -> str:
+    return f"To train it further, give it more: trainer.epochs={tree['trainer']['epochs'] * 2}"
+
+
+def _check_extension(tree: dict[str, Any], summary: dict[str, Any]) -> None:
+    """A run cannot end before where it is."""
+    done = summary.get("epoch") or 0
+    if summary.get("status") == "completed" and not tree["trainer"]["max_time"] and not tree["trainer"]["max_steps"]:
+        epochs = tree["trainer"]["epochs"]
+        if epochs < done:
+            raise ConfigError(
+                f"trainer.epochs={epochs}: the run has {done} epochs already", hint=f"trainer.epochs={done + 1} or more"
+            )
+
+
+def complete(tree: dict[str, Any]) -> dict[str, Any]:
+    """What only the data can tell, read without torch: the number of classes in a folder of images."""
+    settings = tree["dataset"]
+    if settings["num_classes"] is None:
+        from dlcli.datasets.image_tree import peek_image_folder
+
+        reader = settings["reader"]
+        num_classes = len(peek_image_folder(reader.get("root"), path=reader.get("path")))
+        settings["num_classes"] = num_classes
+        for node in [tree["model"], *(n for n in tree["model"].values() if isinstance(n, dict))]:
+            if "num_classes" in node:
+                node["num_classes"] = num_classes
+    return tree
+
+
+def versions() -> dict[str, str]:
+    """Of dlcli, Python and what decides the bits; read from the packages' records, without importing them."""
+    found = {"dlcli": dlcli.__version__, "python": platform.python_version(), "platform": sys.platform}
+    for package in ("torch", "torchvision", "numpy", "hydra-core"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> dict[str, Any] | None:
+    """Commit of the working directory and whether files differ from it; None outside a repository."""
+
+    def ask(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""Tasks: what a batch means, as loss and metrics; one file per task."""

@@ -1,0 +1,81 @@
+"""Image classification: one label per image."""
+
+from __future__ import annotations
+
+import random
+from math import sqrt
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.tasks.task import Task, Values
+
+
+class Classification(Task):
+    """Cross-entropy, optionally with label smoothing (Szegedy et al. 2016, section 7), mixup (Zhang et al. 2018) or
+    cutmix (Yun et al. 2019).
+
+    A batch has images (B, C, H, W) float and labels (B,) int64; the model gives logits (B, K). mixup and cutmix are
+    the alphas of their Beta distributions, 0 for off; with both on, each batch takes one of them at random.
+    """
+
+    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0):
+        super().__init__()
+        self.model = model
+        self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
+
+    def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
+        if self.mixup or self.cutmix:
+            return self.mixed_loss(batch)
+        logits_BK = self.model(batch.images)
+        loss = F.cross_entropy(logits_BK, batch.labels, label_smoothing=self.label_smoothing)
+        return loss, {"loss": loss.detach(), "accuracy": is_right(logits_BK.detach(), batch.labels).mean()}
+
+    def mixed_loss(self, batch: Any) -> tuple[Tensor, Values]:
+        """Each image is blended with another of the batch, and the loss takes both labels by their shares.
+
+        One share for the whole batch, as in the papers' own code; `accuracy` counts the larger share's label.
+        """
+        images, others, share = mix(batch.images, mixup=self.mixup, cutmix=self.cutmix)
+        logits_BK = self.model(images)
+        smoothing = self.label_smoothing
+        loss = share * F.cross_entropy(logits_BK, batch.labels, label_smoothing=smoothing)
+        loss = loss + (1 - share) * F.cross_entropy(logits_BK, batch.labels[others], label_smoothing=smoothing)
+        labels_B = batch.labels if share >= 0.5 else batch.labels[others]
+        return loss, {"loss": loss.detach(), "accuracy": is_right(logits_BK.detach(), labels_B).mean()}
+
+    def metrics(self, batch: Any) -> Values:
+        logits_BK = self.model(batch.images)
+        loss_B = F.cross_entropy(logits_BK.float(), batch.labels, reduction="none")
+        return {"accuracy": is_right(logits_BK, batch.labels), "loss": loss_B}
+
+    @torch.no_grad()
+    def predict(self, images_BCHW: Tensor) -> Tensor:
+        """Probabilities (B, K) float32 of normalised images, each row summing to 1."""
+        return self.model(images_BCHW).float().softmax(1)
+
+
+def is_right(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+    """1.0 where the largest logit is the label's, otherwise 0.0: (B,) float32."""
+    return (logits_BK.argmax(1) == labels_B).float()
+
+
+def mix(images_BCHW: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, float]:
+    """Mixed images (B, C, H, W), the other image's position (B,) int64, and the share that is the image's own.
+
+    Draws from Python's and torch's global generators, which a checkpoint restores.
+    """
+    others_B = torch.randperm(len(images_BCHW)).to(images_BCHW.device)
+    if mixup and (not cutmix or random.random() < 0.5):
+        share = random.betavariate(mixup, mixup)
+        return torch.lerp(images_BCHW[others_B], images_BCHW, share), others_B, share
+    height, width = images_BCHW.shape[-2:]
+    side = sqrt(1 - random.betavariate(cutmix, cutmix))  # of the cut, as a share of the image's sides
+    row, column = random.randrange(height), random.randrange(width)
+    top, bottom = (max(0, min(height, row + sign * round(height * side / 2))) for sign in (-1, 1))
+    left, right = (max(0, min(width, column + sign * round(width * side / 2))) for sign in (-1, 1))
+    mixed = images_BCHW.clone()
+    mixed[:, :, top:bottom, left:right] = images_BCHW[others_B, :, top:bottom, left:right]
+    return mixed, others_B, 1 - (bottom - top) * (right - left) / (height * width)

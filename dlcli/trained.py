@@ -1,0 +1,225 @@
+"""A trained network from its checkpoint, and what is asked of it: a score on held-out data, answers on new images.
+
+The checkpoint is all that is needed. Its config is data: held to the settings' types and ranges, its targets compared
+with those that the conf folder names, its tensors with the model built without memory, before anything is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlcli import build, checkpoint, loop, scores
+from dlcli.build import Builder
+from dlcli.checkpoint import Checkpoint, Manifest
+from dlcli.config import change_stored, check_stored
+from dlcli.datasets.examples import Examples, ImageData
+from dlcli.datasets.pixels import Pixels
+from dlcli.datasets.source import EvalSource
+from dlcli.errors import CheckpointError, ConfigError
+from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
+from dlcli.tasks.classification import Classification
+from dlcli.tasks.gan import GAN
+from dlcli.tasks.task import Task
+from dlcli.training import check_data
+
+EVAL_KEYS = (
+    "dataset.root",
+    "dataset.download",
+    "dataset.eval_batch_size",
+    "dataset.workers",
+    "runtime.device",
+    "runtime.precision",
+    "runtime.threads",
+)
+SPLITS = ("test", "val", "train")
+NUM_MISTAKES = 24
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A task with a checkpoint's weights, on its device, in evaluation mode."""
+
+    task: Task
+    manifest: Manifest
+    tree: dict[str, Any]
+    runtime: Runtime
+    builder: Builder
+    folder: Path
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The run that the checkpoint lies in, if it still does."""
+        parent = self.folder.parent
+        return parent.parent if parent.name == "checkpoints" else None
+
+
+def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Trained:
+    """Read, check and build. words: `key=value` of EVAL_KEYS. Raises CheckpointError for whatever is wrong with it."""
+    stored = checkpoint.read(folder)
+    tree = _checked_tree(stored)
+    tree = change_stored(tree, words, EVAL_KEYS)
+    builder.check(tree)
+    builder.check(stored.manifest.teacher)
+    try:
+        meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
+    except ConfigError as error:
+        raise CheckpointError(f"{stored.folder}: {error.message}", hint=error.hint) from error
+    checkpoint.check_weights(meta, stored.weights, stored.folder)
+    runtime = start_runtime(tree["runtime"])
+    with memory_faults(lambda: "runtime.device=cpu may have more memory."):
+        seed_everything(tree["seed"])
+        task = build.build_task(builder, tree, teacher=stored.manifest.teacher)
+        task.load_state_dict(stored.weights)
+        task.to(runtime.device).eval()
+    return Trained(task, stored.manifest, tree, runtime, builder, stored.folder)
+
+
+def _checked_tree(stored: Checkpoint) -> dict[str, Any]:
+    try:
+        return check_stored(stored.manifest.config)
+    except (ConfigError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{stored.folder}: {error}", hint="The file was not written by dlcli like this."
+        ) from error
+
+
+# --------------------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Report:
+    """Held-out scores. intervals: 95 %, where there is one; the rest is None for tasks that do not classify.
+
+    mistakes: rows of the split that were answered wrongly, the most confident first.
+    """
+
+    split: str
+    num_examples: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    is_same_data: bool | None
+    fingerprint: str
+    calibration_error: float | None = None
+    baseline: float | None = None
+    confusion: list[list[int]] | None = None
+    hardest: list[tuple[str, str, int]] | None = None
+    mistakes: tuple[Tensor, Tensor, Tensor] | None = None  # rows (M,), predicted (M,), confidence (M,)
+
+
+def score(trained: Trained, data: ImageData, split: str) -> Report:
+    """Evaluate one split of the data, as the run would have."""
+    examples, indices, fingerprint_name = _split(trained, data, split)
+    source = build.build_eval_source(trained.tree, examples, indices, trained.runtime.device)
+    before = trained.manifest.data.get(fingerprint_name)
+    is_same = None if before is None else before == examples.fingerprint
+    common: dict[str, Any] = {
+        "split": split,
+        "num_examples": len(indices),
+        "is_same_data": is_same,
+        "fingerprint": examples.fingerprint,
+    }
+    with memory_faults(lambda: f"dataset.eval_batch_size={max(1, trained.tree['dataset']['eval_batch_size'] // 4)}"):
+        if isinstance(trained.task, Classification):
+            return _score_classifier(trained, trained.task, source, common)
+        metrics = loop.evaluate(trained.task, source, autocast=trained.runtime.autocast)
+    return Report(**common, metrics=metrics, intervals={})
+
+
+def _split(trained: Trained, data: ImageData, split: str) -> tuple[Examples, Tensor, str]:
+    """Examples and rows of a split, and the name of the fingerprint that they have in the checkpoint."""
+    check_data(data, trained.tree)
+    if split == "test":
+        return data.test, torch.arange(len(data.test)), "test"
+    train, val_examples, val = build.split_training(trained.tree, data)
+    if split == "train":
+        return data.train, train, "train"
+    return val_examples, val, "val" if data.val is not None else "train"
+
+
+@torch.no_grad()
+def _score_classifier(trained: Trained, task: Classification, source: EvalSource, common: dict[str, Any]) -> Report:
+    per_example: dict[str, list[Tensor]] = {}
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in source:
+        with trained.runtime.autocast():
+            for name, value_B in task.metrics(batch).items():
+                per_example.setdefault(name, []).append(value_B.double().cpu())
+            parts.append((task.predict(batch.images).cpu(), batch.labels.cpu(), batch.index.cpu()))
+    values = {name: torch.cat(tensors) for name, tensors in per_example.items()}
+    probabilities_NK, labels_N, rows_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    confidence_N, predicted_N = probabilities_NK.max(1)
+    classes = trained.manifest.classes
+    confusion = scores.confusion_matrix(labels_N, predicted_N, len(classes))
+    wrong = (predicted_N != labels_N).nonzero()[:, 0]
+    worst = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:NUM_MISTAKES]
+    majority = trained.manifest.majority
+    return Report(
+        **common,
+        metrics={name: value_N.mean().item() for name, value_N in values.items()},
+        intervals={name: _interval(value_N) for name, value_N in values.items()},
+        calibration_error=scores.calibration_error(probabilities_NK, labels_N),
+        baseline=None if majority is None else (labels_N == majority).double().mean().item(),
+        confusion=confusion.tolist(),
+        hardest=[(classes[t], classes[p], n) for t, p, n in scores.hardest_pairs(confusion)],
+        mistakes=(rows_N[worst], predicted_N[worst], confidence_N[worst]),
+    )
+
+
+def _interval(values_N: Tensor) -> tuple[float, float]:
+    """Wilson's for shares of right and wrong, the normal one for other means."""
+    if bool(((values_N == 0) | (values_N == 1)).all()):
+        return scores.wilson_interval(values_N.sum().item(), len(values_N))
+    return scores.mean_interval(values_N)
+
+
+def draw_report(trained: Trained, data: ImageData, report: Report, folder: Path) -> dict[str, str]:
+    """Pictures of a report under `folder`: mistakes and confusion, or samples of a generator. Returns name -> path."""
+    from dlcli import pictures
+
+    folder.mkdir(exist_ok=True)
+    drawn: dict[str, str] = {}
+    if report.mistakes is not None and report.confusion is not None:
+        rows, predicted, confidence = report.mistakes
+        examples, _, _ = _split(trained, data, report.split)
+        classes = trained.manifest.classes
+        if len(rows):
+            images = torch.stack([examples.read(int(row)) for row in rows])
+            true = [classes[int(examples.labels[int(row)])] for row in rows]
+            named = [classes[int(p)] for p in predicted]
+            drawn["mistakes"] = str(folder / "mistakes.png")
+            pictures.draw_mistakes(images, true, named, confidence.tolist(), drawn["mistakes"])
+        drawn["confusion"] = str(folder / "confusion.png")
+        pictures.draw_confusion(report.confusion, classes, drawn["confusion"])
+    elif isinstance(trained.task, GAN):
+        with torch.no_grad():
+            samples = trained.task.sample(64, torch.Generator().manual_seed(0)).float().cpu()
+        drawn["samples"] = str(folder / "samples.png")
+        pictures.draw_grid(
+            pixels_of(trained).denormalise(samples).mul(255).round().clamp(0, 255).byte(), drawn["samples"]
+        )
+    return drawn
+
+
+def pixels_of(trained: Trained) -> Pixels:
+    settings = trained.tree["dataset"]
+    return Pixels(settings["mean"], settings["std"], channels=settings["image_shape"][0])
+
+
+# ------------------------------------------------------------------------------------------------------------- predicting
+
+
+@torch.no_grad()
+def predict(trained: Trained, images_BCHW: Tensor) -> Tensor:
+    """Probabilities (B, K) float32 on the CPU for images (B, C, H, W) uint8 of the run's own shape."""
+    if not isinstance(trained.task, Classification):
+        told = f"{trained.manifest.run} is no classifier; dlcli predict needs one"
+        raise CheckpointError(told, hint="Name a run of a classifier: dlcli runs ls")
+    images = pixels_of(trained).from_bytes(images_BCHW).to(trained.runtime.device)
+    with trained.runtime.autocast():
+        return trained.task.predict(images).cpu()

@@ -1,0 +1,483 @@
+"""One run's training: what is built for it, and what happens between the steps of the loop.
+
+`Training` is made from a config (and, at a resume, a checkpoint). `run()` trains until the end, evaluating, saving and
+looking at signals between steps, while the loop stands still at a clean step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import dlcli
+from dlcli import build, checkpoint, loop
+from dlcli.build import Builder
+from dlcli.checkpoint import Checkpoint
+from dlcli.datasets.examples import ImageData
+from dlcli.errors import CheckpointError, DataError, EnvironmentFault, printable
+from dlcli.optimizers.schedules import Position
+from dlcli.record import Recorder, finite
+from dlcli.redaction import redact
+from dlcli.regularization.stopping import best_index, should_stop
+from dlcli.runs import RunFolder
+from dlcli.runtime import (
+    Runtime,
+    memory_faults,
+    random_tensors,
+    restore_random,
+    seed_everything,
+    start_runtime,
+    unchanged_random,
+)
+from dlcli.schema import seconds
+from dlcli.signals import Signals
+
+FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
+
+
+@dataclass
+class Progress:
+    """Where a training is, all of it saved with a checkpoint.
+
+    step: updates done; evaluated: step of the last evaluation; scores: monitored scores, larger is better, None for
+    NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by examples;
+    seconds: of training so far, stops left out.
+    """
+
+    step: int = 0
+    evaluated: int = 0
+    scores: list[float | None] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    examples: int = 0
+    seconds: float = 0.0
+
+
+class Training:
+    """The live objects of a run. `saved` and `derived` name every attribute: what a checkpoint keeps, and what is built again."""
+
+    saved = ("task", "optimizers", "averages", "scaler", "progress", "sums")
+    derived = (
+        "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "data", "train_source", "val_source",
+        "test_source", "schedule", "penalties", "guard", "monitor", "mode", "source_reason", "teacher", "environment",
+        "started", "epoch_started", "evaluation_seconds", "failed_saves", "best_folder", "last_folder", "last_saved",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        run_folder: RunFolder,
+        recorder: Recorder,
+        signals: Signals,
+        *,
+        builder: Builder,
+        facts: dict[str, Any],
+        resume_from: Checkpoint | None = None,
+        teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
+    ):
+        self.tree, self.run_folder, self.recorder, self.signals = tree, run_folder, recorder, signals
+        self.builder, self.facts = builder, facts
+        stored = resume_from.manifest if resume_from else None
+        self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
+        self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
+        self.mode = tree["task"]["facts"]["scores"][self.monitor]
+        self.runtime = start_runtime(tree["runtime"], threads=stored.environment.get("threads") if stored else None)
+        self.environment = self.runtime.fingerprint()
+        builder.check(tree)
+        meta = build.build_meta_task(builder, tree, teacher=self.teacher)
+        build.check_shapes(meta, tree)
+        if resume_from:
+            checkpoint.check_weights(meta, resume_from.weights, resume_from.folder)
+        signals.raise_if_received()
+        with memory_faults(self.memory_remedy):
+            self._build_sources()
+            self._build_task(teacher[1] if teacher and not resume_from else None)
+        self.progress = Progress()
+        self.sums: dict[str, Tensor] = {}
+        self.best_folder: Path | None = None
+        self.last_folder: Path | None = None
+        self.last_saved = -1
+        self.failed_saves = 0
+        self.evaluation_seconds = 0.0
+        if resume_from:
+            self._restore(resume_from)
+        self.started = time.monotonic() - self.progress.seconds
+        self.epoch_started = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------------------------ building
+
+    def _build_sources(self) -> None:
+        device = self.runtime.device
+        self.data = build.build_data(self.builder, self.tree)
+        check_data(self.data, self.tree)
+        train, val_examples, val = build.split_training(self.tree, self.data)
+        self.train_source, self.source_reason = build.build_train_source(
+            self.builder, self.tree, self.data.train, train, device
+        )
+        self.val_source = build.build_eval_source(self.tree, val_examples, val, device)
+        self.test_source = build.build_eval_source(self.tree, self.data.test, None, device)
+
+    def _build_task(self, teacher_weights: dict[str, Tensor] | None) -> None:
+        seed_everything(self.tree["seed"])
+        self.task = build.build_task(
+            self.builder, self.tree, teacher=self.teacher
+        )  # on the CPU: the same weights on every device
+        if teacher_weights is not None:
+            self.task.get_submodule("teacher").load_state_dict(teacher_weights)
+        self.task.to(self.runtime.device)
+        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime.device)
+        self.averages = build.build_averages(self.tree, self.task)
+        self.schedule = build.build_schedule(self.builder, self.tree)
+        self.penalties = build.build_penalties(self.tree)
+        self.scaler = self.runtime.scaler()
+        self.guard = loop.Guard(self.optimizers, scales_loss=self.runtime.precision == "fp16")
+        if self.tree["runtime"]["compile"]:
+            for phase in self.task.phases:
+                getattr(self.task, phase).compile()  # in place: names in the checkpoint never grow a prefix
+
+    def memory_remedy(self) -> str:
+        batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate"]
+        if batch == 1:
+            return "The batch is one example already: a smaller model, or runtime.precision=bf16."
+        smaller = next(b for b in range(batch // 2, 0, -1) if batch * accumulate % b == 0)
+        return (
+            f"dataset.batch_size={smaller} trainer.accumulate={batch * accumulate // smaller} keeps the effective batch of "
+            f"{batch * accumulate}."
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The facts of the `run_prepared` event."""
+        parameters = [p for p in self.task.parameters()]
+        steps = self.planned_steps()
+        return {
+            "device": str(self.runtime.device),
+            "device_name": self.runtime.device_name(),
+            "precision": self.runtime.precision,
+            "threads": self.runtime.threads,
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            "train_examples": self.train_source.num_examples,
+            "val_examples": self.val_source.num_examples,
+            "test_examples": self.test_source.num_examples,
+            "classes": len(self.data.classes),
+            "source": self.train_source.kind,
+            "source_reason": self.source_reason,
+            "steps_per_epoch": self.train_source.steps_per_epoch,
+            "steps": steps,
+            "epochs": None if steps is None else -(-steps // self.train_source.steps_per_epoch),
+            "monitor": f"val/{self.monitor}",
+            "mode": self.mode,
+        }
+
+    # ------------------------------------------------------------------------------------------------------------ the time
+
+    def planned_steps(self) -> int | None:
+        """Steps of the whole run; None when only the clock decides."""
+        trainer = self.tree["trainer"]
+        if trainer["max_time"]:
+            return trainer["max_steps"]
+        return trainer["max_steps"] or trainer["epochs"] * self.train_source.steps_per_epoch
+
+    def stretched_steps(self, step: int) -> int:
+        """Steps of the whole run as the schedule sees them; under a time limit, as many as will fit at this speed."""
+        limit = self.tree["trainer"]["max_time"]
+        if not limit:
+            return self.planned_steps() or 1
+        share = self.elapsed() / seconds(limit)
+        fitting = int(step / share) if step and share > 0 else self.train_source.steps_per_epoch * 1000
+        return max(step + 1, min(fitting, self.planned_steps() or fitting))
+
+    def lr_scale(self, step: int) -> float:
+        scores = [float("-inf") if s is None else s for s in self.progress.scores]
+        min_delta = self.tree["regularization"]["early_stopping"]["min_delta"]
+        at = Position(step, self.stretched_steps(step), self.train_source.steps_per_epoch, scores, min_delta)
+        return self.schedule(at)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def is_out_of_time(self) -> bool:
+        """Whether another evaluation would not fit behind another step."""
+        limit = self.tree["trainer"]["max_time"]
+        return bool(limit) and self.elapsed() + self.evaluation_seconds >= seconds(limit)
+
+    def is_done(self) -> bool:
+        steps = self.planned_steps()
+        return (steps is not None and self.progress.step >= steps) or self.is_out_of_time()
+
+    def has_stopped_early(self) -> bool:
+        settings = self.tree["regularization"]["early_stopping"]
+        scores = [float("nan") if s is None else s for s in self.progress.scores]
+        return should_stop(scores, patience=settings["patience"], min_delta=settings["min_delta"])
+
+    # --------------------------------------------------------------------------------------------------------- the training
+
+    def run(self) -> None:
+        """Train to the end. Raises Interrupted, with the state saved, when a signal came."""
+        interval = self.tree["trainer"]["eval_every"] or self.train_source.steps_per_epoch
+        save_every = self.tree["trainer"]["save_every"]
+        batches = self.task.stream(self.train_source, self.progress.step)
+        steps = loop.train(
+            self.task,
+            batches,
+            self.optimizers,
+            first_step=self.progress.step,
+            lr_scale=self.lr_scale,
+            penalties=self.penalties,
+            clip_norm=self.tree["regularization"]["clip_norm"],
+            autocast=self.runtime.autocast,
+            scaler=self.scaler,
+            averages=self.averages,
+            guard=self.guard,
+        )
+        display, progress = self.recorder.display, self.progress
+        log_every = self.tree["trainer"]["log_every"]
+        with memory_faults(self.memory_remedy):
+            while True:
+                is_end = self.is_done()
+                if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
+                    self.evaluate_and_save()
+                if is_end or self.has_stopped_early():
+                    break
+                if self.signals.received is not None:
+                    self.save()
+                    self.signals.raise_if_received()
+                done = next(steps)
+                self.account(done)
+                if progress.step % log_every == 0:
+                    self.record_values(done)
+                display.progress(progress.step, lambda done=done: shown_loss(done.values))  # type: ignore[misc]
+                if save_every and progress.step % save_every == 0:
+                    self.try_save()
+        getattr(batches, "close", lambda: None)()  # ends the processes of a loader
+
+    def account(self, done: loop.StepDone) -> None:
+        """Add a step's values to the sums of the epoch, on the device, in float64."""
+        self.progress.step = done.step
+        self.progress.examples += done.num_examples
+        for name, value in done.values.items():
+            total = self.sums.get(name)
+            if total is None:
+                self.sums[name] = value.double() * done.num_examples
+            else:
+                total.add_(value, alpha=done.num_examples)
+
+    def record_values(self, done: loop.StepDone) -> None:
+        self.guard.check()
+        values = {f"train/{name}": value.item() for name, value in done.values.items()}
+        values["lr"] = self.lr()
+        self.recorder.emit("values", step=done.step, epoch=self.epoch(), values=values)
+
+    def epoch(self) -> int:
+        """The epoch that the last step belongs to, from 1."""
+        return max(1, -(-self.progress.step // self.train_source.steps_per_epoch))
+
+    def lr(self) -> float:
+        return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
+
+    # ------------------------------------------------------------------------------------------------------- the evaluation
+
+    def evaluate(self, source: Iterable[Any]) -> dict[str, float]:
+        """Scores on held-out data; leaves random numbers and task as they were. Raises Interrupted on a signal."""
+        with unchanged_random(self.runtime.device):
+            return loop.evaluate(
+                self.task, self._watched(source), autocast=self.runtime.autocast, averages=self.averages
+            )
+
+    def _watched(self, source: Iterable[Any]) -> Iterator[Any]:
+        for batch in source:
+            self.signals.raise_if_received()
+            yield batch
+
+    def evaluate_and_save(self) -> None:
+        self.guard.check()
+        progress = self.progress
+        trained = time.monotonic()
+        try:
+            scores = self.evaluate(self.val_source)
+        except BaseException:
+            self.save()  # at the clean step before the evaluation, which a resume makes first
+            raise
+        self.evaluation_seconds = time.monotonic() - trained
+        score = scores[self.monitor] * (1 if self.mode == "max" else -1)
+        progress.scores.append(finite(score))
+        progress.evaluated = progress.step
+        metrics = {f"train/{name}": total.item() / progress.examples for name, total in self.sums.items()}
+        metrics |= {f"val/{name}": value for name, value in scores.items()}
+        is_best = self.is_best()
+        taken = trained - self.epoch_started
+        examples_per_s = progress.examples / taken if taken > 0 else None
+        progress.evaluations.append({"step": progress.step, "epoch": self.epoch(), "scores": finite(scores)})
+        progress.examples, self.sums = 0, {}
+        self.recorder.emit(
+            "epoch", epoch=self.epoch(), step=progress.step, metrics=metrics, lr=self.lr(),
+            examples_per_s=examples_per_s, seconds=time.monotonic() - self.epoch_started, best=is_best,
+        )  # fmt: skip
+        self.epoch_started = time.monotonic()
+        save_every = self.tree["trainer"]["save_every"]
+        if is_best or not save_every or self.is_done() or self.has_stopped_early():
+            self.try_save(is_best=is_best)
+
+    def is_best(self) -> bool:
+        """Whether the last score is the best so far."""
+        scores = [float("nan") if s is None else s for s in self.progress.scores]
+        return best_index(scores) == len(scores) - 1
+
+    def best_evaluation(self) -> dict[str, Any] | None:
+        scores = [float("nan") if s is None else s for s in self.progress.scores]
+        best = best_index(scores)
+        return None if best is None else self.progress.evaluations[best]
+
+    # ------------------------------------------------------------------------------------------------------------- the state
+
+    def try_save(self, *, is_best: bool = False) -> None:
+        """Save; a full disk is a warning until it has been one several times, or this is the end."""
+        try:
+            self.save(is_best=is_best)
+            self.failed_saves = 0
+        except EnvironmentFault as error:
+            self.failed_saves += 1
+            if self.failed_saves >= FAILED_SAVES or self.is_done() or self.has_stopped_early():
+                raise
+            self.recorder.warn(f"{error.message}; training goes on and will try again", error.hint)
+
+    def save(self, *, is_best: bool = False) -> None:
+        """Write a checkpoint of this clean step, once; nothing at step 0, where there is nothing to lose."""
+        progress, checkpoints = self.progress, self.run_folder.checkpoints
+        if progress.step == 0:
+            return
+        self.guard.check()
+        progress.seconds = self.elapsed()
+        if self.last_saved != progress.step:
+            self.last_folder = checkpoint.save(checkpoints, progress.step, *self.snapshot())
+            self.last_saved = progress.step
+        folder = self.last_folder
+        assert folder is not None
+        if is_best:
+            checkpoint.point(checkpoints, "best", folder)
+            self.best_folder = folder
+        checkpoint.point(checkpoints, "last", folder)
+        checkpoint.prune(checkpoints, self.tree["trainer"]["keep_checkpoints"])
+        path = folder.relative_to(self.run_folder.path).as_posix()
+        self.recorder.emit("checkpoint", step=progress.step, path=path, best=is_best)
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """Weights to use, the rest of the tensors, and the plain rest."""
+        state = {
+            f"raw/{phase}/{name}": p.detach().clone()
+            for phase, a in self.averages.items()
+            for name, p in a.live.items()
+        }
+        weights = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
+        for phase, average in self.averages.items():
+            weights |= {f"{phase}.{name}": tensor for name, tensor in average.shadow.items()}
+        groups = {}
+        for phase, optimizer in self.optimizers.items():
+            tensors, groups[phase] = checkpoint.optimizer_tensors(phase, optimizer)
+            state |= tensors
+        state |= random_tensors(self.runtime.device)
+        self.progress.sums = {name: total.item() for name, total in self.sums.items()}
+        plain = {
+            "progress": asdict(self.progress),
+            "optimizers": groups,
+            "averages": {phase: average.num_updates for phase, average in self.averages.items()},
+            "scaler": self.scaler.state_dict(),
+            "events_length": self.recorder.length(),
+        }
+        evaluated = self.progress.evaluations[-1] if self.progress.evaluated == self.progress.step else None
+        body = {
+            "dlcli": dlcli.__version__,
+            **self.facts,
+            "config": redact(self.tree),
+            "teacher": self.teacher,
+            "classes": list(self.data.classes),
+            "majority": int(torch.bincount(self.data.train.labels).argmax()),
+            "data": fingerprints(self.data),
+            "scores": {f"val/{k}": v for k, v in evaluated["scores"].items()} if evaluated else {},
+            "environment": self.environment,
+            "state": plain,
+        }
+        return weights, state, body
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """Everything as it was at the checkpoint's step; random states last, since building draws."""
+        try:
+            plain = saved.manifest.state
+            self.progress = Progress(**plain["progress"])
+            self.sums = {
+                name: torch.tensor(total, dtype=torch.float64, device=self.runtime.device)
+                for name, total in self.progress.sums.items()
+            }
+            with torch.no_grad():
+                self.task.load_state_dict(saved.weights)
+                for phase, average in self.averages.items():
+                    average.num_updates = plain["averages"][phase]
+                    for name, live in average.live.items():
+                        average.shadow[name].copy_(live)
+                        live.copy_(saved.state[f"raw/{phase}/{name}"])
+            for phase, optimizer in self.optimizers.items():
+                groups = plain["optimizers"][phase]
+                checkpoint.restore_optimizer(phase, optimizer, saved.state, groups, saved.folder)
+            if plain["scaler"]:
+                self.scaler.load_state_dict(plain["scaler"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{saved.folder}: the training state cannot be restored: {printable(error)}"
+            ) from error
+        check_same_data(saved, self.data)
+        self.last_folder, self.last_saved = saved.folder, self.progress.step
+        best = self.run_folder.checkpoints / "best"
+        self.best_folder = best.resolve() if best.is_dir() else None
+        restore_random(saved.state, self.runtime.device)
+
+
+def shown_loss(values: dict[str, Tensor]) -> float:
+    """The loss a progress bar shows; of several phases, their sum. Waits for the device."""
+    parts = [values["loss"]] if "loss" in values else [v for name, v in values.items() if name.startswith("loss/")]
+    return float(sum(part.item() for part in parts))
+
+
+def fingerprints(data: ImageData) -> dict[str, str]:
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: split.fingerprint for name, split in splits.items() if split is not None}
+
+
+def check_same_data(saved: Checkpoint, data: ImageData) -> None:
+    """A training goes on with the data it began with, or not at all."""
+    here = fingerprints(data)
+    if saved.manifest.data.get("train") != here["train"]:
+        raise DataError(
+            f"the training data are not those the run was trained on (fingerprint {here['train'][:12]}, "
+            f"it was {str(saved.manifest.data.get('train'))[:12]})",
+            hint="Name the folder that holds them: dlcli resume RUN dataset.root=PATH",
+        )
+
+
+def check_data(data: ImageData, tree: dict[str, Any]) -> None:
+    """Raise DataError where the data are not what the config says, before anything is trained on them."""
+    settings = tree["dataset"]
+    if len(data.classes) != settings["num_classes"]:
+        told = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
+        raise DataError(told, hint=f"dataset.num_classes={len(data.classes)}")
+    for name, split in (("train", data.train), ("test", data.test)):
+        if len(split) == 0:
+            raise DataError(
+                f"the {name} split of {settings['name']} is empty", hint="dlcli doctor  shows which data are found"
+            )
+        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(data.classes):
+            raise DataError(
+                f"the {name} split has the label {int(split.labels.max())}, outside its {len(data.classes)} classes"
+            )
+    found = tuple(data.train.images.shape[1:]) if data.train.images is not None else tuple(settings["image_shape"])
+    if found != tuple(settings["image_shape"]):
+        shape = "[" + ",".join(map(str, found)) + "]"
+        raise DataError(
+            f"the images are {shape}, dataset.image_shape={settings['image_shape']}",
+            hint=f"dataset.image_shape={shape}",
+        )

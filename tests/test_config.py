@@ -1,0 +1,194 @@
+"""Every mistake in a command is told at once, with the nearest right name, before torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import dlcli
+
+from dlcli.config import change_stored, check_stored, compose_command
+from dlcli.confdir import GROUPS, options, packaged_conf
+from dlcli.errors import ConfigError
+from dlcli.schema import SETTINGS, seconds
+
+OPTIONS = [(group, name) for group in GROUPS for name in options(group, [packaged_conf()])]
+
+
+def problems(*words: str, **named: str) -> dict[str, tuple[str, str | None]]:
+    with pytest.raises(ConfigError) as caught:
+        compose_command(list(words), **named)
+    return {p.where: (p.message, p.better) for p in caught.value.problems}
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS, ids=[f"{g}={n}" for g, n in OPTIONS])
+def test_every_option_says_its_command_and_composes(group: str, name: str) -> None:
+    path = options(group, [packaged_conf()])[name]
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# dlcli train"), path
+    command = lines[0].removeprefix("# dlcli train").split("  ")[0].split()
+    needs = {"PATH": "/tmp"}
+    words = [next((w.replace(k, v) for k, v in needs.items() if w.endswith(k)), w) for w in command]
+    composed = compose_command(words)
+    if group != "experiment":
+        assert composed.choices[group] == name, "the command of the first comment chooses this option"
+
+
+def test_every_setting_of_the_packaged_configs_is_in_the_table() -> None:
+    from dlcli.config import leaves
+
+    for experiment in options("experiment", [packaged_conf()]):
+        words = [experiment, "task.teacher=x"] if "distill" in experiment else [experiment]
+        for key, _ in leaves(compose_command(words).tree):
+            assert key in SETTINGS or key.startswith("dataset.reader."), key
+
+
+def test_mnist_is_the_reference(tmp_path: Path) -> None:
+    tree = compose_command(["mnist"]).tree
+    assert (tree["optimizer"]["_target_"], tree["optimizer"]["lr"]) == ("torch.optim.Adam", 1e-3)
+    assert (tree["dataset"]["batch_size"], tree["trainer"]["epochs"]) == (64, 5)
+    assert (tree["model"]["_target_"], tree["model"]["dropout"]) == ("dlcli.models.mnist_net.MnistNet", 0.5)
+
+
+def test_the_three_mistakes_are_told_at_once_without_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys; from dlcli.cli import run;"
+        "code = run(['train', 'mnist', 'optimzer.lr=0.1', 'trainer.epochs=ten', 'model=lenet']);"
+        "print(code, 'torch' in sys.modules)"
+    )
+    import subprocess
+    import sys
+
+    from conftest import environment
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["2", "False"]
+    assert "3 problems" in done.stderr
+    for right in ("optimizer.lr=0.1", "model=lenet5", "whole number"):
+        assert right in done.stderr
+    assert list(tmp_path.iterdir()) == [], "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("word", "better"),
+    [
+        ("optimzer.lr=0.1", "optimizer.lr=0.1"),
+        ("lr=0.1", "optimizer.lr=0.1"),
+        ("trainer.lr=0.1", "optimizer.lr=0.1"),
+        ("epochs=3", "trainer.epochs=3"),
+        ("batch_size=32", "dataset.batch_size=32"),
+        ("dropout=0.1", "regularization.dropout=0.1"),
+        ("trainer.epoch=3", "trainer.epochs=3"),
+        ("model=lenet", "model=lenet5"),
+        ("model=resnt", "model=resnet"),
+        ("optimizer=adm", "optimizer=adam"),
+        ("trainer.monitor=val/acc", "trainer.monitor=val/accuracy"),
+        ("trainer.monitor=val/frechet", "trainer.monitor=val/accuracy"),
+    ],
+)
+def test_the_nearest_right_word(word: str, better: str) -> None:
+    assert list(problems("digits", word).values())[0][1] == better
+
+
+def test_flags_of_other_programs_are_translated() -> None:
+    found = problems("digits", "--lr", "0.1", "--batch-size=32", "--jsn")
+    assert found["--lr 0.1"][1] == "optimizer.lr=0.1"
+    assert found["--batch-size=32"][1] == "dataset.batch_size=32"
+    assert found["--jsn"][1] == "--json"
+
+
+def test_a_setting_of_another_option_is_explained() -> None:
+    message, _ = problems("digits", "optimizer=sgd", "optimizer.betas=[0.9,0.99]")["optimizer.betas=[0.9,0.99]"]
+    assert "adam" in message and "not of sgd" in message
+
+
+def test_groups_that_cannot_go_together() -> None:
+    assert "28 x 28" in problems("digits", "model=lenet5")["model=lenet5"][0]
+    assert any("needs a gan" in message for message, _ in problems("digits", "task=gan").values())
+
+
+def test_an_unknown_experiment() -> None:
+    assert problems("mnsit")["mnsit"][1] == "mnist"
+
+
+def test_a_group_chosen_on_the_command_line_is_taken_whole() -> None:
+    assert compose_command(["digits_gan"]).tree["optimizer"]["lr"] == 2e-3
+    assert compose_command(["digits_gan", "optimizer=sgd"]).tree["optimizer"]["lr"] == 0.1
+
+
+def test_a_users_conf_folder_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(
+        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nwidth: 3\n"
+    )
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n# dlcli train mine\ndefaults:\n  - override /model: mine\ntrainer: {epochs: 7}\n"
+    )
+    composed = compose_command(["mine", "model.width=4"], config_dir=str(tmp_path))
+    assert (composed.tree["model"]["width"], composed.tree["trainer"]["epochs"]) == (4, 7)
+    assert "whole number" in problems("mine", "model.width=wide", config_dir=str(tmp_path))["model.width=wide"][0]
+
+
+def test_a_yaml_file_is_an_experiment(tmp_path: Path) -> None:
+    path = tmp_path / "my own.yaml"
+    path.write_text("defaults:\n  - override /optimizer: sgd\nseed: 5\n")
+    composed = compose_command([str(path)])
+    assert (composed.tree["seed"], composed.choices["optimizer"], composed.experiment) == (5, "sgd", "my_own")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [1]\nb: *a\n",
+        "a: !!python/object/apply:os.system ['true']\n",
+        "seed: [" * 400,
+        "seed: 1\nseed: 2\n",
+        "- 1\n",
+        "seed: '",
+        "seed: ${oc.env:HOME}\n",
+        "seed: ${seed}\n",
+        "trainer: 5\n",
+        "no_such_key: 5\n",
+    ],
+)
+def test_a_hostile_experiment_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert problems(str(path))
+
+
+def test_regularization_without_effect_is_said() -> None:
+    warned = compose_command(["mnist", "model=resnet", "regularization.batch_norm=true"]).warnings
+    assert warned and "no effect" in warned[0]
+
+
+def test_values_of_stored_configs_are_held_to_the_same_ranges() -> None:
+    tree = compose_command(["digits"]).tree
+    assert check_stored(tree) is tree
+    tree["model"]["hidden"] = [10**9]
+    with pytest.raises(ConfigError, match="65,536"):
+        check_stored(tree)
+
+
+def test_a_resume_changes_only_what_it_may() -> None:
+    tree = compose_command(["digits"]).tree
+    assert change_stored(tree, ["trainer.epochs=40"], ["trainer.epochs"])["trainer"]["epochs"] == 40
+    assert tree["trainer"]["epochs"] == 30
+    with pytest.raises(ConfigError) as caught:
+        change_stored(tree, ["optimizer.lr=1", "trainer.epochs=no"], ["trainer.epochs"])
+    assert len(caught.value.problems) == 2
+
+
+def test_durations() -> None:
+    assert [seconds(text) for text in ("90s", "10m", "1h30m")] == [90, 600, 5400]
+
+
+def test_why_names_every_place(tmp_path: Path) -> None:
+    done = dlcli("config", "why", "digits_gan", "optimizer.lr", "optimizer.lr=0.5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for place in ("optimizer/adam.yaml", "experiment/digits_gan.yaml", "the command"):
+        assert place in done.stdout
+    assert "above 0" in done.stdout
