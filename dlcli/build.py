@@ -224,9 +224,11 @@ def build_eval_source(tree: Tree, examples: Examples, indices: torch.Tensor | No
 def build_optimizers(
     builder: Builder, tree: Tree, task: Task, device: torch.device
 ) -> dict[str, torch.optim.Optimizer]:
-    """One optimizer per phase, over the phase's network; fused on a GPU, where it can skip a bad update by itself."""
+    """One optimizer per phase, over the phase's network; fused where it can be: one kernel for all parameters, which on
+    a GPU can skip a bad update by itself.
+    """
     make = builder.build(tree["optimizer"])
-    if device.type == "cuda" and "fused" in inspect.signature(make.func).parameters:
+    if device.type in ("cpu", "cuda") and "fused" in inspect.signature(make.func).parameters:
         make = partial(make, fused=True)
     patterns = tree["parameter_groups"]
     return {phase: build_optimizer(getattr(task, phase), make, patterns) for phase in task.phases}

@@ -13,6 +13,7 @@ each file, rename, fsync of the directory, then the link, by rename too. A kill 
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -20,6 +21,7 @@ import os
 import re
 import shutil
 import stat
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ FORMAT = 1
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.safetensors", "checkpoint.json"
 LARGEST_MANIFEST = 16 * 2**20  # bytes
 LARGEST_FILE = 64 * 2**30  # bytes
+DEEPEST = 40  # levels of lists and objects in a manifest
 NAME = re.compile(r"step-(\d{8,15})")
 
 
@@ -51,7 +54,7 @@ class Manifest(BaseModel):
     """What `checkpoint.json` says: plain data, every field required and none besides."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    format: int
+    format: int = Field(ge=FORMAT, le=FORMAT)
     dlcli: str
     run: str
     experiment: str
@@ -189,15 +192,22 @@ def point(checkpoints: Path, name: str, target: Path) -> None:
         os.replace(temporary, checkpoints / name)
         fsync_folder(checkpoints)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise _disk_fault(checkpoints / name, error) from error
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Delete all but the `keep` newest and what `last` and `best` point at, and what kills left behind."""
-    linked = {(checkpoints / name).resolve().name for name in ("last", "best")}
+    """Delete all but the `keep` newest and what `last` and `best` point at, and what kills left behind.
+
+    What is newer than `last` was passed over by a resume, since it is damaged: it counts for nothing and goes too.
+    """
+    last, best = ((checkpoints / name).resolve().name for name in ("last", "best"))
     folders = by_step(checkpoints)
-    for folder in folders[: max(0, len(folders) - keep)]:
-        if folder.name not in linked:
+    names = [folder.name for folder in folders]
+    whole = names.index(last) + 1 if last in names else len(names)
+    for folder in [*folders[: max(0, whole - keep)], *folders[whole:]]:
+        if folder.name not in (last, best):
             discard(folder)
     for left in (*checkpoints.glob(".tmp-*"), *checkpoints.glob(".old-*")):
         discard(left)
@@ -264,6 +274,8 @@ def read_manifest(folder: Path) -> Manifest:
     if isinstance(body, dict) and isinstance(body.get("format"), int) and body["format"] > FORMAT:
         told = f"{printable(path)} has format {body['format']}, newer than this dlcli knows ({FORMAT})"
         raise CheckpointError(told, hint="pip install -U dlcli")
+    if _is_deeper(body, DEEPEST):
+        raise _damaged(path, f"it is nested deeper than {DEEPEST}")
     try:
         manifest = Manifest.model_validate(body)
     except (ValidationError, RecursionError) as error:
@@ -280,6 +292,11 @@ def _first_error(error: Exception) -> str:
         first = error.errors()[0]
         return printable(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", limit=100)
     return "nested too deep"
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(inner) and (levels == 0 or any(_is_deeper(v, levels - 1) for v in inner))
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -352,7 +369,10 @@ def _read_verified(path: Path, stored: StoredFile) -> bytes:
 
 def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
     try:
-        return load_tensors(data)
+        tensors = load_tensors(data)
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        json.loads(header, object_pairs_hook=_no_duplicates)  # safetensors takes the last of two of one name
+        return tensors
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
         raise _damaged(path, f"it is no safetensors file ({printable(error, limit=80)})") from error
 
@@ -421,14 +441,12 @@ def restore_optimizer(
             if full_name.startswith(prefix):
                 name, _, key = full_name.removeprefix(prefix).rpartition("/")
                 index = names.index(name)
-                if tensor.dim() and tensor.shape != parameters[index].shape:
-                    raise CheckpointError(
-                        f"{printable(where)}: {printable(full_name)} has another shape than its parameter"
-                    )
                 stored.setdefault(index, {})[key] = tensor
+        _check_optimizer_state(optimizer, stored, parameters)
         numbered, at = [], 0
         for group, saved in zip(optimizer.param_groups, groups, strict=True):
             size = len(group["params"])
+            _check_group(group, saved)
             restored = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
             numbered.append({**restored, "params": list(range(at, at + size))})
             at += size
@@ -437,3 +455,43 @@ def restore_optimizer(
         raise CheckpointError(
             f"{printable(where)}: the optimizer's state cannot be restored: {printable(error)}"
         ) from error
+
+
+def _check_optimizer_state(
+    optimizer: torch.optim.Optimizer, stored: Mapping[int, Mapping[str, Tensor]], parameters: list[torch.nn.Parameter]
+) -> None:
+    """Raise ValueError unless each parameter's state has the names, shapes and dtypes the optimizer would give it."""
+    probe = torch.nn.Parameter(torch.zeros(2, 3, dtype=parameters[0].dtype, device=parameters[0].device))
+    probe.grad = torch.zeros_like(probe)
+    trial = copy.copy(optimizer)
+    trial.state, trial.param_groups = defaultdict(dict), [{**optimizer.param_groups[0], "params": [probe]}]
+    trial.step()
+    wanted = {key: torch.as_tensor(value) for key, value in trial.state[probe].items()}
+    for index, tensors in stored.items():
+        if tensors.keys() != wanted.keys():
+            raise ValueError(f"it holds {', '.join(sorted(tensors))}, not {', '.join(sorted(wanted))}")
+        for key, tensor in tensors.items():
+            shapes = {(): torch.Size(), (2, 3): parameters[index].shape}
+            shape = shapes.get(tuple(wanted[key].shape), tensor.shape)
+            if tensor.shape != shape or tensor.dtype != wanted[key].dtype:
+                raise ValueError(f"{key} is {_shape(tensor)} beside a parameter of {_shape(parameters[index])}")
+
+
+def _check_group(group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a stored parameter group has settings of the kinds that the optimizer's own has."""
+    for key in ("lr", "initial_lr"):
+        if not _is_alike(saved[key], 1.0):
+            raise ValueError(f"{key} is {printable(saved[key])}")
+    for key in group.keys() & saved.keys() - {"params", "param_names"}:
+        if not _is_alike(saved[key], group[key]):
+            raise ValueError(f"{key} is {printable(saved[key])} and should be like {printable(group[key])}")
+
+
+def _is_alike(saved: Any, own: Any) -> bool:
+    if saved is None or own is None:  # foreach, fused: left open, or true or false
+        return saved is own or isinstance(own if saved is None else saved, bool)
+    if isinstance(own, tuple | list):
+        return isinstance(saved, list) and len(saved) == len(own) and all(map(_is_alike, saved, own))
+    if isinstance(own, bool | str):
+        return type(saved) is type(own)
+    return isinstance(saved, int | float) and not isinstance(saved, bool)

@@ -14,7 +14,18 @@ def main() -> None:
 
         answer()
         return
+    open_closed_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def open_closed_streams() -> None:
+    """Where stdin, stdout or stderr came closed (`>&-`): to nowhere, so that no file of the run gets their number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
 
 
 def run(arguments: list[str]) -> int:
@@ -22,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from dlcli.errors import DlcliError
 
     debug = "--debug" in arguments or os.environ.get("DLCLI_DEBUG", "") not in ("", "0")
-    arguments = [word for word in arguments if word != "--debug"]
+    arguments = ["--help" if word == "-h" else word for word in arguments if word != "--debug"]
     try:
         code = make_app()(args=arguments, prog_name="dlcli", standalone_mode=False)
         sys.stdout.flush()
@@ -73,7 +84,8 @@ def make_app() -> Any:
     ) -> None:
         """Train, evaluate and compare deep-learning experiments."""
 
-    free = {"ignore_unknown_options": True}  # a misspelt flag is told together with every other mistake
+    # A misspelt flag is told together with every other mistake; `-h` would be found inside `-trainer.epochs=3`.
+    free = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
     app.command(context_settings=free)(train.train)
     app.command("eval")(evaluate.evaluate)
     app.command()(resume.resume)

@@ -19,12 +19,14 @@ from typing import Any
 
 from dlcli.confdir import check_user_yaml, groups, options, packaged_conf, search_path
 from dlcli.errors import ConfigError, DlcliError, Problem, nearest, printable
+from dlcli.run_names import RESERVED_NAMES
 from dlcli.schema import SETTINGS, Setting, say, setting_of_kind
 
 DEFAULT_EXPERIMENT = "digits"
 LONGEST_WORD = 4_096
 FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--trust", "--help")
 OPEN_NODES = ("parameter_groups",)  # whose names are the user's to choose
+GIVEN_FILE = "__file__"  # what an experiment given as a file is called in Hydra, where no option has that name
 BUILD_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "facts")
 LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # the share of regularization that no object reads
 
@@ -106,6 +108,9 @@ def check_stored(tree: object) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"the stored config lacks {', '.join(missing[:5])}")
     check_settings(tree, reading)
+    for key, setting in SETTINGS.items():
+        if isinstance(value := _lookup(tree, key), Mapping) and (said := setting.check(value)):
+            reading.wrong(key, said)
     if reading.problems:
         first = reading.problems[0]
         raise ConfigError(f"the stored config is wrong: {first.where} {first.message}", problems=reading.problems)
@@ -134,6 +139,9 @@ def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[
         else:
             parent, leaf = word.key.rsplit(".", 1)
             _lookup(changed, parent)[leaf] = word.value
+            reader = _lookup(changed, f"{parent}.reader")  # whose `root: ${dataset.root}` was resolved long ago
+            if isinstance(reader, dict) and leaf in reader:
+                reader[leaf] = word.value
     if reading.problems:
         raise _as_error(reading, words, "resume")
     return changed
@@ -160,9 +168,22 @@ def _as_error(reading: Reading, words: Sequence[str], command: str) -> ConfigErr
     message = f"{count} problem{'s' if count > 1 else ''} in the command, nothing was started"
     hint = None
     if all(p.better for p in reading.problems):
-        better = {p.where: p.better for p in reading.problems}
-        hint = "try:  " + " ".join(["dlcli", command, *(str(better.get(w, w)) for w in words)])
+        better = {p.where: str(p.better) for p in reading.problems}
+        hint = "try:  " + " ".join(["dlcli", command, *_proposed(words, better)])
     return ConfigError(message, hint=hint, problems=reading.problems)
+
+
+def _proposed(words: Sequence[str], better: Mapping[str, str]) -> Iterator[str]:
+    """The command with its better words. A problem shows a long word cut, and a flag together with its value."""
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        pair = printable(" ".join([word, *rest[:1]]), limit=80)
+        if rest and pair in better:
+            rest.pop(0)
+            yield better[pair]
+        else:
+            yield better.get(printable(word, limit=80), word)
 
 
 # ------------------------------------------------------------------------------------------------------ reading the words
@@ -327,9 +348,18 @@ def check_files(reading: Reading) -> None:
         if packaged not in path.parents:
             try:
                 check_user_yaml(path)
+                if _sets_hydra(path):
+                    reading.wrong(str(path), "cannot be composed: hydra: its own settings have no effect in dlcli")
             except ConfigError as error:
                 problem = error.problems[0] if error.problems else Problem(str(path), error.message)
                 reading.wrong(problem.where, f"cannot be composed: {problem.message}")
+
+
+def _sets_hydra(path: Path) -> bool:
+    import yaml
+
+    text = path.read_text(encoding="utf-8")
+    return "hydra" in text and "hydra" in (yaml.safe_load(text) or {})
 
 
 def compose(reading: Reading) -> Any:
@@ -337,7 +367,8 @@ def compose(reading: Reading) -> Any:
     from omegaconf import open_dict
 
     chosen = [f"{group}={word.value}" for group, word in reading.chosen.items()]
-    config = _compose_with_hydra([f"experiment={reading.experiment}", *chosen], reading)
+    experiment = GIVEN_FILE if reading.experiment_path else reading.experiment
+    config = _compose_with_hydra([f"experiment={experiment}", *chosen], reading)
     if config is None:
         return None
     choices = config.hydra.runtime.choices
@@ -360,6 +391,10 @@ def _check_experiment_keys(tree: Mapping[str, Any], plain: Mapping[str, Any], re
     """An experiment sets what its options have, and nothing besides."""
     known = dict(leaves(plain))
     where = str(reading.experiment_path or f"conf/experiment/{reading.experiment}.yaml")
+    for key, value in _build_keys(tree):
+        if _lookup(plain, key) != value:
+            told = f"{key}={printable(value, limit=60)}: what is built is decided by the options chosen"
+            reading.wrong(where, f"cannot be composed: {told}")
     for key, value in leaves(tree):
         if key in known or key.startswith(tuple(f"{node}." for node in OPEN_NODES)):
             continue
@@ -369,6 +404,14 @@ def _check_experiment_keys(tree: Mapping[str, Any], plain: Mapping[str, Any], re
             better = _spell_key(key, reading, known)
             told = f"cannot be composed: {key}: there is no such setting"
             reading.wrong(where, f"{told}; did you mean {better}?" if better else told)
+
+
+def _build_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if name in BUILD_KEYS:
+            yield prefix + name, value
+        elif isinstance(value, Mapping):
+            yield from _build_keys(value, f"{prefix}{name}.")
 
 
 def _compose_with_hydra(overrides: list[str], reading: Reading) -> Any:
@@ -394,7 +437,7 @@ def _hydra(reading: Reading) -> Any:
 
     if reading.experiment_path is not None:
         node = OmegaConf.load(reading.experiment_path)
-        ConfigStore.instance().store(name=reading.experiment, group="experiment", node=node, package="_global_")
+        ConfigStore.instance().store(name=GIVEN_FILE, group="experiment", node=node, package="_global_")
     UsersConf.folders = [str(path) for path in reading.search if path != packaged_conf()]
     _register(UsersConf)
     return initialize_config_dir(str(packaged_conf()), version_base="1.3")
@@ -592,9 +635,8 @@ def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, 
     ]
     foreign = [(key, v) for key, v in strings if re.search(r"\$\{[^}]*[:\$]", v)]
     for key, value in foreign:
-        reading.wrong(
-            f"{key}={value}", "only ${other.setting} may stand in ${...}; let the shell fill in its variables"
-        )
+        where = _word_for(f"{key}={value}", reading)
+        reading.wrong(where, "only ${other.setting} may stand in ${...}; let the shell fill in its variables")
     if foreign:
         return {}
     try:
@@ -602,8 +644,12 @@ def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, 
     except (OmegaConfBaseException, RecursionError) as error:
         key = getattr(error, "full_key", None) or "the config"
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        reading.wrong(str(key), f"cannot be resolved: {printable(first, limit=120)}")
+        reading.wrong(_word_for(str(key), reading), f"cannot be resolved: {printable(first, limit=120)}")
         return {}
+    for key, value in strings:
+        if isinstance(_lookup(tree, key), Mapping):
+            where = _word_for(f"{key}={value}", reading)
+            reading.wrong(where, "refers to a whole group of settings; name one of them")
     tree.pop("experiment", None)
     return tree
 
@@ -668,6 +714,8 @@ def _clashes(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
         for name in ("mean", "std"):
             if isinstance(data.get(name), list) and len(data[name]) not in (1, shape[0]):
                 yield (f"dataset.{name}={data[name]}", f"has {len(data[name])} values for {shape[0]} channels", None)
+    if tree["name"] in RESERVED_NAMES:
+        yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")

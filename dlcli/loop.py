@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from dlcli.errors import DivergedError
 from dlcli.regularization.averaging import Average, NoAverage
-from dlcli.tasks.task import Task, Values
+from dlcli.tasks.task import Answers, Task, Value, Values
 
 
 class StepDone(NamedTuple):
-    """step: updates done so far; values: scalars of this step, on the device; num_examples: in the step's batch."""
+    """step: updates done so far; values: of this step, as a task gives them; num_examples: in the step's batch."""
 
     step: int
     values: Values
@@ -50,11 +50,12 @@ def train(
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     guard = guard or Guard(optimizers)
+    is_scaled = scaler.is_enabled()
     phases = [Phase(name, task, optimizers[name], (averages or {}).get(name, NoAverage())) for name in task.phases]
     task.train()
     for step in count(first_step + 1):
         micro_batches = next(batches)
-        num_examples = sum(len(batch[0]) for batch in micro_batches)
+        num_examples = sum([batch[0].shape[0] for batch in micro_batches])
         scale = lr_scale(step - 1)
         values: Values = {}
         for phase in phases:
@@ -65,13 +66,17 @@ def train(
                     for penalty in penalties:
                         loss = loss + penalty(phase.network)
                 guard.admit(loss, step, scale)
-                share = len(batch[0]) / num_examples
-                scaler.scale(loss if share == 1 else loss * share).backward()
-                add_values(values, new, share)
+                if len(micro_batches) == 1:
+                    values.update(new)
+                else:
+                    share = batch[0].shape[0] / num_examples
+                    add_values(values, new, share)
+                    loss = loss * share
+                (scaler.scale(loss) if is_scaled else loss).backward()
             if clip_norm is not None:
                 scaler.unscale_(phase.optimizer)
                 values[f"grad_norm/{phase.name}"] = nn.utils.clip_grad_norm_(phase.parameters, clip_norm)
-            scaler.step(phase.optimizer)
+            scaler.step(phase.optimizer) if is_scaled else phase.optimizer.step()
             phase.average.update()
         scaler.update()
         task.after_step(step)
@@ -142,12 +147,24 @@ def diverged(step: int, value: float, lr_scale: float | None) -> DivergedError:
 
 
 def add_values(values: Values, new: Values, share: float) -> None:
-    """Add a micro-batch's values by its share of the batch; the first is taken as it is where it is the whole."""
+    """Add a micro-batch's values to the batch's: means by their share, answers behind one another."""
     for name, value in new.items():
-        if share == 1:
-            values[name] = value
+        before = values.get(name)
+        if isinstance(value, Answers):
+            values[name] = join([before, value]) if isinstance(before, Answers) else value
         else:
-            values[name] = values[name] + value * share if name in values else value * share
+            values[name] = value * share if before is None else before + value * share  # type: ignore[operator]
+
+
+def join(answers: Sequence[Answers]) -> Answers:
+    """The answers of several batches as one."""
+    logits, labels = zip(*answers, strict=True)
+    return Answers(torch.cat(logits), torch.cat(labels))
+
+
+def mean(value: Value) -> float:
+    """What is recorded of a value of one step. Waits for the device."""
+    return value.is_right().double().mean().item() if isinstance(value, Answers) else value.item()
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.display import Display
-from dlcli.redaction import redact
+from dlcli.redaction import find_secrets, redact
 
 
 class Recorder:
@@ -24,10 +24,11 @@ class Recorder:
         self.path, self.display = path, display
         self.file = path.open("ab", buffering=0)
         self.has_failed = False
+        self.secrets = find_secrets()
 
     def emit(self, event: str, **facts: Any) -> None:
         """Record one event: plain data, secrets taken out."""
-        line: dict[str, Any] = redact({"event": event, **facts})
+        line: dict[str, Any] = redact({"event": event, **facts}, self.secrets)
         self._write(json.dumps(finite(line), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self.display.event(line)
 

@@ -22,15 +22,16 @@ _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)[^/\s?#]*@")
 _ASSIGNMENT = re.compile(r"^([-+~]*[\w.\-/@]+)=(.+)$", re.DOTALL)
 
 
-def redact(value: Any) -> Any:
+def redact(value: Any, secrets: list[str] | None = None) -> Any:
     """A copy of `value` (text, numbers, lists, dicts, nested) without secrets; tuples become lists, paths text.
 
-    Numbers under a secret's key stay (`pad_token: 0` is no secret), text and containers do not.
+    Numbers under a secret's key stay (`pad_token: 0` is no secret), text and containers do not. Who redacts often gives
+    `find_secrets()` once: looking through the environment takes 0.1 ms.
     """
-    return _redact(value, _secrets())
+    return _redact(value, find_secrets() if secrets is None else secrets)
 
 
-def _secrets() -> list[str]:
+def find_secrets() -> list[str]:
     """The secret values in the environment, longest first so that one inside another leaves no rest."""
     values: set[str] = set()
     for name, value in os.environ.items():

@@ -101,6 +101,7 @@ class RunFolder:
         os.ftruncate(fd, 0)
         os.pwrite(fd, (json.dumps(holder) + "\n").encode(), 0)
         self._lock_fd = fd
+        os.register_at_fork(after_in_child=self.unlock)  # a data worker's copy would hold the run when we are killed
         return self
 
     def unlock(self) -> None:

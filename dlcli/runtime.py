@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import random
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +28,12 @@ class Runtime:
     precision: str
     threads: int
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """A fresh context of the precision, around the forward pass."""
+    def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
+        """Makes contexts of the precision, to be put around a forward pass."""
         if self.precision == "fp32":
-            return nullcontext()
+            return nullcontext
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
+        return partial(torch.autocast, self.device.type, dtype=dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Scales the loss so that fp16's gradients do not vanish; does nothing in other precisions."""
@@ -142,7 +144,7 @@ def restore_random(states: dict[str, Tensor], device: torch.device) -> None:
         torch.set_rng_state(states["random/torch"])
         if device.type == "cuda" and "random/cuda" in states:
             torch.cuda.set_rng_state(states["random/cuda"], device)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"the random states in the checkpoint cannot be set: {error}") from error
 
 
@@ -178,4 +180,7 @@ def memory_faults(remedy: Callable[[], str]) -> Iterator[None]:
 
 def _brief(error: BaseException) -> str:
     text = (str(error) or type(error).__name__).splitlines()[0]
+    if asked := re.search(r"tried to allocate ([\d.]+) ?(\w+)", text, re.IGNORECASE):
+        number, unit = asked.groups()
+        return f"{int(number):,} bytes more were needed" if unit == "bytes" else f"{number} {unit} more were needed"
     return text.rsplit("] ", 1)[-1].split(". ")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -73,8 +74,9 @@ class Session:
                 self._finish("failed", reason=error.message)
                 raise
             except BaseException as error:
-                self.run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-                error.add_note(str(self.run.log))  # where the program's last line says that the traceback lies
+                with contextlib.suppress(OSError):
+                    self.run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+                    error.add_note(str(self.run.log))  # where the program's last line says that the traceback lies
                 self._finish("failed", reason=f"{type(error).__name__}: {error}")
                 raise
             finally:
@@ -112,13 +114,13 @@ class Session:
         length = checkpoint.manifest.state.get("events_length")
         if isinstance(length, int) and 0 < length <= self.recorder.length():
             self.recorder.cut(length)
-        if damaged:
-            point(self.run.checkpoints, "last", checkpoint.folder)
+        point(self.run.checkpoints, "last", checkpoint.folder)  # a kill may have come before the link
         for warning in damaged:
             self.recorder.warn(warning)
         step = checkpoint.manifest.step
-        epoch = (checkpoint.manifest.state.get("progress", {}).get("evaluations") or [{}])[-1].get("epoch", 0)
-        self.recorder.emit("run_resumed", time=now(), run=str(self.run.path), step=step, epoch=epoch)
+        self.recorder.emit(
+            "run_resumed", time=now(), run=str(self.run.path), step=step, epoch=_last_epoch(checkpoint.manifest.state)
+        )
         return checkpoint
 
     def _start_tracker(self) -> None:
@@ -233,12 +235,12 @@ class Session:
     def _draw_curves(self) -> None:
         from dlcli.pictures import draw_curves
 
-        events = list(read_events(self.run.events))
-        if any(event.get("event") == "epoch" for event in events):
-            try:
+        try:
+            events = list(read_events(self.run.events))
+            if any(event.get("event") == "epoch" for event in events):
                 draw_curves(events, self.run.curves)
-            except (OSError, DlcliError, ImportError) as error:
-                self.recorder.warn(f"{self.run.curves} could not be drawn: {error}")
+        except (OSError, DlcliError, ImportError) as error:
+            self.recorder.warn(f"{self.run.curves} could not be drawn: {error}")
 
     def _best_or_last(self) -> str | None:
         for name in ("best", "last"):
@@ -284,6 +286,7 @@ def resume(
     run: RunFolder, words: Sequence[str], *, display: Display, search: Sequence[Path], trusted: Sequence[str] = ()
 ) -> int:
     """Go on with an interrupted run, or further with a finished one; returns the exit code."""
+    run = RunFolder(run.path.absolute())
     record = run.read_record()
     try:
         tree = change_stored(check_stored(record.get("config")), words, RESUME_KEYS)
@@ -303,11 +306,20 @@ def resume(
         display.close()
         return 0
     _check_extension(tree, summary)
+    run.summary.unlink(missing_ok=True)  # an extension that is killed must not pass for the finished run it was
     run.checkpoints.mkdir(exist_ok=True)
     if words:
         run.write_record(record)
     recorder = Recorder(run.events, display)
     return Session(run, tree, record, recorder, search, trusted, resumes=True).execute()
+
+
+def _last_epoch(state: dict[str, Any]) -> int:
+    """Of a stored state that has not been checked yet."""
+    try:
+        return int(state["progress"]["evaluations"][-1]["epoch"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return 0
 
 
 def _extend_hint(tree: dict[str, Any]) -> str:

@@ -6,7 +6,8 @@ with those that the conf folder names, its tensors with the model built without 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from dlcli.config import change_stored, check_stored
 from dlcli.datasets.examples import Examples, ImageData
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
-from dlcli.errors import CheckpointError, ConfigError
+from dlcli.errors import CheckpointError, ConfigError, printable
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
@@ -66,10 +67,9 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
     tree = change_stored(tree, words, EVAL_KEYS)
     builder.check(tree)
     builder.check(stored.manifest.teacher)
-    try:
+    with stored_faults(stored.folder):
+        check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
-    except ConfigError as error:
-        raise CheckpointError(f"{stored.folder}: {error.message}", hint=error.hint) from error
     checkpoint.check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"])
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):
@@ -81,12 +81,39 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
 
 
 def _checked_tree(stored: Checkpoint) -> dict[str, Any]:
-    try:
+    with stored_faults(stored.folder):
         return check_stored(stored.manifest.config)
-    except (ConfigError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{stored.folder}: {error}", hint="The file was not written by dlcli like this."
-        ) from error
+
+
+def check_classes(manifest: Manifest, tree: dict[str, Any]) -> None:
+    """Raise ConfigError unless the names of the classes, and the scale of the pixels, are those of the data."""
+    settings = tree["dataset"]
+    count, channels = len(manifest.classes), settings["image_shape"][0]
+    if settings["num_classes"] not in (None, count) or manifest.majority not in (None, *range(count)):
+        raise ConfigError(f"it names {count} classes, its data have {settings['num_classes']}")
+    if {len(settings["mean"]), len(settings["std"])} - {1, channels}:
+        raise ConfigError(f"its mean and std are not of images of {channels} channels")
+
+
+@contextmanager
+def stored_faults(folder: Path) -> Iterator[None]:
+    """Whatever goes wrong with a stored config is a fault of the checkpoint, not of the command."""
+    try:
+        yield
+    except ConfigError as error:
+        raise CheckpointError(f"{printable(folder)}: {error.message}", hint=error.hint) from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, AssertionError) as error:
+        told = f"{printable(folder)}: its config cannot be built: {printable(repr(error))}"
+        raise CheckpointError(told, hint="The file was not written by dlcli like this.") from error
+
+
+def read_data(trained: Trained) -> ImageData:
+    """The data that the checkpoint's config names."""
+    with stored_faults(trained.folder):
+        data = build.build_data(trained.builder, trained.tree)
+        if not isinstance(data, ImageData):
+            raise TypeError(f"dataset.reader gives {type(data).__name__}")
+        return data
 
 
 # --------------------------------------------------------------------------------------------------------------- scoring
@@ -114,8 +141,9 @@ class Report:
 
 def score(trained: Trained, data: ImageData, split: str) -> Report:
     """Evaluate one split of the data, as the run would have."""
-    examples, indices, fingerprint_name = _split(trained, data, split)
-    source = build.build_eval_source(trained.tree, examples, indices, trained.runtime.device)
+    with stored_faults(trained.folder):
+        examples, indices, fingerprint_name = _split(trained, data, split)
+        source = build.build_eval_source(trained.tree, examples, indices, trained.runtime.device)
     before = trained.manifest.data.get(fingerprint_name)
     is_same = None if before is None else before == examples.fingerprint
     common: dict[str, Any] = {
@@ -127,7 +155,7 @@ def score(trained: Trained, data: ImageData, split: str) -> Report:
     with memory_faults(lambda: f"dataset.eval_batch_size={max(1, trained.tree['dataset']['eval_batch_size'] // 4)}"):
         if isinstance(trained.task, Classification):
             return _score_classifier(trained, trained.task, source, common)
-        metrics = loop.evaluate(trained.task, source, autocast=trained.runtime.autocast)
+        metrics = loop.evaluate(trained.task, source, autocast=trained.runtime.autocast())
     return Report(**common, metrics=metrics, intervals={})
 
 
@@ -147,7 +175,7 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
     per_example: dict[str, list[Tensor]] = {}
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in source:
-        with trained.runtime.autocast():
+        with trained.runtime.autocast()():
             for name, value_B in task.metrics(batch).items():
                 per_example.setdefault(name, []).append(value_B.double().cpu())
             parts.append((task.predict(batch.images).cpu(), batch.labels.cpu(), batch.index.cpu()))
@@ -221,5 +249,5 @@ def predict(trained: Trained, images_BCHW: Tensor) -> Tensor:
         told = f"{trained.manifest.run} is no classifier; dlcli predict needs one"
         raise CheckpointError(told, hint="Name a run of a classifier: dlcli runs ls")
     images = pixels_of(trained).from_bytes(images_BCHW).to(trained.runtime.device)
-    with trained.runtime.autocast():
+    with trained.runtime.autocast()():
         return trained.task.predict(images).cpu()

@@ -6,13 +6,16 @@ looking at signals between steps, while the loop stands still at a clean step.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 import dlcli
@@ -37,7 +40,10 @@ from dlcli.runtime import (
 )
 from dlcli.schema import seconds
 from dlcli.signals import Signals
+from dlcli.tasks.task import Answers
 
+MOST_PENDING_ANSWERS = 4_000_000  # logits, 16 MB
+MOST_PENDING = 100  # steps whose values wait on the device to be added up
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
 
 
@@ -62,10 +68,11 @@ class Progress:
 class Training:
     """The live objects of a run. `saved` and `derived` name every attribute: what a checkpoint keeps, and what is built again."""
 
-    saved = ("task", "optimizers", "averages", "scaler", "progress", "sums")
+    saved = ("task", "optimizers", "averages", "scaler", "progress")
     derived = (
+        "pending",  # folded into progress.sums before every save
         "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "data", "train_source", "val_source",
-        "test_source", "schedule", "penalties", "guard", "monitor", "mode", "source_reason", "teacher", "environment",
+        "test_source", "schedule", "penalties", "guard", "most_pending", "last_done", "monitor", "mode", "min_delta", "planned", "source_reason", "teacher", "environment",
         "started", "epoch_started", "evaluation_seconds", "failed_saves", "best_folder", "last_folder", "last_saved",
     )  # fmt: skip
 
@@ -87,6 +94,7 @@ class Training:
         self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
+        self.min_delta = tree["regularization"]["early_stopping"]["min_delta"]
         self.runtime = start_runtime(tree["runtime"], threads=stored.environment.get("threads") if stored else None)
         self.environment = self.runtime.fingerprint()
         builder.check(tree)
@@ -99,7 +107,10 @@ class Training:
             self._build_sources()
             self._build_task(teacher[1] if teacher and not resume_from else None)
         self.progress = Progress()
-        self.sums: dict[str, Tensor] = {}
+        self.pending: list[loop.StepDone] = []
+        self.last_done: loop.StepDone | None = None
+        answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
+        self.most_pending = max(1, min(MOST_PENDING, MOST_PENDING_ANSWERS // answers))
         self.best_folder: Path | None = None
         self.last_folder: Path | None = None
         self.last_saved = -1
@@ -107,6 +118,7 @@ class Training:
         self.evaluation_seconds = 0.0
         if resume_from:
             self._restore(resume_from)
+        self.planned = self.planned_steps()
         self.started = time.monotonic() - self.progress.seconds
         self.epoch_started = time.monotonic()
 
@@ -154,7 +166,7 @@ class Training:
     def describe(self) -> dict[str, Any]:
         """The facts of the `run_prepared` event."""
         parameters = [p for p in self.task.parameters()]
-        steps = self.planned_steps()
+        steps = self.planned
         return {
             "device": str(self.runtime.device),
             "device_name": self.runtime.device_name(),
@@ -185,19 +197,18 @@ class Training:
         return trainer["max_steps"] or trainer["epochs"] * self.train_source.steps_per_epoch
 
     def stretched_steps(self, step: int) -> int:
-        """Steps of the whole run as the schedule sees them; under a time limit, as many as will fit at this speed."""
-        limit = self.tree["trainer"]["max_time"]
-        if not limit:
-            return self.planned_steps() or 1
-        share = self.elapsed() / seconds(limit)
+        """Steps that will fit into the time limit at the speed so far."""
+        share = self.elapsed() / seconds(self.tree["trainer"]["max_time"])
         fitting = int(step / share) if step and share > 0 else self.train_source.steps_per_epoch * 1000
-        return max(step + 1, min(fitting, self.planned_steps() or fitting))
+        return max(step + 1, min(fitting, self.planned or fitting))
 
-    def lr_scale(self, step: int) -> float:
-        scores = [float("-inf") if s is None else s for s in self.progress.scores]
-        min_delta = self.tree["regularization"]["early_stopping"]["min_delta"]
-        at = Position(step, self.stretched_steps(step), self.train_source.steps_per_epoch, scores, min_delta)
-        return self.schedule(at)
+    def lr_scale(self) -> Callable[[int], float]:
+        """step -> share of optimizer.lr for the step after it."""
+        schedule, steps_per_epoch, min_delta = self.schedule, self.train_source.steps_per_epoch, self.min_delta
+        scores, planned = self.progress.scores, self.planned or 1
+        if self.tree["trainer"]["max_time"]:
+            return lambda step: schedule(Position(step, self.stretched_steps(step), steps_per_epoch, scores, min_delta))
+        return lambda step: schedule(Position(step, planned, steps_per_epoch, scores, min_delta))
 
     def elapsed(self) -> float:
         return time.monotonic() - self.started
@@ -208,8 +219,7 @@ class Training:
         return bool(limit) and self.elapsed() + self.evaluation_seconds >= seconds(limit)
 
     def is_done(self) -> bool:
-        steps = self.planned_steps()
-        return (steps is not None and self.progress.step >= steps) or self.is_out_of_time()
+        return (self.planned is not None and self.progress.step >= self.planned) or self.is_out_of_time()
 
     def has_stopped_early(self) -> bool:
         settings = self.tree["regularization"]["early_stopping"]
@@ -222,55 +232,102 @@ class Training:
         """Train to the end. Raises Interrupted, with the state saved, when a signal came."""
         interval = self.tree["trainer"]["eval_every"] or self.train_source.steps_per_epoch
         save_every = self.tree["trainer"]["save_every"]
+        log_every = self.tree["trainer"]["log_every"]
         batches = self.task.stream(self.train_source, self.progress.step)
         steps = loop.train(
             self.task,
             batches,
             self.optimizers,
             first_step=self.progress.step,
-            lr_scale=self.lr_scale,
+            lr_scale=self.lr_scale(),
             penalties=self.penalties,
             clip_norm=self.tree["regularization"]["clip_norm"],
-            autocast=self.runtime.autocast,
+            autocast=self.runtime.autocast(),
             scaler=self.scaler,
             averages=self.averages,
             guard=self.guard,
         )
-        display, progress = self.recorder.display, self.progress
-        log_every = self.tree["trainer"]["log_every"]
+        progress = self.progress
+        has_stopped = self.has_stopped_early()
         with memory_faults(self.memory_remedy):
             while True:
                 is_end = self.is_done()
                 if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
                     self.evaluate_and_save()
-                if is_end or self.has_stopped_early():
+                    has_stopped = self.has_stopped_early()
+                if is_end or has_stopped:
                     break
                 if self.signals.received is not None:
                     self.save()
                     self.signals.raise_if_received()
-                done = next(steps)
-                self.account(done)
+                try:
+                    self.take_steps(steps, self.steps_until_due(interval, log_every, save_every))
+                except (DataError, EnvironmentFault):  # of the source: the step it was for has touched nothing yet
+                    self.try_save()
+                    raise
                 if progress.step % log_every == 0:
-                    self.record_values(done)
-                display.progress(progress.step, lambda done=done: shown_loss(done.values))  # type: ignore[misc]
+                    self.record_values()
                 if save_every and progress.step % save_every == 0:
                     self.try_save()
         getattr(batches, "close", lambda: None)()  # ends the processes of a loader
 
-    def account(self, done: loop.StepDone) -> None:
-        """Add a step's values to the sums of the epoch, on the device, in float64."""
-        self.progress.step = done.step
-        self.progress.examples += done.num_examples
-        for name, value in done.values.items():
-            total = self.sums.get(name)
-            if total is None:
-                self.sums[name] = value.double() * done.num_examples
-            else:
-                total.add_(value, alpha=done.num_examples)
+    def steps_until_due(self, *intervals: int | None) -> int:
+        """Steps until something is to be done between steps: the nearest multiple of an interval, the end, a fold."""
+        if self.tree["trainer"]["max_time"]:
+            return 1
+        step = self.progress.step
+        due = [interval - step % interval for interval in intervals if interval]
+        due += [] if self.planned is None else [self.planned - step]
+        return min(*due, self.most_pending - len(self.pending))
 
-    def record_values(self, done: loop.StepDone) -> None:
+    def take_steps(self, steps: Iterator[loop.StepDone], count: int) -> None:
+        """`count` steps, fewer when a signal comes; their values stay on the device. All that every step pays for."""
+        pending, signals, progress, loss = self.pending, self.signals, self.recorder.display.progress, self.shown_loss
+        try:
+            for done in islice(steps, count):
+                pending.append(done)
+                progress(done.step, loss)
+                if signals.received is not None:
+                    break
+        finally:
+            if pending:
+                self.last_done = pending[-1]
+                self.progress.step = self.last_done.step
+        if len(pending) >= self.most_pending:
+            self.fold()
+
+    def shown_loss(self) -> float:
+        """The loss that a progress bar shows; of several phases, their sum. Waits for the device."""
+        values = self.pending[-1].values
+        parts = ["loss"] if "loss" in values else [name for name in values if name.startswith("loss/")]
+        return sum(loop.mean(values[name]) for name in parts)
+
+    def fold(self) -> None:
+        """Add the pending values to the sums, one after another in Python's float64.
+
+        However the steps are grouped, the sums are the same to the last bit: counts are whole numbers, and means are
+        added in the order of their steps. Waits for the device, once for many steps.
+        """
+        pending, sums = self.pending, self.progress.sums
+        counts = [done.num_examples for done in pending]
+        self.progress.examples += sum(counts)
+        for name in pending[0].values if pending else ():
+            values: list[Any] = [done.values[name] for done in pending]
+            total = sums.get(name, 0.0)
+            if isinstance(values[0], Answers):
+                total += loop.join(values).is_right().sum().item()
+            else:
+                for mean, count in zip(torch.stack(values).tolist(), counts, strict=True):
+                    total += mean * count
+            sums[name] = total
+        self.pending.clear()
+
+    def record_values(self) -> None:
+        """A point of the loss curve, from the last step."""
         self.guard.check()
-        values = {f"train/{name}": value.item() for name, value in done.values.items()}
+        done = self.last_done
+        assert done is not None
+        values = {f"train/{name}": loop.mean(value) for name, value in done.values.items()}
         values["lr"] = self.lr()
         self.recorder.emit("values", step=done.step, epoch=self.epoch(), values=values)
 
@@ -287,7 +344,7 @@ class Training:
         """Scores on held-out data; leaves random numbers and task as they were. Raises Interrupted on a signal."""
         with unchanged_random(self.runtime.device):
             return loop.evaluate(
-                self.task, self._watched(source), autocast=self.runtime.autocast, averages=self.averages
+                self.task, self._watched(source), autocast=self.runtime.autocast(), averages=self.averages
             )
 
     def _watched(self, source: Iterable[Any]) -> Iterator[Any]:
@@ -308,13 +365,14 @@ class Training:
         score = scores[self.monitor] * (1 if self.mode == "max" else -1)
         progress.scores.append(finite(score))
         progress.evaluated = progress.step
-        metrics = {f"train/{name}": total.item() / progress.examples for name, total in self.sums.items()}
+        self.fold()
+        metrics = {f"train/{name}": total / progress.examples for name, total in progress.sums.items()}
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         is_best = self.is_best()
         taken = trained - self.epoch_started
         examples_per_s = progress.examples / taken if taken > 0 else None
         progress.evaluations.append({"step": progress.step, "epoch": self.epoch(), "scores": finite(scores)})
-        progress.examples, self.sums = 0, {}
+        progress.examples, progress.sums = 0, {}
         self.recorder.emit(
             "epoch", epoch=self.epoch(), step=progress.step, metrics=metrics, lr=self.lr(),
             examples_per_s=examples_per_s, seconds=time.monotonic() - self.epoch_started, best=is_best,
@@ -364,8 +422,7 @@ class Training:
             self.best_folder = folder
         checkpoint.point(checkpoints, "last", folder)
         checkpoint.prune(checkpoints, self.tree["trainer"]["keep_checkpoints"])
-        path = folder.relative_to(self.run_folder.path).as_posix()
-        self.recorder.emit("checkpoint", step=progress.step, path=path, best=is_best)
+        self.recorder.emit("checkpoint", step=progress.step, path=f"{checkpoints.name}/{folder.name}", best=is_best)
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Weights to use, the rest of the tensors, and the plain rest."""
@@ -382,7 +439,7 @@ class Training:
             tensors, groups[phase] = checkpoint.optimizer_tensors(phase, optimizer)
             state |= tensors
         state |= random_tensors(self.runtime.device)
-        self.progress.sums = {name: total.item() for name, total in self.sums.items()}
+        self.fold()
         plain = {
             "progress": asdict(self.progress),
             "optimizers": groups,
@@ -409,18 +466,17 @@ class Training:
         """Everything as it was at the checkpoint's step; random states last, since building draws."""
         try:
             plain = saved.manifest.state
-            self.progress = Progress(**plain["progress"])
-            self.sums = {
-                name: torch.tensor(total, dtype=torch.float64, device=self.runtime.device)
-                for name, total in self.progress.sums.items()
-            }
+            self.progress = stored_progress(plain["progress"], saved.manifest.step)
             with torch.no_grad():
                 self.task.load_state_dict(saved.weights)
                 for phase, average in self.averages.items():
-                    average.num_updates = plain["averages"][phase]
+                    average.num_updates = int(plain["averages"][phase])
                     for name, live in average.live.items():
+                        raw = saved.state[f"raw/{phase}/{name}"]
                         average.shadow[name].copy_(live)
-                        live.copy_(saved.state[f"raw/{phase}/{name}"])
+                        if raw.shape != live.shape or raw.dtype != live.dtype:
+                            raise ValueError(f"{phase}/{name} before averaging has another shape or dtype")
+                        live.copy_(raw)
             for phase, optimizer in self.optimizers.items():
                 groups = plain["optimizers"][phase]
                 checkpoint.restore_optimizer(phase, optimizer, saved.state, groups, saved.folder)
@@ -433,14 +489,24 @@ class Training:
         check_same_data(saved, self.data)
         self.last_folder, self.last_saved = saved.folder, self.progress.step
         best = self.run_folder.checkpoints / "best"
+        if self.progress.evaluated == self.progress.step and self.is_best():
+            checkpoint.point(self.run_folder.checkpoints, "best", saved.folder)  # a kill may have come before the link
         self.best_folder = best.resolve() if best.is_dir() else None
         restore_random(saved.state, self.runtime.device)
 
 
-def shown_loss(values: dict[str, Tensor]) -> float:
-    """The loss a progress bar shows; of several phases, their sum. Waits for the device."""
-    parts = [values["loss"]] if "loss" in values else [v for name, v in values.items() if name.startswith("loss/")]
-    return float(sum(part.item() for part in parts))
+def stored_progress(plain: Any, step: int) -> Progress:
+    """A Progress from a checkpoint of `step`, held to its types. Raises ValueError when it is none."""
+    progress = TypeAdapter(Progress).validate_json(json.dumps(plain), strict=True)
+    numbers = [e.get(key) for e in progress.evaluations for key in ("step", "epoch")]
+    scores = [e.get("scores") for e in progress.evaluations]
+    if progress.step != step or not all(type(n) is int for n in numbers):
+        raise ValueError("its progress is not that of its step")
+    if len(scores) != len(progress.scores) or not all(isinstance(s, dict) for s in scores):
+        raise ValueError("its scores are not those of its evaluations")
+    if not 0 <= progress.evaluated <= step or progress.examples < 0 or (progress.sums and not progress.examples):
+        raise ValueError("its sums are not those of its step")
+    return progress
 
 
 def fingerprints(data: ImageData) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(help="Show what an experiment is made of, and where each value comes from.", no_args_is_help=True)
-FREE = {"ignore_unknown_options": True}
+FREE = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
 
 @app.command(context_settings=FREE)

@@ -37,11 +37,11 @@ def evaluate(
     reference, settings = split_reference(words)
     folder = find_checkpoint(reference, outputs_folder(outputs))
 
-    from dlcli import build, trained
+    from dlcli import trained
     from dlcli.build import Builder
 
     loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
-    data = build.build_data(loaded.builder, loaded.tree)
+    data = trained.read_data(loaded)
     report = trained.score(loaded, data, split)
     pictures = {}
     if loaded.run_folder is not None:
@@ -57,6 +57,7 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
     import sys
 
     from dlcli.display import print_table
+    from dlcli.errors import printable
 
     if as_json:
         print(json.dumps(as_event(loaded, report, pictures)))
@@ -74,7 +75,8 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
     )
     print_table(title, ["metric", "value", "95 % interval"], rows)
     if report.hardest:
-        print("hardest: " + " · ".join(f"{true} taken for {taken} ({count})" for true, taken, count in report.hardest))
+        pairs = (f"{printable(true)} taken for {printable(taken)} ({count})" for true, taken, count in report.hardest)
+        print("hardest: " + " · ".join(pairs))
     for name, path in pictures.items():
         print(f"{name}: {path}")
     if report.is_same_data is False:

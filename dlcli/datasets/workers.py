@@ -53,7 +53,9 @@ def read_batches(
                 raise DataError(batch.message, hint=batch.hint)
             yield batch
     finally:
-        del batches  # ends the workers now, also when a traceback keeps this frame alive
+        # Deleting the iterator ends its workers too, but after an error the traceback keeps it alive.
+        if hasattr(batches, "_shutdown_workers"):
+            batches._shutdown_workers()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class MLP(nn.Module):
         *,
         num_classes: int,
         image_shape: Sequence[int],
-        hidden: Sequence[int] = (128, 64),
+        hidden: Sequence[int] = (512, 256),
         activation: str = "relu",
         dropout: float = 0.0,
         batch_norm: bool = False,

@@ -8,44 +8,49 @@ stretched over the steps that remain.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import cos, pi
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """step: steps already done; steps: of the whole run; scores: monitored scores so far, larger is better."""
+class Position(NamedTuple):
+    """step: steps already done; steps: of the whole run; scores: monitored so far, larger is better, None for NaN."""
 
     step: int
     steps: int
     steps_per_epoch: int
-    scores: Sequence[float] = ()
+    scores: Sequence[float | None] = ()
     min_delta: float = 0.0
 
 
 Schedule = Callable[[Position], float]
 
 
-def warmed(at: Position, warmup: int, share: Callable[[float], float]) -> float:
-    """Linear from 1/warmup to 1, then `share` of the progress in [0, 1] over the steps that remain."""
-    if at.step < warmup:
-        return (at.step + 1) / warmup
-    return share(min(1.0, (at.step - warmup) / max(1, at.steps - warmup)))
+def warm(at: Position, warmup: int) -> float:
+    """Linear from 1/warmup to 1, for the steps below `warmup`."""
+    return (at.step + 1) / warmup
+
+
+def progress(at: Position, warmup: int) -> float:
+    """Position in the steps behind the warm-up, in [0, 1]."""
+    return min(1.0, (at.step - warmup) / max(1, at.steps - warmup))
 
 
 def constant(at: Position, *, warmup: int = 0) -> float:
-    return warmed(at, warmup, lambda progress: 1.0)
+    return warm(at, warmup) if at.step < warmup else 1.0
 
 
 def cosine(at: Position, *, warmup: int = 0, final: float = 0.0) -> float:
     """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
-    return warmed(at, warmup, lambda progress: final + (1 - final) * (1 + cos(pi * progress)) / 2)
+    if at.step < warmup:
+        return warm(at, warmup)
+    return final + (1 - final) * (1 + cos(pi * progress(at, warmup))) / 2
 
 
 def step_decay(at: Position, *, warmup: int = 0, every: int = 10, gamma: float = 0.1) -> float:
     """gamma ** (epochs done // every)."""
-    epoch = at.step // at.steps_per_epoch
-    return warmed(at, warmup, lambda progress: gamma ** (epoch // every))
+    if at.step < warmup:
+        return warm(at, warmup)
+    return gamma ** (at.step // at.steps_per_epoch // every)
 
 
 def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float = 0.04, final: float = 4e-6) -> float:
@@ -54,13 +59,12 @@ def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float 
     Equals torch's OneCycleLR with div_factor = 1 / start and final_div_factor = start / final when `steps` counts
     one less; the momentum is left alone.
     """
-
-    def share(progress: float) -> float:
-        if progress < rise:
-            return start + (1 - start) * (1 - cos(pi * progress / rise)) / 2
-        return final + (1 - final) * (1 + cos(pi * (progress - rise) / (1 - rise))) / 2
-
-    return warmed(at, warmup, share)
+    if at.step < warmup:
+        return warm(at, warmup)
+    share = progress(at, warmup)
+    if share < rise:
+        return start + (1 - start) * (1 - cos(pi * share / rise)) / 2
+    return final + (1 - final) * (1 + cos(pi * (share - rise) / (1 - rise))) / 2
 
 
 def plateau(
@@ -70,12 +74,14 @@ def plateau(
 
     Never below `floor`, a learning rate. A pure function of the scores so far.
     """
+    if at.step < warmup:
+        return warm(at, warmup)
     best, waited, cuts = float("-inf"), 0, 0
     for score in at.scores:
-        if score > best + at.min_delta:
+        if score is not None and score > best + at.min_delta:
             best, waited = score, 0
         else:
             waited += 1
             if waited > patience:
                 cuts, waited = cuts + 1, 0
-    return warmed(at, warmup, lambda progress: max(factor**cuts, min(1.0, floor / lr)))
+    return max(factor**cuts, min(1.0, floor / lr))

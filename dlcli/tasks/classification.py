@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.tasks.task import Task, Values
+from dlcli.tasks.task import Answers, Task, Values
 
 
 class Classification(Task):
@@ -31,7 +31,7 @@ class Classification(Task):
             return self.mixed_loss(batch)
         logits_BK = self.model(batch.images)
         loss = F.cross_entropy(logits_BK, batch.labels, label_smoothing=self.label_smoothing)
-        return loss, {"loss": loss.detach(), "accuracy": is_right(logits_BK.detach(), batch.labels).mean()}
+        return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), batch.labels)}
 
     def mixed_loss(self, batch: Any) -> tuple[Tensor, Values]:
         """Each image is blended with another of the batch, and the loss takes both labels by their shares.
@@ -44,22 +44,17 @@ class Classification(Task):
         loss = share * F.cross_entropy(logits_BK, batch.labels, label_smoothing=smoothing)
         loss = loss + (1 - share) * F.cross_entropy(logits_BK, batch.labels[others], label_smoothing=smoothing)
         labels_B = batch.labels if share >= 0.5 else batch.labels[others]
-        return loss, {"loss": loss.detach(), "accuracy": is_right(logits_BK.detach(), labels_B).mean()}
+        return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), labels_B)}
 
-    def metrics(self, batch: Any) -> Values:
+    def metrics(self, batch: Any) -> dict[str, Tensor]:
         logits_BK = self.model(batch.images)
         loss_B = F.cross_entropy(logits_BK.float(), batch.labels, reduction="none")
-        return {"accuracy": is_right(logits_BK, batch.labels), "loss": loss_B}
+        return {"accuracy": Answers(logits_BK, batch.labels).is_right().float(), "loss": loss_B}
 
     @torch.no_grad()
     def predict(self, images_BCHW: Tensor) -> Tensor:
         """Probabilities (B, K) float32 of normalised images, each row summing to 1."""
         return self.model(images_BCHW).float().softmax(1)
-
-
-def is_right(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-    """1.0 where the largest logit is the label's, otherwise 0.0: (B,) float32."""
-    return (logits_BK.argmax(1) == labels_B).float()
 
 
 def mix(images_BCHW: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, float]:

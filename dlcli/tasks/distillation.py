@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.tasks.classification import Classification, is_right
-from dlcli.tasks.task import Values
+from dlcli.tasks.classification import Classification
+from dlcli.tasks.task import Answers, Values
 
 
 class Distillation(Classification):
@@ -43,7 +43,7 @@ class Distillation(Classification):
         hard = F.cross_entropy(logits_BK, batch.labels, label_smoothing=self.label_smoothing)
         soft = F.kl_div(F.log_softmax(logits_BK / t, dim=1), target_BK, reduction="batchmean") * t * t
         loss = self.alpha * soft + (1 - self.alpha) * hard
-        accuracy = is_right(logits_BK.detach(), batch.labels).mean()
+        accuracy = Answers(logits_BK.detach(), batch.labels)
         return loss, {
             "loss": loss.detach(),
             "loss/labels": hard.detach(),

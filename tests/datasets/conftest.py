@@ -44,7 +44,7 @@ def random_examples(count: int, shape: tuple[int, int, int] = (3, 6, 5)) -> Exam
 
 @pytest.fixture
 def write_images(tmp_path: Path) -> Callable[..., Path]:
-    """write_images({"train/cat": 4, ...}) writes so many PNGs of 9 x 7 to each folder, and returns the folder around."""
+    """write_images({"train/cat": 4, ...}) writes so many PNGs of 9 x 7 to each folder; returns the folder around."""
 
     def write(counts: dict[str, int], *, to: str = "images") -> Path:
         random = np.random.default_rng(0)

@@ -55,7 +55,7 @@ def test_images_above_the_limit_are_read_one_by_one(write_images: Write) -> None
     lazy = read_image_folder(str(folder), image_shape=SHAPE, memory_limit_mb=0)
     assert lazy.train.images is None and whole.train.images is not None
     assert torch.stack([lazy.train.read(index) for index in range(5)]).equal(whole.train.images)
-    with pytest.raises(DataError, match="Extract|read from an archive"):
+    with pytest.raises(DataError, match="read from an archive"):
         read_image_folder(str(pack(folder)), image_shape=SHAPE, memory_limit_mb=0)
 
 
@@ -88,7 +88,8 @@ def test_every_kind_of_pixel_is_read(mode: str, channels: int, write_images: Wri
     if mode == "I;16":
         image = Image.fromarray(np.full((20, 10), 128 * 256, dtype=np.uint16))
     else:
-        image = Image.fromarray(grey).convert("RGB").convert(mode)
+        rgb = Image.fromarray(grey).convert("RGB")
+        image = rgb.quantize() if mode == "P" else rgb.convert(mode)
     image.save(folder / ("train/cat/000.png" if mode != "CMYK" else "train/cat/000.tiff"))
     if mode == "CMYK":
         (folder / "train/cat/000.png").unlink()
@@ -213,7 +214,7 @@ def test_cifar_pickles_are_not_loaded_before_their_checksum_is_right(small_cifar
             return (Path.touch, (small_cifar / "executed",))
 
     (small_cifar / "data_batch_3").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(DataError, match="data_batch_3.*MD5"):
+    with pytest.raises(DataError, match=r"data_batch_3.*MD5"):
         cifar.read_cifar10(str(small_cifar), download=False)
     assert not (small_cifar / "executed").exists()
 
@@ -221,8 +222,8 @@ def test_cifar_pickles_are_not_loaded_before_their_checksum_is_right(small_cifar
 def test_cifar_checksums_are_torchvisions() -> None:
     from torchvision.datasets import CIFAR10
 
-    assert {name: value for name, value in CIFAR10.train_list} == cifar.MD5["train"]
-    assert {name: value for name, value in CIFAR10.test_list} == cifar.MD5["test"]
+    assert dict(CIFAR10.train_list) == cifar.MD5["train"]
+    assert dict(CIFAR10.test_list) == cifar.MD5["test"]
     assert (CIFAR10.tgz_md5, CIFAR10.url, CIFAR10.base_folder) == (cifar.ARCHIVE_MD5, cifar.URL, cifar.FOLDER)
 
 

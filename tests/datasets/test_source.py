@@ -146,8 +146,7 @@ def test_a_killed_worker_is_an_environment_fault(examples: Examples) -> None:
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EnvironmentFault, match="worker process died") as caught:
-        for _ in range(100):
-            next(steps)
+        list(itertools.islice(steps, 100))
     assert "\n" not in caught.value.message and "dataset.workers" in str(caught.value.hint) and caught.value.code == 5
     assert multiprocessing.active_children() == []
 
@@ -209,7 +208,7 @@ class Faulty:
 def test_an_image_that_cannot_be_read_is_named(error: Exception, workers: int) -> None:
     examples = Examples(torch.zeros(60, dtype=torch.int64), None, Faulty(error), "0")
     source = EvalSource(examples, torch.arange(60), batch_size=8, **STATISTICS, resident=False, workers=workers)
-    with pytest.raises(DataError, match="Example 40.*(odd|cat.png)") as caught:
+    with pytest.raises(DataError, match=r"Example 40.*(odd|cat\.png)") as caught:
         list(source)
     assert "\n" not in caught.value.message
     assert multiprocessing.active_children() == []
@@ -222,9 +221,9 @@ def test_pixels_go_there_and_back() -> None:
     assert unit.min() == 0 and unit.max() == 1
     torch.testing.assert_close(pixels.denormalise(pixels.normalise(unit)), unit, rtol=0, atol=1e-6)
     torch.testing.assert_close(pixels.from_bytes(images), pixels.normalise(unit), rtol=0, atol=1e-5)
-    with pytest.raises(ConfigError, match="dataset.mean"):
+    with pytest.raises(ConfigError, match="number"):
         Pixels([0.5, 0.5], [0.2], channels=3)
-    with pytest.raises(ConfigError, match="dataset.std"):
+    with pytest.raises(ConfigError, match="above 0"):
         Pixels([0.5], [0.0], channels=3)
 
 
