@@ -157,7 +157,8 @@ def check_shapes(task: Task, tree: Tree) -> None:
             task.metrics(batch)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(
-            f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: {_first_line(error)}",
+            f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: "
+            f"{_first_line(error)}",
             hint="Choose another model, or another dataset: dlcli list",
         ) from error
 

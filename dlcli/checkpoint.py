@@ -7,7 +7,7 @@
     checkpoints/last, checkpoints/best    links to one of them
 
 A save is: everything into memory, a look at the free space, a folder beside under a temporary name, write and fsync of
-each file, rename, fsync of the directory, then the link, by rename too. A kill at any moment leaves the older ones whole.
+each file, rename, fsync of the directory, then the link, by rename too. A kill at any moment leaves older ones whole.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Checkpoint:
     state: dict[str, Tensor]
 
 
-# ----------------------------------------------------------------------------------------------------------------- saving
+# --------------------------------------------------------------------------------------------------------------- saving
 
 
 def save(
@@ -233,7 +233,7 @@ def by_step(checkpoints: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -248,7 +248,7 @@ def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint folder. Raises CheckpointError; nothing in it is run, and nothing half-read is given."""
+    """Read and verify a checkpoint folder. Raises CheckpointError; nothing in it is run, nothing half-read is given."""
     folder = _resolve(folder)
     manifest = read_manifest(folder)
     data = {name: _read_verified(folder / name, manifest.files[name]) for name in (WEIGHTS, STATE)}
@@ -328,7 +328,8 @@ def _resolve(folder: Path) -> Path:
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
         f"the checkpoint is damaged: {printable(path)}: {why}",
-        hint="Use another one of the run: dlcli eval RUN/last, RUN/best or RUN/step-XXXXXXXX; dlcli resume takes the newest whole one.",
+        hint="Use another one of the run: dlcli eval RUN/last, RUN/best or RUN/step-XXXXXXXX; "
+        "dlcli resume takes the newest whole one.",
     )
 
 
@@ -386,11 +387,11 @@ def _check_finite(folder: Path, weights: Mapping[str, Tensor]) -> None:
             )
 
 
-# -------------------------------------------------------------------------------------------------------------- restoring
+# ------------------------------------------------------------------------------------------------------------ restoring
 
 
 def check_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Raise CheckpointError unless names, shapes and dtypes are those of the module (which may be on the meta device)."""
+    """Raise CheckpointError unless names, shapes and dtypes are those of the module (on the meta device, say)."""
     wanted = module.state_dict()
     wrong = [f"{printable(n)} is missing" for n in wanted if n not in weights]
     wrong += [f"{printable(n)} is not of this model" for n in weights if n not in wanted]

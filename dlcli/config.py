@@ -186,7 +186,7 @@ def _proposed(words: Sequence[str], better: Mapping[str, str]) -> Iterator[str]:
             yield better.get(printable(word, limit=80), word)
 
 
-# ------------------------------------------------------------------------------------------------------ reading the words
+# ---------------------------------------------------------------------------------------------------- reading the words
 
 
 def read_words(words: Sequence[str], search: Sequence[Path]) -> Reading:
@@ -335,7 +335,7 @@ def _an_option(group: str, name: str, reading: Reading) -> str | None:
     return f"{group}={name}" if name in options(group, reading.search) else None
 
 
-# ------------------------------------------------------------------------------------------------------------- composing
+# ------------------------------------------------------------------------------------------------------------ composing
 
 
 def check_files(reading: Reading) -> None:
@@ -363,7 +363,7 @@ def _sets_hydra(path: Path) -> bool:
 
 
 def compose(reading: Reading) -> Any:
-    """The OmegaConf tree with every group chosen and no value set yet; None, and a problem noted, when Hydra refuses."""
+    """The OmegaConf tree with every group chosen, no value set yet; None, and a problem noted, when Hydra refuses."""
     from omegaconf import open_dict
 
     chosen = [f"{group}={word.value}" for group, word in reading.chosen.items()]
@@ -462,7 +462,7 @@ def _register(users: type[UsersConf]) -> None:
     Plugins.instance().register(Plugin)
 
 
-# ------------------------------------------------------------------------------------------------------ values into the tree
+# ------------------------------------------------------------------------------------------------- values into the tree
 
 _ABSENT = object()
 
@@ -654,7 +654,7 @@ def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, 
     return tree
 
 
-# ----------------------------------------------------------------------------------------------------- checking the whole
+# --------------------------------------------------------------------------------------------------- checking the whole
 
 
 def check_settings(tree: Mapping[str, Any], reading: Reading) -> None:
@@ -708,7 +708,8 @@ def _clashes(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
         if min(shape[1:]) < smallest:
             yield (
                 "model",
-                f"this model needs images of {smallest} x {smallest} pixels or more; {data.get('name')} has {shape[1]} x {shape[2]}",
+                f"this model needs images of {smallest} x {smallest} pixels or more; "
+                f"{data.get('name')} has {shape[1]} x {shape[2]}",
                 "model=mlp",
             )
         for name in ("mean", "std"):
@@ -728,7 +729,8 @@ def _without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Ma
     readers = " ".join(str(v) for group in ("model", "task", "optimizer") for _, v in leaves(raw[group]))
     for key, value in tree["regularization"].items():
         if key not in LOOP_READS and value and f"${{regularization.{key}}}" not in readers:
-            yield f"regularization.{key}={value} has no effect with model={choices.get('model')} and task={choices.get('task')}"
+            chosen = f"model={choices.get('model')} and task={choices.get('task')}"
+            yield f"regularization.{key}={value} has no effect with {chosen}"
 
 
 def setting_of(key: str, tree: Mapping[str, Any]) -> Setting:

@@ -18,6 +18,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from dlcli.errors import ConfigError, DlcliError, printable
@@ -325,6 +326,14 @@ def _named(metrics: Mapping[str, Any] | None, split: str | None = None) -> dict[
     """{"val/accuracy": x} as {"val_accuracy": x}; a name without a split gets `split` in front."""
     named = {key if "/" in key or not split else f"{split}/{key}": value for key, value in (metrics or {}).items()}
     return {key.replace("/", "_"): value for key, value in named.items()}
+
+
+def place(path: object) -> str:
+    """A path as a person at this prompt would write it: relative where it lies below the working directory."""
+    try:
+        return str(Path(str(path)).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
 
 
 def choice(node: object) -> str | None:

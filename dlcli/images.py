@@ -19,7 +19,7 @@ AT_ONCE = 256
 
 
 def find_images(names: Sequence[str]) -> list[str]:
-    """Files in the order given, a folder's in the order of their names. Raises DataError for a folder without images."""
+    """Files in the order given, a folder's by their names. Raises DataError for a folder without images."""
     if names.count("-") > 1:
         raise ConfigError("- stands twice; stdin holds one image", hint="Name files: dlcli predict a.png b.png")
     found: list[str] = []

@@ -175,7 +175,7 @@ def evaluate(
     autocast: Callable[[], Any] = nullcontext,
     averages: Mapping[str, Average | NoAverage] | None = None,
 ) -> dict[str, float]:
-    """Scores of the task on held-out data, with the averaged weights where there are some; leaves the task as it was."""
+    """Scores of the task on held-out data, with the averaged weights where there are some; the task stays as it was."""
     was_training = task.training
     task.eval()
     try:

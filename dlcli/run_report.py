@@ -53,7 +53,8 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     """
     record = _record(run)
     report = row_as_json(row(run))
-    report["choices"] = _choices(record.get("config"))
+    chosen = record.get("choices")
+    report["choices"] = _choices(record.get("config"), chosen if isinstance(chosen, dict) else {})
     report["overrides"] = record.get("overrides") or []
     report["device"] = record.get("device")
     report["epochs_done"] = report.pop("epochs")
@@ -88,13 +89,22 @@ def _record(run: RunFolder) -> dict[str, Any]:
         return first if first.get("event") == "run_started" else {}
 
 
-def _choices(config: object) -> dict[str, str]:
-    """What was chosen in each group, as far as the config says it."""
+def _device(facts: object) -> object:
+    """The device that a record tells of, as one line."""
+    if not isinstance(facts, dict):
+        return facts
+    threads = f"{facts.get('threads')} thread{'s' if facts.get('threads') != 1 else ''}"
+    return f"{facts.get('device')}, {facts.get('precision')}, {threads}, torch {facts.get('torch')}"
+
+
+def _choices(config: object, chosen: dict[str, str]) -> dict[str, str]:
+    """What was chosen in each group: as recorded, otherwise as far as the config says it."""
     from dlcli.display import choice
 
     if not isinstance(config, dict):
         return {}
     named = {group: node.get("name") or choice(node) for group in GROUPS if isinstance(node := config.get(group), dict)}
+    named |= chosen
     optimizer = config.get("optimizer")
     if isinstance(optimizer, dict) and "lr" in optimizer:
         named["optimizer"] = f"{named.get('optimizer') or ''} lr={optimizer['lr']}".strip()
@@ -133,7 +143,7 @@ def fact_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
         "folder": report["path"],
         **report["choices"],
         "overrides": " ".join(map(str, report["overrides"])),
-        "device": report["device"],
+        "device": _device(report["device"]),
         "epochs": report["epochs_done"],
         "checkpoints": checkpoints,
         "curves": report["curves"],

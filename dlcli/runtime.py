@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,14 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def device_name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.processor() or "CPU"
+        """The GPU's or the processor's model; empty where the system does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            return platform.processor()
 
     def fingerprint(self) -> dict[str, Any]:
         """What bits depend on besides the seed: a resume where any of it differs is not bit-exact, and says so."""
@@ -118,7 +126,7 @@ def seed_everything(seed: int) -> None:
 
 def random_tensors(device: torch.device) -> dict[str, Tensor]:
     """The state of every global generator, as tensors: uint8 of torch's own, int64 words of Python's and NumPy's."""
-    version, words, gauss = random.getstate()
+    _, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=True)
     states = {
         "random/torch": torch.get_rng_state(),
@@ -162,7 +170,7 @@ def unchanged_random(device: torch.device) -> Iterator[None]:
         restore_random(states, device)
 
 
-# --------------------------------------------------------------------------------------------------------- out of memory
+# -------------------------------------------------------------------------------------------------------- out of memory
 
 
 @contextmanager

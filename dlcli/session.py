@@ -87,8 +87,9 @@ class Session:
         checkpoint = self._checkpoint_to_resume() if self.resumes else None
         if checkpoint is None:
             self.recorder.emit(
-                "run_started", time=now(), run=str(self.run.path), name=self.run.name, experiment=self.record["experiment"],
-                overrides=self.record["overrides"], seed=self.tree["seed"], config=self.tree, versions=self.record["versions"],
+                "run_started", time=now(), run=str(self.run.path), name=self.run.name, seed=self.tree["seed"],
+                experiment=self.record["experiment"], overrides=self.record["overrides"],
+                config=self.tree, versions=self.record["versions"],
             )  # fmt: skip
         self._start_tracker()
         for warning in self.warnings:
@@ -195,7 +196,7 @@ class Session:
         self.recorder.emit("evaluated", split="test", metrics=scores)
         self.test_scores = scores
 
-    # ------------------------------------------------------------------------------------------------------------- the end
+    # ---------------------------------------------------------------------------------------------------------- the end
 
     def _finish(self, status: str, *, reason: str | None = None) -> None:
         """Pictures, summary, and the last event: on every way out."""
@@ -251,11 +252,13 @@ class Session:
     def _next(self, status: str) -> list[str]:
         name = self.run.name
         if status == "completed":
-            return [f"dlcli eval {name}", f"dlcli predict IMAGE --run {name}", f"dlcli runs show {name}"]
+            classifies = self.tree["task"]["facts"]["models"] == "classifier"
+            predict = [f"dlcli predict IMAGE --run {name}"] if classifies else []
+            return [f"dlcli eval {name}", *predict, f"dlcli runs show {name}"]
         return [f"dlcli resume {name}", f"dlcli runs show {name}"]
 
 
-# --------------------------------------------------------------------------------------------------------------- beginnings
+# ----------------------------------------------------------------------------------------------------------- beginnings
 
 
 def train(composed: Composed, *, outputs: Path, display: Display, trusted: Sequence[str] = ()) -> int:

@@ -20,7 +20,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dlcli import __version__
-from dlcli.display import Output, choice, clean, encodable, size_of
+from dlcli.display import Output, choice, clean, encodable, place, size_of
 from dlcli.layout import Columns, count, duration, flow, metric_name, metric_value, spark_value, sparkline, summary_of
 
 REDRAW_S = 0.25
@@ -85,7 +85,7 @@ class RichDisplay:
     def _on_run_started(self, event: dict[str, Any]) -> None:
         self._started = event
         version = (event.get("versions") or {}).get("dlcli", __version__)
-        title = flow([f"dlcli {version}", str(event.get("experiment")), str(event.get("run"))], self._width, indent="")
+        title = flow([f"dlcli {version}", str(event.get("experiment")), place(event.get("run"))], self._width, indent="")
         self._print(Text(clean(title[0]), STRONG), *title[1:])
         self._print(*flow(summary_of(event.get("config") or {}, choice), self._width))
         if event.get("overrides"):
@@ -104,9 +104,7 @@ class RichDisplay:
         device = event.get("device", "")
         if event.get("device_name") and event["device_name"] != device:
             device = f"{device} {event['device_name']}"
-        parameters = f"{count(event.get('parameters'))} parameters"
-        if event.get("trainable") not in (None, event.get("parameters")):
-            parameters += f" ({count(event['trainable'])} trainable)"
+        parameters = f"{count(event.get('parameters'))} parameters, {count(event.get('trainable'))} trainable"
         splits = [(split, event.get(f"{split}_examples")) for split in ("train", "val", "test")]
         sizes = " / ".join(f"{count(size)} {split}" for split, size in splits if size)
         source = ": ".join(str(event[key]) for key in ("source", "source_reason") if event.get(key))
@@ -159,7 +157,7 @@ class RichDisplay:
         self._print_result(event)
         run = event.get("run") or self._started.get("run")
         if run and (Path(run) / "curves.png").is_file():
-            self._labelled("curves", [str(Path(run) / "curves.png")])
+            self._labelled("curves", [place(Path(run) / "curves.png")])
         commands = list(event.get("next") or ())
         if event.get("status") == "interrupted" and not commands:
             commands = [f"dlcli resume {self._started.get('name') or Path(run or 'latest').name}"]

@@ -92,7 +92,7 @@ class Follower:
         """One line for the start of a run."""
         if self.mode == "online":
             return "W&B: online"
-        return f"W&B: offline in {self.run.wandb}; upload with: dlcli sync {self.run.name}"
+        return f"W&B: offline in the run folder; upload with: dlcli sync {self.run.name}"
 
     def finish(self, timeout_s: float = 10.0) -> str:
         """Wait at most `timeout_s` for the last rows to arrive, and say in one line what became of them."""

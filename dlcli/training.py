@@ -122,7 +122,7 @@ class Training:
         self.started = time.monotonic() - self.progress.seconds
         self.epoch_started = time.monotonic()
 
-    # ------------------------------------------------------------------------------------------------------------ building
+    # --------------------------------------------------------------------------------------------------------- building
 
     def _build_sources(self) -> None:
         device = self.runtime.device
@@ -187,7 +187,7 @@ class Training:
             "mode": self.mode,
         }
 
-    # ------------------------------------------------------------------------------------------------------------ the time
+    # --------------------------------------------------------------------------------------------------------- the time
 
     def planned_steps(self) -> int | None:
         """Steps of the whole run; None when only the clock decides."""
@@ -226,7 +226,7 @@ class Training:
         scores = [float("nan") if s is None else s for s in self.progress.scores]
         return should_stop(scores, patience=settings["patience"], min_delta=settings["min_delta"])
 
-    # --------------------------------------------------------------------------------------------------------- the training
+    # ----------------------------------------------------------------------------------------------------- the training
 
     def run(self) -> None:
         """Train to the end. Raises Interrupted, with the state saved, when a signal came."""
@@ -338,7 +338,7 @@ class Training:
     def lr(self) -> float:
         return float(next(iter(self.optimizers.values())).param_groups[0]["lr"])
 
-    # ------------------------------------------------------------------------------------------------------- the evaluation
+    # --------------------------------------------------------------------------------------------------- the evaluation
 
     def evaluate(self, source: Iterable[Any]) -> dict[str, float]:
         """Scores on held-out data; leaves random numbers and task as they were. Raises Interrupted on a signal."""
@@ -392,7 +392,7 @@ class Training:
         best = best_index(scores)
         return None if best is None else self.progress.evaluations[best]
 
-    # ------------------------------------------------------------------------------------------------------------- the state
+    # -------------------------------------------------------------------------------------------------------- the state
 
     def try_save(self, *, is_best: bool = False) -> None:
         """Save; a full disk is a warning until it has been one several times, or this is the end."""

@@ -109,9 +109,8 @@ def test_hydra_stands_in_one_place_and_wandb_in_another() -> None:
 def test_only_build_and_what_is_above_it_builds_objects() -> None:
     """What imports `build`, and what imports `session`: commands -> session -> training -> build -> the families."""
     importers = {target: {module_of(p) for p in FILES if target in own_imports(p)} for target in ("build", "session")}
-    assert importers["build"] <= {"training", "session", "trained", "commands.evaluate", "commands.predict"}, importers[
-        "build"
-    ]
+    above = {"training", "session", "trained", "commands.evaluate", "commands.predict"}
+    assert importers["build"] <= above, importers["build"]
     assert all(name.startswith("commands.") for name in importers["session"]), importers["session"]
 
 

@@ -118,6 +118,24 @@ def test_killed_at_every_system_call_of_a_save(
         assert list((run / "checkpoints").glob(".*")) == [], call
 
 
+def test_killed_between_the_last_save_and_its_links(forge: Forge, tmp_path: Path) -> None:
+    """Nothing is left to be trained or saved then, and still `last` and `best` end where they belong."""
+    words = tuple(word for word in WORDS if "epochs" not in word)
+    child = forge.run("train", *words, "trainer.epochs=2", cwd=tmp_path)
+    assert child.code == 0, child.stderr
+    run = run_of(tmp_path)
+    wanted = outcome(run)
+    assert wanted["last is"] == wanted["best is"] == "step-00000042"
+    for link in ("last", "best"):
+        checkpoint.point(run / "checkpoints", link, run / "checkpoints" / "step-00000021")
+    (run / "summary.json").unlink()
+    lines = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    saved = next(i for i, line in enumerate(lines) if '"checkpoint", "step": 42' in line)
+    (run / "events.jsonl").write_text("".join(lines[:saved]))
+    assert forge.run("resume", str(run), cwd=tmp_path).code == 0
+    assert differences(outcome(run), wanted) == []
+
+
 FAULTS = ["fsync:error=EIO", "write:error=ENOSPC", "rename:error=EIO", "mkdir:error=EDQUOT", "symlink:error=ENOSPC"]
 
 

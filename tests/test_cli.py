@@ -1,4 +1,4 @@
-"""The commands as a user types them: help that works when pasted, JSON for scripts, every name of a checkpoint, images."""
+"""The commands as users type them: help that works when pasted, JSON for scripts, names of checkpoints, images."""
 
 from __future__ import annotations
 
@@ -104,15 +104,25 @@ print(code, [m for m in {HEAVY} if m in sys.modules], file=sys.stderr)
 
 
 def test_completion_imports_nothing_heavy(trained: Path) -> None:
-    script = f"import sys; from dlcli.cli import main; main(); print([m for m in {HEAVY} if m in sys.modules])"
-    for line in ("dlcli train mod", "dlcli train model=re", "dlcli eval "):
-        env = environment(
-            _DLCLI_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(line.count(" ")), COMP_LINE=line
-        )
+    script = f"""
+import sys
+from dlcli.cli import main
+try:
+    main()
+except SystemExit as end:
+    print(end.code, [m for m in {HEAVY} if m in sys.modules], file=sys.stderr)
+"""
+    for line, found in (
+        ("dlcli train mn", "mnist"),
+        ("dlcli train model=re", "model=resnet"),
+        ("dlcli eval la", "latest"),
+    ):
+        asked = {"_DLCLI_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        command = [sys.executable, "-P", "-c", script]
         done = subprocess.run(
-            [sys.executable, "-P", "-c", script], cwd=trained, env=env, capture_output=True, text=True, check=False
+            command, cwd=trained, env=environment(**asked), capture_output=True, text=True, check=False
         )
-        assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+        assert found in done.stdout.split() and done.stderr.splitlines() == ["0 []"], done.stdout + done.stderr
 
 
 def test_an_unknown_command_names_the_nearest(tmp_path: Path) -> None:
@@ -133,9 +143,7 @@ def test_json_of_train_is_json_alone(tmp_path: Path) -> None:
     assert last["event"] == "run_finished" and last["status"] == "completed"
     assert {"val/accuracy", "test/accuracy"} <= last["metrics"].keys()
     assert Path(last["run"]).is_dir() and (Path(last["checkpoint"]) / "model.safetensors").is_file()
-    assert [json.loads(line) for line in (Path(last["run"]) / "events.jsonl").open()] == events, (
-        "the file says the same"
-    )
+    assert events_of((Path(last["run"]) / "events.jsonl").read_text()) == events, "the file says the same"
 
 
 def test_plain_output_is_greppable(tmp_path: Path) -> None:
@@ -210,7 +218,8 @@ def references(run: Path) -> list[str]:
     name = RunFolder(run).name
     step = (run / "checkpoints/best").resolve()
     return [
-        "checkpoint", "best", "latest", "last", name, run.name, name[:-2], f"{name}/last", f"{name}/best", f"{name}/{step.name}",
+        "checkpoint", "best", "latest", "last", name, run.name, name[:-2],
+        f"{name}/last", f"{name}/best", f"{name}/{step.name}",
         str(run), str(run / "checkpoints"), str(run / "checkpoints/best"), str(step), str(step / "model.safetensors"),
         os.path.relpath(step, run.parents[2]),
     ]  # fmt: skip
@@ -219,7 +228,10 @@ def references(run: Path) -> list[str]:
 def test_every_name_of_a_checkpoint(quick_run: Path, trained: Path) -> None:
     """In one process: each reference is found and scored; here the best checkpoint is also the last."""
     assert (quick_run / "checkpoints/best").resolve() == (quick_run / "checkpoints/last").resolve()
-    script = "import json, sys\nfrom dlcli.cli import run\nfor words in json.load(sys.stdin): print(run(words), file=sys.stderr)"
+    script = (
+        "import json, sys\nfrom dlcli.cli import run\n"
+        "for words in json.load(sys.stdin): print(run(words), file=sys.stderr)"
+    )
     commands = [["eval", reference, "--json"] for reference in references(quick_run)]
     done = subprocess.run(
         [sys.executable, "-P", "-c", script],
@@ -263,7 +275,8 @@ def image_folder(root: Path, seed: int) -> None:
 def test_eval_says_so_when_the_data_are_others(tmp_path: Path) -> None:
     image_folder(tmp_path / "mine", seed=0)
     words = (
-        "image_folder", *QUICK[1:], f"dataset.root={tmp_path / 'mine'}", "dataset.image_shape=[3,6,6]", "dataset.val_size=10",
+        "image_folder", *QUICK[1:], f"dataset.root={tmp_path / 'mine'}",
+        "dataset.image_shape=[3,6,6]", "dataset.val_size=10",
         "model=mlp", "model.hidden=[8]",
     )  # fmt: skip
     env = {"DLCLI_CACHE": str(tmp_path / "cache")}
@@ -344,7 +357,7 @@ def test_predict_takes_images_of_every_mode(trained: Path, tmp_path: Path) -> No
 
 def test_runs_ls_and_show(quick_run: Path, trained: Path) -> None:
     name = RunFolder(quick_run).name
-    rows = events_of(dlcli("runs", "ls", "--json", cwd=trained).stdout)
+    rows = json.loads(dlcli("runs", "ls", "--json", cwd=trained).stdout)
     assert [(row["name"], row["status"], row["experiment"]) for row in rows] == [(name, "completed", "digits")]
     assert name in dlcli("runs", "ls", cwd=trained).stdout
     report = json.loads(dlcli("runs", "show", name, "--json", cwd=trained).stdout)

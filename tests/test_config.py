@@ -176,7 +176,7 @@ def test_values_of_stored_configs_are_held_to_the_same_ranges() -> None:
 def test_a_resume_changes_only_what_it_may() -> None:
     tree = compose_command(["digits"]).tree
     assert change_stored(tree, ["trainer.epochs=40"], ["trainer.epochs"])["trainer"]["epochs"] == 40
-    assert tree["trainer"]["epochs"] == 30
+    assert tree["trainer"]["epochs"] == 60
     with pytest.raises(ConfigError) as caught:
         change_stored(tree, ["optimizer.lr=1", "trainer.epochs=no"], ["trainer.epochs"])
     assert len(caught.value.problems) == 2

@@ -281,7 +281,7 @@ def test_the_header_says_what_is_trained_before_anything_is_loaded(columns: int)
 
 def test_then_the_device_the_sizes_and_where_the_data_come_from() -> None:
     text = " ".join(ESCAPE.sub("", show([started(), prepared()], 160)).split())
-    assert "cpu Intel Xeon · fp32 · 25,450 parameters (1,290 trainable) · 1,257 train / 180 val / 360 test" in text
+    assert "cpu Intel Xeon · fp32 · 25,450 parameters, 1,290 trainable · 1,257 train / 180 val / 360 test" in text
     assert "resident: 0.1 MB fit in memory" in text
 
 

@@ -529,7 +529,9 @@ def test_ctrl_c_while_the_config_is_composed(tmp_path: Path, moment: int) -> Non
     time.sleep(random.Random(moment).random() * 0.1)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, "Traceback" in told) == (130, False), told
+    # One that passed through exec("...") makes CPython end by the signal itself, which is 130 to a shell as well.
+    assert process.returncode in (130, -signal.SIGINT), told
+    assert "Traceback" not in told
 
 
 def start_command(cwd: Path, *words: str) -> subprocess.Popen[str]:

@@ -56,7 +56,7 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
     import json
     import sys
 
-    from dlcli.display import print_table
+    from dlcli.display import place, print_table
     from dlcli.errors import printable
 
     if as_json:
@@ -78,7 +78,7 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
         pairs = (f"{printable(true)} taken for {printable(taken)} ({count})" for true, taken, count in report.hardest)
         print("hardest: " + " · ".join(pairs))
     for name, path in pictures.items():
-        print(f"{name}: {path}")
+        print(f"{name}: {place(path)}")
     if report.is_same_data is False:
         print(
             f"warning: the {report.split} data are not those of the training (fingerprint {report.fingerprint[:12]})",

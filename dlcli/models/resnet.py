@@ -1,4 +1,4 @@
-"""Residual networks (He, Zhang, Ren and Sun 2015), from torchvision, with a stem for small images besides ImageNet's."""
+"""Residual networks (He, Zhang, Ren and Sun 2015), from torchvision, with a stem for small images too."""
 
 from __future__ import annotations
 

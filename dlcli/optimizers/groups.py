@@ -33,7 +33,8 @@ def build_optimizer(
         (rest if group is None else grouped[group]).append((name, parameter))
     for group, members in grouped.items():
         if not members:
-            told = f"parameter_groups.{printable(group)}.match={printable(patterns[group].get('match'))} matches no parameter"
+            pattern = printable(patterns[group].get("match"))
+            told = f"parameter_groups.{printable(group)}.match={pattern} matches no parameter"
             raise ConfigError(told, hint=f"The first names are: {', '.join(n for n, _ in parameters[:4])}")
     settings = [{k: v for k, v in patterns[g].items() if k != "match"} for g in grouped]
     groups = [{"params": members, **own} for members, own in zip(grouped.values(), settings, strict=True)]

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the position, so that there is nothing to save and nothing to resume wrongly.
+"""Learning-rate schedules: pure functions of the position, so there is nothing to save and nothing to resume wrongly.
 
 Each takes a `Position` and its own settings and gives the share of `optimizer.lr` for the next step, in [0, 1].
 `warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) stand in front of any of them; what follows is
@@ -56,8 +56,8 @@ def step_decay(at: Position, *, warmup: int = 0, every: int = 10, gamma: float =
 def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float = 0.04, final: float = 4e-6) -> float:
     """Up from `start` to 1 and down to `final`, both along half a cosine (Smith and Topin 2018).
 
-    Equals torch's OneCycleLR with div_factor = 1 / start and final_div_factor = start / final when `steps` counts
-    one less; the momentum is left alone.
+    torch's OneCycleLR with div_factor = 1 / start and final_div_factor = start / final, over one step more; the
+    momentum is left alone.
     """
     if at.step < warmup:
         return warm(at, warmup)

@@ -54,7 +54,7 @@ class GAN(Task):
 
 
 def frechet_distance(a_ND: Tensor, b_ND: Tensor) -> float:
-    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), >= 0 (Dowson and Landau 1982; Heusel et al. 2017, eq. 6).
+    """|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), >= 0 (Dowson, Landau 1982; Heusel et al. 2017, eq. 6).
 
     The trace of the root is the sum of the roots of the eigenvalues of C_a^(1/2) C_b C_a^(1/2), which is symmetric.
     """

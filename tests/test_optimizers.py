@@ -1,0 +1,94 @@
+"""Schedules against torch's own, and parameter groups by pattern."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from dlcli.errors import ConfigError
+from dlcli.optimizers.groups import build_optimizer
+from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay
+from dlcli.regularization.stopping import best_index, should_stop
+
+STEPS, PER_EPOCH = 100, 10
+
+
+def at(step: int, **named: object) -> Position:
+    return Position(step, STEPS, PER_EPOCH, **named)  # type: ignore[arg-type]
+
+
+def torchs(make: object, steps: int) -> list[float]:
+    """Learning rates of a torch scheduler around an lr of 1."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it wants optimizer.step() before its own
+        scheduler = make(optimizer)  # type: ignore[operator]
+        rates = []
+        for _ in range(steps):
+            rates.append(optimizer.param_groups[0]["lr"])
+            scheduler.step()
+    return rates
+
+
+def test_cosine_is_torchs() -> None:
+    expected = torchs(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, STEPS, eta_min=0.1), STEPS)
+    assert [cosine(at(s), final=0.1) for s in range(STEPS)] == pytest.approx(expected)
+
+
+def test_step_decay_is_torchs() -> None:
+    expected = torchs(lambda o: torch.optim.lr_scheduler.StepLR(o, 30, gamma=0.1), STEPS)
+    assert [step_decay(at(s), every=3) for s in range(STEPS)] == pytest.approx(expected)
+
+
+def test_one_cycle_is_torchs() -> None:
+    make = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=STEPS + 1, pct_start=0.3, cycle_momentum=False)
+    make.keywords.update(div_factor=25, final_div_factor=1e4)
+    rise = (0.3 * (STEPS + 1) - 1) / STEPS  # torch's peak lies one step earlier
+    ours = [one_cycle(at(s), rise=rise) for s in range(STEPS)]
+    assert ours == pytest.approx(torchs(make, STEPS), abs=1e-6)
+
+
+def test_plateau_is_torchs_with_the_reference_figures() -> None:
+    scores = [0.1, 0.2, *[0.2] * 40, 0.3, *[0.1] * 30]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=10, factor=0.5, threshold=0, min_lr=1e-6)
+    for number, score in enumerate(scores, 1):
+        scheduler.step(score)
+        ours = 1e-3 * plateau(at(5, scores=scores[:number]), lr=1e-3, patience=10, factor=0.5, floor=1e-6)
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert 1e-3 * plateau(at(5, scores=[0.0] * 1000), lr=1e-3) == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize("schedule", [constant, cosine, step_decay, one_cycle, partial(plateau, lr=0.1)])
+def test_a_warm_up_stands_in_front_of_any(schedule: object) -> None:
+    shares = [schedule(at(s), warmup=10) for s in range(STEPS)]  # type: ignore[operator]
+    assert shares[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert all(0 <= share <= 1 for share in shares)
+
+
+def test_groups_by_pattern_first_match_wins() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    make = partial(torch.optim.SGD, lr=1.0, weight_decay=0.1)
+    patterns = {"biases": {"match": "*.bias", "weight_decay": 0.0}, "last": {"match": "1.*", "lr": 0.5}}
+    groups = build_optimizer(network, make, patterns).param_groups
+    assert [g["param_names"] for g in groups] == [["0.bias", "1.bias"], ["1.weight"], ["0.weight"]]
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(1.0, 0.0), (0.5, 0.1), (1.0, 0.1)]
+
+
+def test_a_pattern_that_matches_nothing_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="matches no parameter"):
+        build_optimizer(nn.Linear(1, 1), partial(torch.optim.SGD, lr=1.0), {"typo": {"match": "*.biass"}})
+
+
+def test_early_stopping_waits_and_never_takes_a_nan_for_the_best() -> None:
+    nan = float("nan")
+    assert best_index([nan, 0.1, nan, 0.3, 0.3]) == 3
+    assert best_index([nan]) is None
+    assert not should_stop([0.5, 0.4, 0.3], patience=3)
+    assert should_stop([0.5, 0.4, 0.3, nan], patience=3)
+    assert should_stop([0.5, 0.505, 0.506], patience=2, min_delta=0.1)
+    assert not should_stop([0.1] * 100, patience=None)
