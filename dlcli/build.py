@@ -21,7 +21,7 @@ from dlcli.confdir import search_path, targets
 from dlcli.datasets.examples import Examples, ImageData, split_validation
 from dlcli.datasets.residency import choose_residency, image_bytes
 from dlcli.datasets.source import EvalSource, TrainSource
-from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
+from dlcli.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, printable
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Schedule
 from dlcli.regularization.averaging import Average, NoAverage
@@ -169,6 +169,30 @@ def _first_line(error: BaseException) -> str:
 
 def build_data(builder: Builder, tree: Tree) -> ImageData:
     return builder.build(tree["dataset"]["reader"])
+
+
+def check_data(data: ImageData, tree: dict[str, Any]) -> None:
+    """Raise DataError where the data are not what the config says, before anything is trained on them."""
+    settings = tree["dataset"]
+    if len(data.classes) != settings["num_classes"]:
+        told = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
+        raise DataError(told, hint=f"dataset.num_classes={len(data.classes)}")
+    for name, split in (("train", data.train), ("test", data.test)):
+        if len(split) == 0:
+            raise DataError(
+                f"the {name} split of {settings['name']} is empty", hint="dlcli doctor  shows which data are found"
+            )
+        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(data.classes):
+            raise DataError(
+                f"the {name} split has the label {int(split.labels.max())}, outside its {len(data.classes)} classes"
+            )
+    found = tuple(data.train.images.shape[1:]) if data.train.images is not None else tuple(settings["image_shape"])
+    if found != tuple(settings["image_shape"]):
+        shape = "[" + ",".join(map(str, found)) + "]"
+        raise DataError(
+            f"the images are {shape}, dataset.image_shape={settings['image_shape']}",
+            hint=f"dataset.image_shape={shape}",
+        )
 
 
 def build_augmentation(builder: Builder, tree: Tree) -> Any:

@@ -13,7 +13,6 @@ each file, rename, fsync of the directory, then the link, by rename too. A kill 
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import hashlib
 import json
@@ -21,7 +20,6 @@ import os
 import re
 import shutil
 import stat
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -385,114 +383,3 @@ def _check_finite(folder: Path, weights: Mapping[str, Tensor]) -> None:
                 f"{printable(folder)}: the weights in {printable(name)} are not finite",
                 hint="The run had diverged; use an older checkpoint, or train again with a smaller optimizer.lr.",
             )
-
-
-# ------------------------------------------------------------------------------------------------------------ restoring
-
-
-def check_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Raise CheckpointError unless names, shapes and dtypes are those of the module (on the meta device, say)."""
-    wanted = module.state_dict()
-    wrong = [f"{printable(n)} is missing" for n in wanted if n not in weights]
-    wrong += [f"{printable(n)} is not of this model" for n in weights if n not in wanted]
-    for name in wanted.keys() & weights.keys():
-        have, want = weights[name], wanted[name]
-        if have.shape != want.shape or have.dtype != want.dtype:
-            wrong.append(f"{name} is {_shape(have)} and should be {_shape(want)}")
-    if wrong:
-        told = f"{printable(where)} is of another model: {'; '.join(sorted(wrong)[:5])}"
-        raise CheckpointError(told, hint="Was a file swapped? Each run's checkpoints fit its own config only.")
-
-
-def _shape(tensor: Tensor) -> str:
-    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def optimizer_tensors(phase: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as tensors by parameter name, and its groups as plain data."""
-    tensors = {}
-    groups = []
-    for group in optimizer.param_groups:
-        plain = {k: _plain(v) for k, v in group.items() if k != "params"}
-        groups.append(plain)
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{phase}/{name}/{key}"] = torch.as_tensor(value)
-    return tensors, groups
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value.item() if isinstance(value, Tensor) else value
-
-
-def restore_optimizer(
-    phase: str, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], groups: Any, where: Path
-) -> None:
-    """The reverse of `optimizer_tensors`, by name. Raises CheckpointError when the parameters are not the same ones."""
-    try:
-        names = [name for group in optimizer.param_groups for name in group["param_names"]]
-        if [name for group in groups for name in group["param_names"]] != names:
-            raise CheckpointError(
-                f"{printable(where)}: the optimizer's state is of other parameters than the {phase}'s"
-            )
-        prefix = f"optimizer/{phase}/"
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        stored: dict[int, dict[str, Tensor]] = {}
-        for full_name, tensor in state.items():
-            if full_name.startswith(prefix):
-                name, _, key = full_name.removeprefix(prefix).rpartition("/")
-                index = names.index(name)
-                stored.setdefault(index, {})[key] = tensor
-        _check_optimizer_state(optimizer, stored, parameters)
-        numbered, at = [], 0
-        for group, saved in zip(optimizer.param_groups, groups, strict=True):
-            size = len(group["params"])
-            _check_group(group, saved)
-            restored = {k: tuple(v) if isinstance(group.get(k), tuple) else v for k, v in saved.items()}
-            numbered.append({**restored, "params": list(range(at, at + size))})
-            at += size
-        optimizer.load_state_dict({"state": stored, "param_groups": numbered})
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{printable(where)}: the optimizer's state cannot be restored: {printable(error)}"
-        ) from error
-
-
-def _check_optimizer_state(
-    optimizer: torch.optim.Optimizer, stored: Mapping[int, Mapping[str, Tensor]], parameters: list[torch.nn.Parameter]
-) -> None:
-    """Raise ValueError unless each parameter's state has the names, shapes and dtypes the optimizer would give it."""
-    probe = torch.nn.Parameter(torch.zeros(2, 3, dtype=parameters[0].dtype, device=parameters[0].device))
-    probe.grad = torch.zeros_like(probe)
-    trial = copy.copy(optimizer)
-    trial.state, trial.param_groups = defaultdict(dict), [{**optimizer.param_groups[0], "params": [probe]}]
-    trial.step()
-    wanted = {key: torch.as_tensor(value) for key, value in trial.state[probe].items()}
-    for index, tensors in stored.items():
-        if tensors.keys() != wanted.keys():
-            raise ValueError(f"it holds {', '.join(sorted(tensors))}, not {', '.join(sorted(wanted))}")
-        for key, tensor in tensors.items():
-            shapes = {(): torch.Size(), (2, 3): parameters[index].shape}
-            shape = shapes.get(tuple(wanted[key].shape), tensor.shape)
-            if tensor.shape != shape or tensor.dtype != wanted[key].dtype:
-                raise ValueError(f"{key} is {_shape(tensor)} beside a parameter of {_shape(parameters[index])}")
-
-
-def _check_group(group: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Raise ValueError unless a stored parameter group has settings of the kinds that the optimizer's own has."""
-    for key in ("lr", "initial_lr"):
-        if not _is_alike(saved[key], 1.0):
-            raise ValueError(f"{key} is {printable(saved[key])}")
-    for key in group.keys() & saved.keys() - {"params", "param_names"}:
-        if not _is_alike(saved[key], group[key]):
-            raise ValueError(f"{key} is {printable(saved[key])} and should be like {printable(group[key])}")
-
-
-def _is_alike(saved: Any, own: Any) -> bool:
-    if saved is None or own is None:  # foreach, fused: left open, or true or false
-        return saved is own or isinstance(own if saved is None else saved, bool)
-    if isinstance(own, tuple | list):
-        return isinstance(saved, list) and len(saved) == len(own) and all(map(_is_alike, saved, own))
-    if isinstance(own, bool | str):
-        return type(saved) is type(own)
-    return isinstance(saved, int | float) and not isinstance(saved, bool)

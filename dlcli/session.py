@@ -140,7 +140,7 @@ class Session:
 
     def _build(self, checkpoint: Checkpoint | None) -> Training:
         from dlcli.build import Builder, missing_package  # torch is imported here
-        from dlcli.training import Training, fingerprints
+        from dlcli.training import Training
 
         facts = {"run": self.run.name, "experiment": self.record["experiment"]}
         teacher = None if checkpoint else self._teacher()
@@ -162,7 +162,7 @@ class Session:
                 here = training.environment.get(what)
                 if here != before:
                     self.recorder.warn(f"the resume will not be bit-exact: {what} was {before}, here it is {here}")
-        self.record |= {"device": training.environment, "data": fingerprints(training.data)}
+        self.record |= {"device": training.environment, "data": training.data.fingerprints()}
         self.run.write_record(self.record)
         return training
 

@@ -85,7 +85,8 @@ class RichDisplay:
     def _on_run_started(self, event: dict[str, Any]) -> None:
         self._started = event
         version = (event.get("versions") or {}).get("dlcli", __version__)
-        title = flow([f"dlcli {version}", str(event.get("experiment")), place(event.get("run"))], self._width, indent="")
+        words = [f"dlcli {version}", str(event.get("experiment")), place(event.get("run"))]
+        title = flow(words, self._width, indent="")
         self._print(Text(clean(title[0]), STRONG), *title[1:])
         self._print(*flow(summary_of(event.get("config") or {}, choice), self._width))
         if event.get("overrides"):

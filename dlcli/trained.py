@@ -24,10 +24,10 @@ from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, ConfigError, printable
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
+from dlcli.state import check_weights
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
 from dlcli.tasks.task import Task
-from dlcli.training import check_data
 
 EVAL_KEYS = (
     "dataset.root",
@@ -70,7 +70,7 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
     with stored_faults(stored.folder):
         check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
-    checkpoint.check_weights(meta, stored.weights, stored.folder)
+    check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"])
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):
         seed_everything(tree["seed"])
@@ -161,7 +161,7 @@ def score(trained: Trained, data: ImageData, split: str) -> Report:
 
 def _split(trained: Trained, data: ImageData, split: str) -> tuple[Examples, Tensor, str]:
     """Examples and rows of a split, and the name of the fingerprint that they have in the checkpoint."""
-    check_data(data, trained.tree)
+    build.check_data(data, trained.tree)
     if split == "test":
         return data.test, torch.arange(len(data.test)), "test"
     train, val_examples, val = build.split_training(trained.tree, data)

@@ -6,23 +6,20 @@ looking at signals between steps, while the loop stands still at a clean step.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 import dlcli
 from dlcli import build, checkpoint, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
-from dlcli.datasets.examples import ImageData
 from dlcli.errors import CheckpointError, DataError, EnvironmentFault, printable
 from dlcli.optimizers.schedules import Position
 from dlcli.record import Recorder, finite
@@ -30,9 +27,7 @@ from dlcli.redaction import redact
 from dlcli.regularization.stopping import best_index, should_stop
 from dlcli.runs import RunFolder
 from dlcli.runtime import (
-    Runtime,
     memory_faults,
-    random_tensors,
     restore_random,
     seed_everything,
     start_runtime,
@@ -40,6 +35,15 @@ from dlcli.runtime import (
 )
 from dlcli.schema import seconds
 from dlcli.signals import Signals
+from dlcli.state import (
+    Progress,
+    check_same_data,
+    check_weights,
+    gather,
+    restore_optimizer,
+    restore_weights,
+    stored_progress,
+)
 from dlcli.tasks.task import Answers
 
 MOST_PENDING_ANSWERS = 4_000_000  # logits, 16 MB
@@ -47,33 +51,19 @@ MOST_PENDING = 100  # steps whose values wait on the device to be added up
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
 
 
-@dataclass
-class Progress:
-    """Where a training is, all of it saved with a checkpoint.
-
-    step: updates done; evaluated: step of the last evaluation; scores: monitored scores, larger is better, None for
-    NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by examples;
-    seconds: of training so far, stops left out.
-    """
-
-    step: int = 0
-    evaluated: int = 0
-    scores: list[float | None] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
-    examples: int = 0
-    seconds: float = 0.0
-
-
 class Training:
-    """The live objects of a run. `saved` and `derived` name every attribute: what a checkpoint keeps, and what is built again."""
+    """The live objects of a run.
+
+    `saved` and `derived` name every attribute: what a checkpoint keeps, and what is built again from the rest.
+    """
 
     saved = ("task", "optimizers", "averages", "scaler", "progress")
     derived = (
-        "pending",  # folded into progress.sums before every save
-        "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "data", "train_source", "val_source",
-        "test_source", "schedule", "penalties", "guard", "most_pending", "last_done", "monitor", "mode", "min_delta", "planned", "source_reason", "teacher", "environment",
-        "started", "epoch_started", "evaluation_seconds", "failed_saves", "best_folder", "last_folder", "last_saved",
+        "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "environment", "teacher",
+        "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
+        "monitor", "mode", "min_delta", "planned", "started", "epoch_started", "evaluation_seconds",
+        "pending", "most_pending", "last_done",  # folded into progress.sums before every save
+        "failed_saves", "best_folder", "last_folder", "last_saved",
     )  # fmt: skip
 
     def __init__(
@@ -101,7 +91,7 @@ class Training:
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
         build.check_shapes(meta, tree)
         if resume_from:
-            checkpoint.check_weights(meta, resume_from.weights, resume_from.folder)
+            check_weights(meta, resume_from.weights, resume_from.folder)
         signals.raise_if_received()
         with memory_faults(self.memory_remedy):
             self._build_sources()
@@ -127,7 +117,7 @@ class Training:
     def _build_sources(self) -> None:
         device = self.runtime.device
         self.data = build.build_data(self.builder, self.tree)
-        check_data(self.data, self.tree)
+        build.check_data(self.data, self.tree)
         train, val_examples, val = build.split_training(self.tree, self.data)
         self.train_source, self.source_reason = build.build_train_source(
             self.builder, self.tree, self.data.train, train, device
@@ -157,15 +147,14 @@ class Training:
         batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate"]
         if batch == 1:
             return "The batch is one example already: a smaller model, or runtime.precision=bf16."
-        smaller = next(b for b in range(batch // 2, 0, -1) if batch * accumulate % b == 0)
-        return (
-            f"dataset.batch_size={smaller} trainer.accumulate={batch * accumulate // smaller} keeps the effective batch of "
-            f"{batch * accumulate}."
-        )
+        effective = batch * accumulate
+        smaller = next(b for b in range(batch // 2, 0, -1) if effective % b == 0)
+        words = f"dataset.batch_size={smaller} trainer.accumulate={effective // smaller}"
+        return f"{words} keeps the effective batch of {effective}."
 
     def describe(self) -> dict[str, Any]:
         """The facts of the `run_prepared` event."""
-        parameters = [p for p in self.task.parameters()]
+        parameters = list(self.task.parameters())
         steps = self.planned
         return {
             "device": str(self.runtime.device),
@@ -426,19 +415,7 @@ class Training:
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Weights to use, the rest of the tensors, and the plain rest."""
-        state = {
-            f"raw/{phase}/{name}": p.detach().clone()
-            for phase, a in self.averages.items()
-            for name, p in a.live.items()
-        }
-        weights = {name: tensor.detach().clone() for name, tensor in self.task.state_dict().items()}
-        for phase, average in self.averages.items():
-            weights |= {f"{phase}.{name}": tensor for name, tensor in average.shadow.items()}
-        groups = {}
-        for phase, optimizer in self.optimizers.items():
-            tensors, groups[phase] = checkpoint.optimizer_tensors(phase, optimizer)
-            state |= tensors
-        state |= random_tensors(self.runtime.device)
+        weights, state, groups = gather(self.task, self.averages, self.optimizers, self.runtime.device)
         self.fold()
         plain = {
             "progress": asdict(self.progress),
@@ -455,7 +432,7 @@ class Training:
             "teacher": self.teacher,
             "classes": list(self.data.classes),
             "majority": int(torch.bincount(self.data.train.labels).argmax()),
-            "data": fingerprints(self.data),
+            "data": self.data.fingerprints(),
             "scores": {f"val/{k}": v for k, v in evaluated["scores"].items()} if evaluated else {},
             "environment": self.environment,
             "state": plain,
@@ -467,19 +444,10 @@ class Training:
         try:
             plain = saved.manifest.state
             self.progress = stored_progress(plain["progress"], saved.manifest.step)
-            with torch.no_grad():
-                self.task.load_state_dict(saved.weights)
-                for phase, average in self.averages.items():
-                    average.num_updates = int(plain["averages"][phase])
-                    for name, live in average.live.items():
-                        raw = saved.state[f"raw/{phase}/{name}"]
-                        average.shadow[name].copy_(live)
-                        if raw.shape != live.shape or raw.dtype != live.dtype:
-                            raise ValueError(f"{phase}/{name} before averaging has another shape or dtype")
-                        live.copy_(raw)
+            restore_weights(self.task, self.averages, saved)
             for phase, optimizer in self.optimizers.items():
                 groups = plain["optimizers"][phase]
-                checkpoint.restore_optimizer(phase, optimizer, saved.state, groups, saved.folder)
+                restore_optimizer(phase, optimizer, saved.state, groups, saved.folder)
             if plain["scaler"]:
                 self.scaler.load_state_dict(plain["scaler"])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -493,57 +461,3 @@ class Training:
             checkpoint.point(self.run_folder.checkpoints, "best", saved.folder)  # a kill may have come before the link
         self.best_folder = best.resolve() if best.is_dir() else None
         restore_random(saved.state, self.runtime.device)
-
-
-def stored_progress(plain: Any, step: int) -> Progress:
-    """A Progress from a checkpoint of `step`, held to its types. Raises ValueError when it is none."""
-    progress = TypeAdapter(Progress).validate_json(json.dumps(plain), strict=True)
-    numbers = [e.get(key) for e in progress.evaluations for key in ("step", "epoch")]
-    scores = [e.get("scores") for e in progress.evaluations]
-    if progress.step != step or not all(type(n) is int for n in numbers):
-        raise ValueError("its progress is not that of its step")
-    if len(scores) != len(progress.scores) or not all(isinstance(s, dict) for s in scores):
-        raise ValueError("its scores are not those of its evaluations")
-    if not 0 <= progress.evaluated <= step or progress.examples < 0 or (progress.sums and not progress.examples):
-        raise ValueError("its sums are not those of its step")
-    return progress
-
-
-def fingerprints(data: ImageData) -> dict[str, str]:
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: split.fingerprint for name, split in splits.items() if split is not None}
-
-
-def check_same_data(saved: Checkpoint, data: ImageData) -> None:
-    """A training goes on with the data it began with, or not at all."""
-    here = fingerprints(data)
-    if saved.manifest.data.get("train") != here["train"]:
-        raise DataError(
-            f"the training data are not those the run was trained on (fingerprint {here['train'][:12]}, "
-            f"it was {str(saved.manifest.data.get('train'))[:12]})",
-            hint="Name the folder that holds them: dlcli resume RUN dataset.root=PATH",
-        )
-
-
-def check_data(data: ImageData, tree: dict[str, Any]) -> None:
-    """Raise DataError where the data are not what the config says, before anything is trained on them."""
-    settings = tree["dataset"]
-    if len(data.classes) != settings["num_classes"]:
-        told = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
-        raise DataError(told, hint=f"dataset.num_classes={len(data.classes)}")
-    for name, split in (("train", data.train), ("test", data.test)):
-        if len(split) == 0:
-            raise DataError(
-                f"the {name} split of {settings['name']} is empty", hint="dlcli doctor  shows which data are found"
-            )
-        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(data.classes):
-            raise DataError(
-                f"the {name} split has the label {int(split.labels.max())}, outside its {len(data.classes)} classes"
-            )
-    found = tuple(data.train.images.shape[1:]) if data.train.images is not None else tuple(settings["image_shape"])
-    if found != tuple(settings["image_shape"]):
-        shape = "[" + ",".join(map(str, found)) + "]"
-        raise DataError(
-            f"the images are {shape}, dataset.image_shape={settings['image_shape']}",
-            hint=f"dataset.image_shape={shape}",
-        )

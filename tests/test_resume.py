@@ -634,7 +634,7 @@ def test_every_attribute_of_a_training_is_saved_or_derived(training: Any) -> Non
 
 def test_every_field_of_progress_is_saved_and_restored(training: Any, tmp_path: Path) -> None:
     from dlcli.checkpoint import read
-    from dlcli.training import Progress
+    from dlcli.state import Progress
 
     saved = read(training.run_folder.checkpoints / "last")
     assert set(saved.manifest.state["progress"]) == {field.name for field in fields(Progress)}

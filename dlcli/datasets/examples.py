@@ -45,6 +45,11 @@ class ImageData:
     test: Examples
     val: Examples | None = None
 
+    def fingerprints(self) -> dict[str, str]:
+        """Of each split that there is."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split.fingerprint for name, split in splits.items() if split is not None}
+
 
 class Batch(NamedTuple):
     images: Tensor  # (B, C, H, W) float32 normalised, on the device
