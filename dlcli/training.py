@@ -44,10 +44,8 @@ from dlcli.state import (
     restore_weights,
     stored_progress,
 )
-from dlcli.tasks.task import Answers
+from dlcli.tally import Tally
 
-MOST_PENDING_ANSWERS = 4_000_000  # logits, 16 MB
-MOST_PENDING = 100  # steps whose values wait on the device to be added up
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
 
 
@@ -62,7 +60,7 @@ class Training:
         "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "environment", "teacher",
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
         "monitor", "mode", "min_delta", "planned", "started", "epoch_started", "evaluation_seconds",
-        "pending", "most_pending", "last_done",  # folded into progress.sums before every save
+        "tally",  # folded into progress.sums before every save
         "failed_saves", "best_folder", "last_folder", "last_saved",
     )  # fmt: skip
 
@@ -97,10 +95,8 @@ class Training:
             self._build_sources()
             self._build_task(teacher[1] if teacher and not resume_from else None)
         self.progress = Progress()
-        self.pending: list[loop.StepDone] = []
-        self.last_done: loop.StepDone | None = None
         answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
-        self.most_pending = max(1, min(MOST_PENDING, MOST_PENDING_ANSWERS // answers))
+        self.tally = Tally(answers)
         self.best_folder: Path | None = None
         self.last_folder: Path | None = None
         self.last_saved = -1
@@ -212,8 +208,7 @@ class Training:
 
     def has_stopped_early(self) -> bool:
         settings = self.tree["regularization"]["early_stopping"]
-        scores = [float("nan") if s is None else s for s in self.progress.scores]
-        return should_stop(scores, patience=settings["patience"], min_delta=settings["min_delta"])
+        return should_stop(self.progress.scores, patience=settings["patience"], min_delta=settings["min_delta"])
 
     # ----------------------------------------------------------------------------------------------------- the training
 
@@ -267,11 +262,12 @@ class Training:
         step = self.progress.step
         due = [interval - step % interval for interval in intervals if interval]
         due += [] if self.planned is None else [self.planned - step]
-        return min(*due, self.most_pending - len(self.pending))
+        return min(*due, self.tally.most_pending - len(self.tally.pending))
 
     def take_steps(self, steps: Iterator[loop.StepDone], count: int) -> None:
         """`count` steps, fewer when a signal comes; their values stay on the device. All that every step pays for."""
-        pending, signals, progress, loss = self.pending, self.signals, self.recorder.display.progress, self.shown_loss
+        tally, signals, progress = self.tally, self.signals, self.recorder.display.progress
+        pending, loss = tally.pending, tally.shown_loss
         try:
             for done in islice(steps, count):
                 pending.append(done)
@@ -280,45 +276,17 @@ class Training:
                     break
         finally:
             if pending:
-                self.last_done = pending[-1]
-                self.progress.step = self.last_done.step
-        if len(pending) >= self.most_pending:
-            self.fold()
-
-    def shown_loss(self) -> float:
-        """The loss that a progress bar shows; of several phases, their sum. Waits for the device."""
-        values = self.pending[-1].values
-        parts = ["loss"] if "loss" in values else [name for name in values if name.startswith("loss/")]
-        return sum(loop.mean(values[name]) for name in parts)
-
-    def fold(self) -> None:
-        """Add the pending values to the sums, one after another in Python's float64.
-
-        However the steps are grouped, the sums are the same to the last bit: counts are whole numbers, and means are
-        added in the order of their steps. Waits for the device, once for many steps.
-        """
-        pending, sums = self.pending, self.progress.sums
-        counts = [done.num_examples for done in pending]
-        self.progress.examples += sum(counts)
-        for name in pending[0].values if pending else ():
-            values: list[Any] = [done.values[name] for done in pending]
-            total = sums.get(name, 0.0)
-            if isinstance(values[0], Answers):
-                total += loop.join(values).is_right().sum().item()
-            else:
-                for mean, count in zip(torch.stack(values).tolist(), counts, strict=True):
-                    total += mean * count
-            sums[name] = total
-        self.pending.clear()
+                tally.last = pending[-1]
+                self.progress.step = tally.last.step
+        if len(pending) >= tally.most_pending:
+            tally.fold(self.progress)
 
     def record_values(self) -> None:
         """A point of the loss curve, from the last step."""
         self.guard.check()
-        done = self.last_done
-        assert done is not None
-        values = {f"train/{name}": loop.mean(value) for name, value in done.values.items()}
+        values = {f"train/{name}": value for name, value in self.tally.last_values().items()}
         values["lr"] = self.lr()
-        self.recorder.emit("values", step=done.step, epoch=self.epoch(), values=values)
+        self.recorder.emit("values", step=self.progress.step, epoch=self.epoch(), values=values)
 
     def epoch(self) -> int:
         """The epoch that the last step belongs to, from 1."""
@@ -354,7 +322,7 @@ class Training:
         score = scores[self.monitor] * (1 if self.mode == "max" else -1)
         progress.scores.append(finite(score))
         progress.evaluated = progress.step
-        self.fold()
+        self.tally.fold(self.progress)
         metrics = {f"train/{name}": total / progress.examples for name, total in progress.sums.items()}
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         is_best = self.is_best()
@@ -373,12 +341,10 @@ class Training:
 
     def is_best(self) -> bool:
         """Whether the last score is the best so far."""
-        scores = [float("nan") if s is None else s for s in self.progress.scores]
-        return best_index(scores) == len(scores) - 1
+        return best_index(self.progress.scores) == len(self.progress.scores) - 1
 
     def best_evaluation(self) -> dict[str, Any] | None:
-        scores = [float("nan") if s is None else s for s in self.progress.scores]
-        best = best_index(scores)
+        best = best_index(self.progress.scores)
         return None if best is None else self.progress.evaluations[best]
 
     # -------------------------------------------------------------------------------------------------------- the state
@@ -416,7 +382,7 @@ class Training:
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """Weights to use, the rest of the tensors, and the plain rest."""
         weights, state, groups = gather(self.task, self.averages, self.optimizers, self.runtime.device)
-        self.fold()
+        self.tally.fold(self.progress)
         plain = {
             "progress": asdict(self.progress),
             "optimizers": groups,

@@ -626,7 +626,7 @@ def test_an_absurd_setting_is_never_a_fault_of_dlclis_own(
     forge: Forge, finished: Path, tmp_path: Path, first: int, count: int
 ) -> None:
     """Any value at any place of the stored config: the answer is a score or an error, never a traceback or a hang."""
-    from dlcli.config import leaves
+    from dlcli.config.tree import leaves
 
     source = (finished / "checkpoints" / "last").resolve()
     config = json.loads((source / MANIFEST).read_text())["body"]["config"]

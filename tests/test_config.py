@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import dlcli
 
-from dlcli.config import change_stored, check_stored, compose_command
 from dlcli.confdir import GROUPS, options, packaged_conf
+from dlcli.config import change_stored, check_stored, compose_command
 from dlcli.errors import ConfigError
 from dlcli.schema import SETTINGS, seconds
 
@@ -35,7 +35,7 @@ def test_every_option_says_its_command_and_composes(group: str, name: str) -> No
 
 
 def test_every_setting_of_the_packaged_configs_is_in_the_table() -> None:
-    from dlcli.config import leaves
+    from dlcli.config.tree import leaves
 
     for experiment in options("experiment", [packaged_conf()]):
         words = [experiment, "task.teacher=x"] if "distill" in experiment else [experiment]
@@ -89,7 +89,7 @@ def test_the_three_mistakes_are_told_at_once_without_torch(tmp_path: Path) -> No
     ],
 )
 def test_the_nearest_right_word(word: str, better: str) -> None:
-    assert list(problems("digits", word).values())[0][1] == better
+    assert next(iter(problems("digits", word).values()))[1] == better
 
 
 def test_flags_of_other_programs_are_translated() -> None:

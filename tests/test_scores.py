@@ -9,7 +9,9 @@ from dlcli import scores
 
 
 def test_wilsons_interval_is_the_published_one() -> None:
-    assert scores.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)  # Newcombe 1998, table I: 15/148
+    assert scores.wilson_interval(15, 148) == pytest.approx(
+        (0.0624, 0.1605), abs=1e-4
+    )  # Newcombe 1998, table I: 15/148
     assert scores.wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)  # the same, 0/20
     low, high = scores.wilson_interval(20, 20)
     assert high == pytest.approx(1.0) and low == pytest.approx(1 - 0.1611, abs=1e-4)

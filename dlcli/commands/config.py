@@ -53,7 +53,7 @@ def why(
     """
     import json
 
-    from dlcli.config_why import explain
+    from dlcli.config.why import explain
     from dlcli.display import print_table
 
     answer: dict[str, Any] = explain(words, config_dir=config_dir)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def best_index(scores: Sequence[float], min_delta: float = 0.0) -> int | None:
-    """Position of the best score, larger is better; a NaN is never best, and better means by more than min_delta."""
+def best_index(scores: Sequence[float | None], min_delta: float = 0.0) -> int | None:
+    """Position of the best score, larger is better; None stands for NaN and is never best.
+
+    Better means by more than min_delta.
+    """
     best: int | None = None
+    highest = float("-inf")
     for i, score in enumerate(scores):
-        if score == score and (best is None or score > scores[best] + min_delta):
-            best = i
+        if score is not None and (best is None or score > highest + min_delta):
+            best, highest = i, score
     return best
 
 
-def should_stop(scores: Sequence[float], *, patience: int | None, min_delta: float = 0.0) -> bool:
+def should_stop(scores: Sequence[float | None], *, patience: int | None, min_delta: float = 0.0) -> bool:
     """Whether the last `patience` scores brought nothing better; patience None never stops."""
     if patience is None or not scores:
         return False

@@ -1,1 +1,1 @@
-"""Benchmarks: python -m tests.bench [NAME]; the figures go to RESULTS.md. No test depends on a clock; these print them."""
+"""Benchmarks: python -m tests.bench [NAME]; the figures go to RESULTS.md. No test depends on a clock."""

@@ -1,8 +1,8 @@
 """Run the benchmarks and append their tables to RESULTS.md.
 
-    python -m tests.bench                 all of them
-    python -m tests.bench overhead help   those named
-    python -m tests.bench mnist           needs DLCLI_DATA; minutes
+python -m tests.bench                 all of them
+python -m tests.bench overhead help   those named
+python -m tests.bench mnist           needs DLCLI_DATA; minutes
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import platform
 import sys
 from pathlib import Path
 
+import torch
+
+from dlcli.runtime import Runtime
 from tests.bench import accuracy, overhead, startup
 
 BENCHES = {"overhead": overhead.run, "help": startup.run, "digits": accuracy.digits, "mnist": accuracy.mnist}
@@ -22,8 +25,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 def machine() -> str:
     versions = " ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "typer", "rich"))
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "CPU")
-    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+    return f"{Runtime(torch.device('cpu'), 'fp32', 1).device_name()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
 def main(names: list[str]) -> None:

@@ -19,17 +19,24 @@ def finished(*words: str) -> dict[str, Any]:
     return events[-1] | {"device": prepared["device_name"] or prepared["device"], "threads": prepared["threads"]}
 
 
+def percent(run: dict[str, Any], split: str) -> str:
+    return f"{100 * run['metrics'][f'{split}/accuracy']:.2f} %"
+
+
 def table(experiment: str, seeds: range, *words: str) -> str:
     runs = [finished(experiment, f"seed={seed}", *words) for seed in seeds]
     rows = [
-        f"| {seed} | {100 * run['metrics']['test/accuracy']:.2f} % | {100 * run['metrics']['val/accuracy']:.2f} % | {run['best_epoch']} | {run['seconds']:.1f} |"
+        f"| {seed} | {percent(run, 'test')} | {percent(run, 'val')} | {run['best_epoch']} | {run['seconds']:.1f} |"
         for seed, run in zip(seeds, runs, strict=True)
     ]
     scores = [100 * run["metrics"]["test/accuracy"] for run in runs]
     spread = f", deviation {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
     command = " ".join(["dlcli train", experiment, "seed=N", *words])
-    head = f"`{command}`: mean {statistics.mean(scores):.2f} %{spread}; {runs[0]['device']}, {runs[0]['threads']} thread(s)"
-    return "\n".join([head, "", "| seed | test accuracy | validation | best epoch | seconds |", "|---|---|---|---|---|", *rows])
+    where = f"{runs[0]['device']}, {runs[0]['threads']} thread(s)"
+    head = f"`{command}`: mean {statistics.mean(scores):.2f} %{spread}; {where}"
+    return "\n".join(
+        [head, "", "| seed | test accuracy | validation | best epoch | seconds |", "|---|---|---|---|---|", *rows]
+    )
 
 
 def digits() -> str:

@@ -10,6 +10,7 @@ saving are timed apart, they belong to no step.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import pty
 import statistics
@@ -36,7 +37,8 @@ STEPS = 2_000
 ROUNDS = 10
 WORDS = (
     "mnist", "model=mlp", "model.hidden=[64]", "optimizer=sgd", "optimizer.lr=0.01", "regularization=none",
-    f"trainer.max_steps={STEPS}", "trainer.eval_every=1000000", "dataset.val_size=1000", "runtime.threads=1", "runtime.device=cpu",
+    f"trainer.max_steps={STEPS}", "trainer.eval_every=1000000", "dataset.val_size=1000", "runtime=cpu",
+    "runtime.threads=1",
 )  # fmt: skip
 
 
@@ -61,7 +63,9 @@ def dlcli_us(tree: dict[str, Any], outputs: Path) -> float:
     with open(slave, "w") as screen:
         display = RichDisplay(screen)
         recorder = Recorder(run.events, display)
-        recorder.emit("run_started", run=str(run.path), name=run.name, experiment="overhead", overrides=[], seed=0, config=tree)
+        recorder.emit(
+            "run_started", run=str(run.path), name=run.name, experiment="overhead", overrides=[], seed=0, config=tree
+        )
         follower = start_follower(run.path, project="bench", mode="offline", run_id=new_run_id())
         facts = {"run": run.name, "experiment": "overhead"}
         training = Timed(tree, run, recorder, Signals(), builder=Builder.for_search(), facts=facts)
@@ -113,8 +117,10 @@ def run() -> str:
         place = RunFolder.create(outputs, "overhead")
         place.checkpoints.mkdir()
         facts = {"run": "x", "experiment": "overhead"}
-        screen = RichDisplay(open(os.devnull, "w"))
-        first = Training(tree, place, Recorder(place.events, screen), Signals(), builder=Builder.for_search(), facts=facts)
+        screen = RichDisplay(io.StringIO())
+        first = Training(
+            tree, place, Recorder(place.events, screen), Signals(), builder=Builder.for_search(), facts=facts
+        )
         rows = []
         for number in range(ROUNDS + 1):
             strict_before, written_us = bare_us(first, as_written=False), bare_us(first, as_written=True)

@@ -14,7 +14,9 @@ ROUNDS = 15
 ONE_COMMAND = '''
 import typer
 
-def main(name: str = typer.Argument("world", help="Whom to greet."), loud: bool = typer.Option(False, help="Shout.")) -> None:
+def main(
+    name: str = typer.Argument("world", help="Whom to greet."), loud: bool = typer.Option(False, help="Shout.")
+) -> None:
     """Say hello."""
 
 typer.run(main)
@@ -40,5 +42,6 @@ def run() -> str:
     return (
         "| | CPU s | against it |\n|---|---|---|\n"
         f"| dlcli --help | {a:.3f} | |\n"
-        f"| one-command Typer app --help | {b:.3f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        f"| one-command Typer app --help | {b:.3f} | {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}) |"
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.confdir import options, packaged_conf, search_path
-from dlcli.config import Composed, compose_command, leaves, setting_of
+from dlcli.config import Composed, compose_command
+from dlcli.config.checks import setting_of
+from dlcli.config.tree import leaves
 from dlcli.errors import ConfigError, Problem, nearest
 
 

@@ -1,0 +1,86 @@
+"""The whole config: types and ranges wherever they were set, and what each choice means for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dlcli.config.tree import leaves, lookup
+from dlcli.config.words import Reading
+from dlcli.errors import nearest, printable
+from dlcli.run_names import RESERVED_NAMES
+from dlcli.schema import SETTINGS, Setting, setting_of_kind
+
+LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # the share of regularization that no object reads
+
+
+def check_settings(tree: Mapping[str, Any], reading: Reading) -> None:
+    """Type and range of every setting, wherever it was set; what was told of a word is not told again."""
+    told = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
+    for key, value in leaves(tree):
+        setting = SETTINGS.get(key)
+        if key in told or setting is None:
+            continue
+        if value == "???":
+            reading.wrong(key, f"must be given: {setting.meaning}", f"{key}=VALUE")
+        elif (said := setting.check(value)) is not None:
+            word = next((w.text for w in reading.values if w.key == key), None)
+            reading.wrong(word or f"{key}={printable(value)}", said)
+
+
+def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
+    """What each choice means for the others: scores, kinds of network, sizes of images, numbers of channels."""
+    told = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
+    for where, message, better in _clashes(tree):
+        if where.partition("=")[0] not in told:
+            reading.wrong(reading.word_for(where), message, better)
+
+
+def _clashes(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    task, model, data = tree["task"], tree["model"], tree["dataset"]
+    facts, model_facts = task.get("facts", {}), model.get("facts", {})
+    scores = [f"val/{name}" for name in facts.get("scores", {})]
+    monitor = tree["trainer"]["monitor"]
+    if monitor not in scores:
+        better = nearest(str(monitor), scores) or (scores[0] if scores else None)
+        yield (
+            f"trainer.monitor={monitor}",
+            f"the task has no such score ({', '.join(scores)})",
+            better and f"trainer.monitor={better}",
+        )
+    if model_facts.get("kind") != facts.get("models"):
+        yield ("model", f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}", None)
+    shape = data.get("image_shape")
+    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
+        smallest = model_facts.get("min_size", 1)
+        if min(shape[1:]) < smallest:
+            yield (
+                "model",
+                f"this model needs images of {smallest} x {smallest} pixels or more; "
+                f"{data.get('name')} has {shape[1]} x {shape[2]}",
+                "model=mlp",
+            )
+        for name in ("mean", "std"):
+            if isinstance(data.get(name), list) and len(data[name]) not in (1, shape[0]):
+                yield (f"dataset.{name}={data[name]}", f"has {len(data[name])} values for {shape[0]} channels", None)
+    if tree["name"] in RESERVED_NAMES:
+        yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
+    runtime = tree["runtime"]
+    if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
+        yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")
+    if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1:
+        yield (f"runtime.devices={runtime['devices']}", "one device is what works so far", "runtime.devices=1")
+
+
+def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Mapping[str, str]) -> Iterator[str]:
+    """Regularization that is switched on but that nothing reads, e.g. mixup with a task that has none."""
+    readers = " ".join(str(v) for group in ("model", "task", "optimizer") for _, v in leaves(raw[group]))
+    for key, value in tree["regularization"].items():
+        if key not in LOOP_READS and value and f"${{regularization.{key}}}" not in readers:
+            chosen = f"model={choices.get('model')} and task={choices.get('task')}"
+            yield f"regularization.{key}={value} has no effect with {chosen}"
+
+
+def setting_of(key: str, tree: Mapping[str, Any]) -> Setting:
+    """The table's entry for a key, or one judged by the value it has."""
+    return SETTINGS.get(key) or setting_of_kind(lookup(tree, key))

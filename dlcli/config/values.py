@@ -1,0 +1,134 @@
+"""Values from the command into the tree: each key is there and takes the value, or its mistake is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dlcli.confdir import options
+from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
+from dlcli.config.words import Reading, Word, spell_key
+from dlcli.errors import printable
+from dlcli.schema import SETTINGS, setting_of_kind
+
+
+def set_values(config: Any, reading: Reading) -> None:
+    """Put every value into the tree whose key is there; note the others, each with the nearest right key."""
+    from omegaconf import OmegaConf, open_dict
+
+    tree = plain_data(config, resolve=False)
+    keys = [key for key, _ in leaves(tree)]
+    for word in reading.values:
+        old = lookup(tree, word.key)
+        is_open = word.key.startswith(tuple(f"{node}." for node in OPEN_NODES)) and word.key.count(".") == 2
+        if word.prefix == "~":
+            reading.wrong(
+                word.text,
+                "a setting cannot be left out; set it to null",
+                f"{word.key}=null" if word.key in keys else None,
+            )
+        elif any(part in BUILD_KEYS for part in word.key.split(".")):
+            reading.wrong(
+                word.text, "what is built is decided by the option chosen, like model=mlp, not on the command line"
+            )
+        elif word.key not in keys and not is_open:
+            _unknown_key(word, tree, keys, old, reading)
+        elif (said := _wrong_value(word, old)) is not None:
+            current = _shown_default(word.key, tree)
+            reading.wrong(word.text, said, f"{word.key}={current}" if current is not None else None)
+        else:
+            with open_dict(config):
+                OmegaConf.update(config, word.key, word.value, merge=False)
+
+
+def _shown_default(key: str, tree: Mapping[str, Any]) -> str | None:
+    value = lookup(tree, key)
+    if value is None or value is ABSENT or isinstance(value, Mapping) or "${" in str(value):
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "").replace("'", "")
+
+
+def _wrong_value(word: Word, old: Any) -> str | None:
+    """What is wrong with a value, judged before the whole is resolved; interpolations are judged after."""
+    if isinstance(word.value, Mapping):
+        return "sets a whole group; set its keys one by one"
+    if isinstance(word.value, str) and "${" in word.value:
+        return None
+    setting = SETTINGS.get(word.key) or setting_of_kind(old)
+    return setting.check(word.value)
+
+
+def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any, reading: Reading) -> None:
+    value = _typed(word.text)
+    if isinstance(old, Mapping):
+        inside = ", ".join(f"{word.key}.{name}" for name in old if name not in BUILD_KEYS)
+        reading.wrong(word.text, f"is a group of settings: {inside}")
+        return
+    if others := _options_that_have(word.key, reading):
+        group = word.key.split(".", 1)[0]
+        chosen = reading.chosen[group].value if group in reading.chosen else "the one chosen here"
+        reading.wrong(word.text, f"is a setting of {group}={' and '.join(others)}, not of {chosen}", None)
+        return
+    better = spell_key(word.key, reading, keys)
+    same_leaf = better is not None and better.rsplit(".", 1)[-1] == word.key.rsplit(".", 1)[-1]
+    parent = word.key.rsplit(".", 1)[0] if "." in word.key else ""
+    misplaced = same_leaf and (not parent or lookup(tree, parent) is not ABSENT)
+    siblings = [k for k in keys if parent and k.startswith(parent + ".")]
+    told = "stands at another place" if misplaced else "there is no such setting"
+    reading.wrong(
+        word.text,
+        told if better or not siblings else f"{told} ({', '.join(siblings[:8])})",
+        f"{better}={value}" if better else None,
+    )
+
+
+def _typed(text: str) -> str:
+    return text.partition("=")[2]
+
+
+def _options_that_have(key: str, reading: Reading) -> list[str]:
+    """Other options of the key's group that do have this setting."""
+    import yaml
+
+    group, _, rest = key.partition(".")
+    found = []
+    for name, path in options(group, reading.search).items() if rest else ():
+        try:
+            body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, OSError, UnicodeDecodeError):
+            continue
+        if lookup(body, rest) is not ABSENT:
+            found.append(name)
+    return found
+
+
+def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """The tree with interpolations replaced; {} and a problem noted when that cannot be done."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    strings = [
+        (key, v)
+        for key, value in leaves(raw)
+        for v in (value if isinstance(value, list) else [value])
+        if isinstance(v, str)
+    ]
+    foreign = [(key, v) for key, v in strings if re.search(r"\$\{[^}]*[:\$]", v)]
+    for key, value in foreign:
+        where = reading.word_for(f"{key}={value}")
+        reading.wrong(where, "only ${other.setting} may stand in ${...}; let the shell fill in its variables")
+    if foreign:
+        return {}
+    try:
+        tree = plain_data(config, resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or "the config"
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reading.wrong(reading.word_for(str(key)), f"cannot be resolved: {printable(first, limit=120)}")
+        return {}
+    for key, value in strings:
+        if isinstance(lookup(tree, key), Mapping):
+            where = reading.word_for(f"{key}={value}")
+            reading.wrong(where, "refers to a whole group of settings; name one of them")
+    tree.pop("experiment", None)
+    return tree
