@@ -25,7 +25,8 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 
 def machine() -> str:
     versions = " ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "typer", "rich"))
-    return f"{Runtime(torch.device('cpu'), 'fp32', 1).device_name()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
+    model = Runtime(torch.device("cpu"), "fp32", 1).device_name()
+    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
 def main(names: list[str]) -> None:
