@@ -35,7 +35,7 @@ class Forge:
     """The parent of the children; a context."""
 
     def __enter__(self) -> Forge:
-        from conftest import REPOSITORY, environment
+        from program import REPOSITORY, environment
 
         self.server = subprocess.Popen(
             [sys.executable, "-P", __file__],

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from program import REPOSITORY
 
 from dlcli.confdir import packaged_conf, targets
 

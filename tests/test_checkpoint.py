@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import dlcli, environment
 from faults import Call, Child, Forge, differences, events, num_lines, outcome, run_of, traced
+from program import dlcli, environment
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 

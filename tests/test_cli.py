@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK, REPOSITORY, dlcli, environment, events_of
 from PIL import Image
+from program import QUICK, REPOSITORY, dlcli, environment, events_of
 
 from dlcli.checkpoint import read
 from dlcli.runs import RunFolder

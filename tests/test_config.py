@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import dlcli
+from program import dlcli
 
 from dlcli.confdir import GROUPS, options, packaged_conf
 from dlcli.config import change_stored, check_stored, compose_command
@@ -59,7 +59,7 @@ def test_the_three_mistakes_are_told_at_once_without_torch(tmp_path: Path) -> No
     import subprocess
     import sys
 
-    from conftest import environment
+    from program import environment
 
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK, dlcli, environment, events_of
+from program import QUICK, dlcli, environment, events_of
 
 from dlcli.checkpoint import newest_valid
 from dlcli.record import read_events

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import dlcli, environment
+from program import dlcli, environment
 
 from dlcli.errors import printable
 

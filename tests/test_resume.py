@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import dlcli, environment
 from faults import (
     PATIENCE_S,
     Child,
@@ -31,6 +30,7 @@ from faults import (
     outcome,
     run_of,
 )
+from program import dlcli, environment
 
 PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "trainer.log_every=1")
 # shuffled, augmented, with dropout, mixup, averaged weights and clipping, saved in the middle of epochs: 126 steps

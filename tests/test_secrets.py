@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, dlcli
+from program import QUICK, dlcli
 
 # One for each way in, so that a hit says where it came from; none of them occurs anywhere else.
 CANARIES = {

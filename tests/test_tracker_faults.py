@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, dlcli, environment
+from program import QUICK, dlcli, environment
 
 from dlcli.record import read_events
 from dlcli.runs import RunFolder, all_runs

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import dlcli
 from faults import Child, Forge, run_of
+from program import dlcli
 from test_checkpoint import FIRST, MANIFEST, STATE, WEIGHTS, forge_digests, refused
 
 TARGETS = (
