@@ -194,3 +194,24 @@ def test_answers_are_counted_as_argmax() -> None:
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert Answers(logits, torch.tensor([1, 1, 1])).is_right().tolist() == [True, False, True]
     assert loop.mean(loop.join([Answers(logits, torch.tensor([1, 1, 1]))] * 2)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_a_step_without_its_label_is_the_same_step(kind: type[torch.optim.Optimizer]) -> None:
+    whole, bare = network(), network()
+    for model, update in ((whole, None), (bare, loop.unlabelled_step)):
+        optimizer = kind(model.parameters(), lr=0.1)  # type: ignore[call-arg]
+        step = update(optimizer) if update else optimizer.step
+        for batch in batches([4, 4, 4]):
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch.images), batch.labels).backward()
+            step()
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), bare.parameters(), strict=True))
+
+
+def test_hooks_that_somebody_hung_on_an_optimizer_are_kept() -> None:
+    optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
+    called: list[int] = []
+    optimizer.register_step_post_hook(lambda *_: called.append(1))
+    loop.unlabelled_step(optimizer)()
+    assert called == [1]

@@ -19,7 +19,13 @@ import torch
 from dlcli.runtime import Runtime
 from tests.bench import accuracy, overhead, startup
 
-BENCHES = {"overhead": overhead.run, "help": startup.run, "digits": accuracy.digits, "mnist": accuracy.mnist}
+BENCHES = {
+    "overhead": overhead.run,
+    "help": startup.run,
+    "digits": accuracy.digits,
+    "mnist": accuracy.mnist,
+    "fashion_mnist": accuracy.fashion_mnist,
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

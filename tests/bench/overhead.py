@@ -58,7 +58,9 @@ def dlcli_us(tree: dict[str, Any], outputs: Path) -> float:
     run = RunFolder.create(outputs, "overhead")
     run.checkpoints.mkdir()
     master, slave = pty.openpty()
-    reader = subprocess.Popen(["cat"], stdin=master, stdout=subprocess.DEVNULL)  # the terminal is no part of dlcli
+    reader = subprocess.Popen(
+        ["cat"], stdin=master, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )  # the terminal is no part of dlcli
     os.close(master)
     with open(slave, "w") as screen:
         display = RichDisplay(screen)
