@@ -163,6 +163,12 @@ def check_shapes(task: Task, tree: Tree) -> None:
         ) from error
 
 
+def check_parameter_groups(task: Task, tree: Tree) -> None:
+    """Raise ConfigError for a pattern that matches no parameter of a meta task's networks."""
+    for phase in task.phases:
+        build_optimizer(getattr(task, phase), lambda groups: groups, tree["parameter_groups"])
+
+
 def _first_line(error: BaseException) -> str:
     return printable((str(error) or type(error).__name__).splitlines()[0])
 

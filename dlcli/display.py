@@ -158,14 +158,15 @@ def print_table(
     json_rows: Sequence[Mapping[str, Any]] | None = None,
     stream: TextIO | None = None,
 ) -> None:
-    """A table for people on a terminal; aligned lines under one header line elsewhere; with `json_rows`, those instead.
+    """A table for people on a terminal; aligned lines under one header line elsewhere; with `json_rows`, those
+    instead, one object per line.
 
     Cells are shown as they come (None as –); a column whose cells are all numbers is set to the right.
     """
     stream = stream or sys.stdout
     out = Output(stream)
     if json_rows is not None:
-        out.write(json.dumps(_without_nan(list(json_rows)), indent=2, default=str) + "\n")
+        out.write("".join(json.dumps(_without_nan(dict(row)), default=str) + "\n" for row in json_rows))
         return
     terminal = is_terminal(stream)
     empty = "–" if terminal else "-"

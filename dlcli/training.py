@@ -88,6 +88,7 @@ class Training:
         builder.check(tree)
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
         build.check_shapes(meta, tree)
+        build.check_parameter_groups(meta, tree)
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)
         signals.raise_if_received()

@@ -357,7 +357,7 @@ def test_predict_takes_images_of_every_mode(trained: Path, tmp_path: Path) -> No
 
 def test_runs_ls_and_show(quick_run: Path, trained: Path) -> None:
     name = RunFolder(quick_run).name
-    rows = json.loads(dlcli("runs", "ls", "--json", cwd=trained).stdout)
+    rows = events_of(dlcli("runs", "ls", "--json", cwd=trained).stdout)
     assert [(row["name"], row["status"], row["experiment"]) for row in rows] == [(name, "completed", "digits")]
     assert name in dlcli("runs", "ls", cwd=trained).stdout
     report = json.loads(dlcli("runs", "show", name, "--json", cwd=trained).stdout)

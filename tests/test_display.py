@@ -551,7 +551,7 @@ def test_an_empty_table_is_its_header() -> None:
 def test_a_table_as_json_is_the_rows() -> None:
     out = io.StringIO()
     print_table("runs", ["name"], [["x"]], json_rows=[{"name": "x", "score": math.nan}], stream=out)
-    assert json.loads(out.getvalue()) == [{"name": "x", "score": None}]
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == [{"name": "x", "score": None}]
 
 
 @pytest.mark.parametrize("columns", [40, 80])

@@ -22,7 +22,7 @@ def doctor(
     from dlcli.runs import outputs_folder
 
     findings = redact(examine(outputs_folder(outputs)))
-    print(json.dumps(findings, indent=2) if as_json else as_text(findings))
+    print(json.dumps(findings) if as_json else as_text(findings))
 
 
 def as_text(findings: dict[str, object]) -> str:

@@ -9,7 +9,7 @@ import typer
 app = typer.Typer(no_args_is_help=True, help="List the runs, or show one.")
 
 Outputs = Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
 @app.command("ls")
@@ -55,7 +55,7 @@ def show(
 
     report = describe_run(find_run(run, outputs_folder(outputs)))
     if as_json:
-        typer.echo(json.dumps(report, indent=2, default=str))
+        typer.echo(json.dumps(report, default=str))
     else:
         _print_report(report)
 
