@@ -100,9 +100,9 @@ def test_runs_ls_lists(folder: Path) -> None:
     finished_run(folder)
     listed = CliRunner().invoke(runs_app, ["ls"]).stdout
     assert "calm-otter" in listed and "completed" in listed and "val/accuracy 0.7" in listed
-    rows = json.loads(CliRunner().invoke(runs_app, ["ls", "--json"]).stdout)
+    rows = [json.loads(line) for line in CliRunner().invoke(runs_app, ["ls", "--json"]).stdout.splitlines()]
     assert [(row["name"], row["epochs"], row["metrics"]["train/loss"]) for row in rows] == [("calm-otter", 15, 0.1)]
-    assert json.loads(CliRunner().invoke(runs_app, ["ls", "mnist", "--json"]).stdout) == []
+    assert CliRunner().invoke(runs_app, ["ls", "mnist", "--json"]).stdout == ""
 
 
 def test_runs_show_tells_what_came_of_a_run(folder: Path) -> None:
