@@ -26,6 +26,7 @@ from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Schedule
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.regularization.penalties import L1, Penalty
+from dlcli.runtime import Runtime
 from dlcli.tasks.task import Task
 
 LARGEST_NETWORK = (
@@ -93,7 +94,7 @@ def _locate(dotted: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"_target_: {printable(dotted)} cannot be imported: {printable(error)}",
-            hint="Is its package installed, and the name spelt right?",
+            hint="Is its package installed, and its name right? For a file in this folder: PYTHONPATH=. dlcli ...",
         ) from error
 
 
@@ -135,9 +136,10 @@ def build_meta_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None
     try:
         with torch.device("meta"):
             task = build_task(builder, tree, teacher=teacher)
+        size = sum(p.numel() for p in task.parameters())
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise ConfigError(f"the model cannot be built: {_first_line(error)}", hint="dlcli config show") from error
-    if sum(p.numel() for p in task.parameters()) > LARGEST_NETWORK:
+    if size > LARGEST_NETWORK:
         raise ConfigError(f"the model has more than {LARGEST_NETWORK:,} parameters", hint="Make it smaller.")
     return task
 
@@ -211,7 +213,9 @@ def split_training(tree: Tree, data: ImageData) -> tuple[torch.Tensor, Examples,
     """Indices to train on; the examples to validate on, and their indices. By the run's seed; never the test split."""
     if data.val is not None:
         return torch.arange(len(data.train)), data.val, torch.arange(len(data.val))
-    train, val = split_validation(len(data.train), tree["dataset"]["val_size"], tree["seed"])
+    wanted = tree["dataset"]["val_size"]
+    val_size = wanted if isinstance(wanted, int) else max(1, round(wanted * len(data.train)))
+    train, val = split_validation(len(data.train), val_size, tree["seed"])
     return train, data.train, val
 
 
@@ -252,14 +256,17 @@ def build_eval_source(tree: Tree, examples: Examples, indices: torch.Tensor | No
     )
 
 
-def build_optimizers(
-    builder: Builder, tree: Tree, task: Task, device: torch.device
-) -> dict[str, torch.optim.Optimizer]:
+def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime) -> dict[str, torch.optim.Optimizer]:
     """One optimizer per phase, over the phase's network; fused where it can be: one kernel for all parameters, which on
-    a GPU can skip a bad update by itself.
+    a GPU can skip a bad update by itself. Not under fp16: a fused SGD whose first step is skipped goes on with a
+    momentum that was never set.
     """
     make = builder.build(tree["optimizer"])
-    if device.type in ("cpu", "cuda") and "fused" in inspect.signature(make.func).parameters:
+    if (
+        runtime.device.type in ("cpu", "cuda")
+        and runtime.precision != "fp16"
+        and "fused" in inspect.signature(make.func).parameters
+    ):
         make = partial(make, fused=True)
     patterns = tree["parameter_groups"]
     return {phase: build_optimizer(getattr(task, phase), make, patterns) for phase in task.phases}

@@ -63,7 +63,6 @@ class Manifest(BaseModel):
     classes: list[str]
     majority: int | None  # the commonest training label: the baseline beside every score
     data: dict[str, str]  # fingerprint per split
-    scores: dict[str, float | None]  # of the evaluation at this step
     environment: dict[str, Any]
     state: dict[str, Any]
 

@@ -40,7 +40,9 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except DlcliError as error:
         if debug:
-            raise
+            import traceback
+
+            traceback.print_exc()
         return tell(error, as_json="--json" in arguments)
     except BrokenPipeError:  # dlcli runs ls | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -49,7 +51,7 @@ def run(arguments: list[str]) -> int:
         return 130
     except Exception as error:
         return (
-            usage_error(error)
+            usage_error(error, as_json="--json" in arguments)
             if hasattr(error, "format_message")
             else _interruption(error) or fault(error, debug=debug)
         )
@@ -103,7 +105,7 @@ def tell(error: Any, *, as_json: bool) -> int:
     from dlcli.display import print_error
 
     print_error(error, stream=sys.stderr)
-    if as_json and error.code == 2:
+    if as_json and not error.is_on_record:
         import json
 
         problems = [
@@ -123,13 +125,16 @@ def tell(error: Any, *, as_json: bool) -> int:
     return int(error.code)
 
 
-def usage_error(error: Any) -> int:
+def usage_error(error: Any, *, as_json: bool) -> int:
     """Typer's own complaint about a command line."""
     from dlcli.errors import ConfigError
 
+    message = " ".join(error.format_message().split()).rstrip(".")
+    if not message:  # no command was named: its help has been shown
+        return 2
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context else "dlcli --help"
-    return tell(ConfigError(error.format_message().rstrip("."), hint=hint), as_json=False)
+    return tell(ConfigError(message, hint=hint), as_json=as_json)
 
 
 def _interruption(error: Exception) -> int | None:

@@ -23,6 +23,7 @@ class DlcliError(Exception):
     """message: what is wrong, with the value; hint: what would be right, or None."""
 
     code = 70
+    is_on_record = False  # whether a run's last event has told it already
 
     def __init__(self, message: str, *, hint: str | None = None):
         super().__init__(message)

@@ -20,6 +20,8 @@ from dlcli.errors import DivergedError
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.tasks.task import Answers, Task, Value, Values
 
+SMALLEST_SCALE = 2.0**-10  # of the gradient scaler, which begins at 2^16 and halves at each overflow
+
 
 class StepDone(NamedTuple):
     """step: updates done so far; values: of this step, as a task gives them; num_examples: in the step's batch."""
@@ -50,7 +52,7 @@ def train(
     a micro-batch counts by its examples.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
-    guard = guard or Guard(optimizers)
+    guard = guard or Guard(optimizers, scaler)
     is_scaled = scaler.is_enabled()
     phases = [Phase(name, task, optimizers[name], (averages or {}).get(name, NoAverage())) for name in task.phases]
     task.train()
@@ -119,24 +121,24 @@ class Guard:
 
     On a CPU the loss is read at once, which costs nothing. On a GPU a read would wait for the device at every step, so
     fused optimizers get a flag on the device that makes them skip the update, this one and all that follow, and
-    `check` reads it when values are read anyway. An optimizer that cannot skip is waited for.
+    `check` reads it when values are read anyway. An optimizer that cannot skip is waited for. With a gradient scaler,
+    which skips updates by infinite gradients itself, the unscaled loss is judged all the same, and a scale that has
+    fallen to nothing too.
     """
 
-    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], *, scales_loss: bool = False):
+    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], scaler: torch.amp.GradScaler | None = None):
         groups = [group for optimizer in optimizers.values() for group in optimizer.param_groups]
         device = groups[0]["params"][0].device
-        self.scales_loss = scales_loss  # the gradient scaler skips bad updates itself, and goes on with a smaller scale
-        self.reads = device.type == "cpu" or not all(group.get("fused") for group in groups)
-        self.bad_step = torch.zeros((), dtype=torch.float32, device=device)
+        self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        self.reads = device.type == "cpu" or not (self.scaler or all(group.get("fused") for group in groups))
+        self.bad_step = torch.zeros((), dtype=torch.float64, device=device)
         self.skip = torch.zeros((), dtype=torch.float32, device=device)
-        if not self.reads and not scales_loss:
+        if not self.reads and self.scaler is None:
             for optimizer in optimizers.values():
                 optimizer.grad_scale, optimizer.found_inf = None, self.skip  # type: ignore[attr-defined]
 
     def admit(self, loss: Tensor, step: int, lr_scale: float) -> None:
         """Raise DivergedError before the update where the loss can be read, otherwise note it on the device."""
-        if self.scales_loss:
-            return
         if self.reads:
             value = loss.item()  # waits for the device only where a GPU optimizer is not fused
             if not math.isfinite(value):
@@ -147,9 +149,14 @@ class Guard:
         self.skip.copy_(torch.maximum(self.skip, is_bad))
 
     def check(self) -> None:
-        """Raise DivergedError when an update was skipped. Waits for the device: call it where values are read."""
-        if not self.reads and not self.scales_loss and self.skip.item():
+        """Raise DivergedError when a loss was not finite. Waits for the device: call it where values are read."""
+        if not self.reads and self.skip.item():
             raise diverged(int(self.bad_step.item()), math.nan, None)
+        if self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise DivergedError(
+                f"the gradients overflow fp16 at every step: the loss scale has fallen to {self.scaler.get_scale():g}",
+                hint="runtime.precision=bf16 or fp32 has room for them; a smaller optimizer.lr may help too.",
+            )
 
 
 def diverged(step: int, value: float, lr_scale: float | None) -> DivergedError:

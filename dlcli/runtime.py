@@ -60,10 +60,6 @@ class Runtime:
             "precision": self.precision,
         }
 
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def peak_memory_mb(self) -> float:
         """Of the device where it has memory of its own, otherwise of this process."""
         if self.device.type == "cuda":
@@ -99,8 +95,6 @@ def choose_device(setting: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         told = f"runtime.device={setting}: there is no such GPU here; there is {here}"
         raise EnvironmentFault(told, hint="runtime.device=cpu, or runtime=auto for whatever there is")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise EnvironmentFault(f"runtime.device=mps: there is none here; there is {here}", hint="runtime.device=cpu")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
@@ -192,3 +186,15 @@ def _brief(error: BaseException) -> str:
         number, unit = asked.groups()
         return f"{int(number):,} bytes more were needed" if unit == "bytes" else f"{number} {unit} more were needed"
     return text.rsplit("] ", 1)[-1].split(". ")[0]
+
+
+@contextmanager
+def compile_faults() -> Iterator[None]:
+    """A network that cannot be compiled here is no bug of ours: often there is no C++ compiler."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        told = f"the network cannot be compiled: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise EnvironmentFault(told, hint="runtime.compile=false, or install a C++ compiler.") from error

@@ -80,7 +80,7 @@ def switch(meaning: str) -> Setting:
 def several(item: Setting, fewest: int, most: int, meaning: str, *, optional: bool = False) -> Setting:
     annotation: Any = Annotated[list[item.annotation], Field(min_length=fewest, max_length=most)]  # type: ignore[name-defined]
     count = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    return _setting(annotation, f"a list of {count} values, each {item.expects}, like [a,b]", meaning, optional)
+    return _setting(annotation, f"a list of {count} values, each {item.expects}, like [1,2]", meaning, optional)
 
 
 def _setting(annotation: Any, expects: str, meaning: str, optional: bool) -> Setting:
@@ -131,7 +131,11 @@ SETTINGS: dict[str, Setting] = {
     "dataset.download": switch("Look on the network when no folder has the data."),
     "dataset.batch_size": whole(1, 1_000_000, "Examples of one micro-batch; with accumulate=1, of one step."),
     "dataset.eval_batch_size": whole(1, 1_000_000, "Examples of one batch of evaluation."),
-    "dataset.val_size": whole(1, 10**9, "Examples split off the training data, by seed, for validation."),
+    "dataset.val_size": Setting(
+        Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)],
+        "a whole number, 1 or more, or a share between 0 and 1",
+        "Examples split off the training data, by seed, for validation: a number of them, or a share.",
+    ),
     "dataset.workers": whole(0, 256, "Processes that read the data; 0: the data live on the device if they fit."),
     "dataset.resident": Setting(_AUTO_OR_SWITCH, "auto, true or false", "Keep the whole set on the device."),
     "dataset.num_classes": whole(2, 1_000_000, "Number of labels; null: counted in the folder.", optional=True),
@@ -202,9 +206,7 @@ SETTINGS: dict[str, Setting] = {
     "augmentation.shift": real(0, 1_000, "Largest shift, pixels, either way.", optional=True),
     "augmentation.jitter": real(0, 1, "Strength of brightness, contrast and saturation changes.", optional=True),
     "augmentation.erase": real(0, 1, "Probability that a rectangle is erased.", optional=True),
-    "runtime.device": text(
-        r"^(auto|cpu|mps|cuda(:\d{1,3})?)$", "auto, cpu, cuda, cuda:0 or mps", "Where the tensors live."
-    ),
+    "runtime.device": text(r"^(auto|cpu|cuda(:\d{1,3})?)$", "auto, cpu, cuda or cuda:0", "Where the tensors live."),
     "runtime.precision": word(("auto", "fp32", "bf16", "fp16"), "Arithmetic of the forward and backward pass."),
     "runtime.devices": whole(1, 65_536, "Devices used at once."),
     "runtime.threads": whole(1, 4_096, "CPU threads; null: torch's choice.", optional=True),
@@ -233,7 +235,7 @@ def setting_of_kind(example: object) -> Setting:
     if isinstance(example, str):
         return text(_PATH, "a word", "")
     if isinstance(example, list):
-        return Setting(list, "a list, like [a,b]", "")
+        return Setting(list, "a list, like [1,2]", "")
     return Setting(Any, "a value", "")
 
 

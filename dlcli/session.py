@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import dlcli
 from dlcli.config import Composed, change_stored, check_stored
-from dlcli.display import Display
+from dlcli.display import Display, place
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
-from dlcli.record import Recorder, now, read_events
-from dlcli.runs import RunFolder, find_checkpoint
+from dlcli.record import Recorder, finite, now, read_events
+from dlcli.runs import RunFolder, find_checkpoint, outputs_folder
+from dlcli.schema import seconds
 from dlcli.signals import Interrupted, Signals
 from dlcli.tracker import Follower, new_run_id, start_follower
 
@@ -72,6 +73,7 @@ class Session:
                 return self.signals.exit_code
             except DlcliError as error:
                 self._finish("failed", reason=error.message)
+                error.is_on_record = True
                 raise
             except BaseException as error:
                 with contextlib.suppress(OSError):
@@ -84,6 +86,8 @@ class Session:
                 self.run.unlock()
 
     def _train(self) -> None:
+        if self.resumes:  # said at once: reading the checkpoint imports torch
+            self.recorder.display.event({"event": "note", "message": f"resuming {self.run.name}", "hint": None})
         checkpoint = self._checkpoint_to_resume() if self.resumes else None
         if checkpoint is None:
             self.recorder.emit(
@@ -96,6 +100,9 @@ class Session:
             self.recorder.warn(warning)
         self.signals.raise_if_received()
         self.training = self._build(checkpoint)
+        self.run.summary.unlink(
+            missing_ok=True
+        )  # an extension that is killed must not pass for the finished run it was
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run()
         self._test()
@@ -178,6 +185,11 @@ class Session:
             raise CheckpointError(
                 f"task.teacher={teacher.folder} has no network called model", hint="Name a classifier's run."
             )
+        there, here = teacher.manifest.config.get("dataset", {}), self.tree["dataset"]
+        for key in ("image_shape", "num_classes"):
+            if there.get(key) != here[key]:
+                told = f"task.teacher={teacher.folder} has dataset.{key}={there.get(key)}, this run has {here[key]}"
+                raise ConfigError(told, hint="Name a run on the same data: dlcli runs ls")
         return teacher.manifest.config["model"], weights
 
     def _test(self) -> None:
@@ -219,15 +231,14 @@ class Session:
             summary["metrics"] |= {f"test/{k}": v for k, v in self.test_scores.items()}
             summary |= {"step": progress.step, "epoch": self.training.epoch() if progress.step else 0}
             summary |= {"best_epoch": best["epoch"] if best else None, "seconds": self.training.elapsed()}
+            summary["stopped_early"] = self.training.has_stopped_early()
+            summary["reason"] = reason or self.training.stop_reason
             summary["peak_memory_mb"] = self.training.runtime.peak_memory_mb()
         try:
-            self.run.write_summary({"event": "run_finished", **summary})
+            if self.training is not None or self.run.read_summary() is None:  # a failed start leaves a finished run so
+                self.run.write_summary(finite({"event": "run_finished", **summary}))
         except DlcliError as error:
             self.recorder.warn(error.message, error.hint)
-        self._finish_tracker(summary)
-
-    def _finish_tracker(self, summary: dict[str, Any]) -> None:
-        """The tracker's last word comes before the last event; it reads that one from the file."""
         self.recorder.emit("run_finished", **summary)
         self.recorder.display.close()
         if self.follower is not None:
@@ -240,7 +251,7 @@ class Session:
             events = list(read_events(self.run.events))
             if any(event.get("event") == "epoch" for event in events):
                 draw_curves(events, self.run.curves)
-        except (OSError, DlcliError, ImportError) as error:
+        except Exception as error:  # whatever it is, the run's own end matters more
             self.recorder.warn(f"{self.run.curves} could not be drawn: {error}")
 
     def _best_or_last(self) -> str | None:
@@ -250,12 +261,16 @@ class Session:
         return None
 
     def _next(self, status: str) -> list[str]:
+        outputs = self.run.path.parent.parent
         name = self.run.name
+        if outputs != outputs_folder(None).absolute():
+            name += f" --outputs {place(outputs)}"
         if status == "completed":
             classifies = self.tree["task"]["facts"]["models"] == "classifier"
             predict = [f"dlcli predict IMAGE --run {name}"] if classifies else []
             return [f"dlcli eval {name}", *predict, f"dlcli runs show {name}"]
-        return [f"dlcli resume {name}", f"dlcli runs show {name}"]
+        can_resume = status == "interrupted" or self._best_or_last() is not None
+        return [*([f"dlcli resume {name}"] if can_resume else []), f"dlcli runs show {name}"]
 
 
 # ----------------------------------------------------------------------------------------------------------- beginnings
@@ -292,27 +307,30 @@ def resume(
     run = RunFolder(run.path.absolute())
     record = run.read_record()
     try:
-        tree = change_stored(check_stored(record.get("config")), words, RESUME_KEYS)
-    except ConfigError as error:
-        if words:
-            raise
-        raise CheckpointError(f"{run.run_yaml}: {error.message}", hint="Was the file edited?") from error
+        stored = check_stored(record.get("config"))
+        if lacking := [key for key in ("name", "experiment", "overrides", "versions", "wandb_id") if key not in record]:
+            raise ConfigError(f"it lacks {', '.join(lacking)}")
+    except (ConfigError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{run.run_yaml} cannot be resumed from: {error}", hint="Was the file edited?") from error
+    tree = change_stored(stored, words, RESUME_KEYS)
     record["config"] = tree
     run.lock()
     summary = run.read_summary() or {}
     if summary.get("status") == "completed" and not any(word.partition("=")[0] in ENDS for word in words):
         run.unlock()
         display.event(
-            {"event": "note", "message": f"{run.name} is finished already; nothing changed", "hint": _extend_hint(tree)}
+            {
+                "event": "note",
+                "message": f"{run.name} is finished already; nothing changed",
+                "hint": _extend_hint(run, tree),
+            }
         )
         display.event(summary)
         display.close()
         return 0
-    _check_extension(tree, summary)
-    run.summary.unlink(missing_ok=True)  # an extension that is killed must not pass for the finished run it was
+    if summary.get("status") == "completed":
+        check_extension(tree, summary, {word.partition("=")[0] for word in words})
     run.checkpoints.mkdir(exist_ok=True)
-    if words:
-        run.write_record(record)
     recorder = Recorder(run.events, display)
     return Session(run, tree, record, recorder, search, trusted, resumes=True).execute()
 
@@ -325,19 +343,36 @@ def _last_epoch(state: dict[str, Any]) -> int:
         return 0
 
 
-def _extend_hint(tree: dict[str, Any]) -> str:
-    return f"To train it further, give it more: trainer.epochs={tree['trainer']['epochs'] * 2}"
+def _extend_hint(run: RunFolder, tree: dict[str, Any]) -> str:
+    """The command that trains it further, by the setting that ended it."""
+    trainer = tree["trainer"]
+    if trainer["max_time"]:
+        more = f"trainer.max_time={round(2 * seconds(trainer['max_time']))}s"
+    elif trainer["max_steps"]:
+        more = f"trainer.max_steps={2 * trainer['max_steps']}"
+    else:
+        more = f"trainer.epochs={2 * trainer['epochs']}"
+    return f"To train it further:  dlcli resume {run.name} {more}"
 
 
-def _check_extension(tree: dict[str, Any], summary: dict[str, Any]) -> None:
-    """A run cannot end before where it is."""
-    done = summary.get("epoch") or 0
-    if summary.get("status") == "completed" and not tree["trainer"]["max_time"] and not tree["trainer"]["max_steps"]:
-        epochs = tree["trainer"]["epochs"]
-        if epochs < done:
-            raise ConfigError(
-                f"trainer.epochs={epochs}: the run has {done} epochs already", hint=f"trainer.epochs={done + 1} or more"
-            )
+def check_extension(tree: dict[str, Any], summary: dict[str, Any], changed: set[str]) -> None:
+    """Raise ConfigError unless a finished run will go on, by the setting that decides where it ends."""
+    trainer, step, epoch = tree["trainer"], summary.get("step") or 0, summary.get("epoch") or 0
+    if summary.get("stopped_early") and "regularization.early_stopping.patience" not in changed:
+        key = "regularization.early_stopping.patience"
+        patience = tree["regularization"]["early_stopping"]["patience"]
+        raise ConfigError(
+            f"the run stopped early, after {patience} evaluations without a better score; more epochs change nothing",
+            hint=f"{key}=null trains it to its end, {key}={2 * (patience or 1)} waits longer.",
+        )
+    if trainer["max_time"]:
+        return
+    if trainer["max_steps"] is not None and trainer["max_steps"] <= step:
+        told = f"trainer.max_steps={trainer['max_steps']} decides when it ends, and the run has {step} steps already"
+        raise ConfigError(told, hint=f"trainer.max_steps={2 * step}, or trainer.max_steps=null for trainer.epochs")
+    if trainer["max_steps"] is None and trainer["epochs"] <= epoch:
+        told = f"trainer.epochs={trainer['epochs']}: the run has {epoch} epochs already"
+        raise ConfigError(told, hint=f"trainer.epochs={epoch + 1} or more")
 
 
 def complete(tree: dict[str, Any]) -> dict[str, Any]:

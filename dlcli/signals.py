@@ -24,7 +24,8 @@ class Signals:
 
     def __enter__(self) -> Signals:
         for number in WATCHED:
-            self._before[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, background jobs: ignored stays ignored
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

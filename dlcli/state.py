@@ -35,7 +35,7 @@ class Progress:
 
     step: updates done; evaluated: step of the last evaluation; scores: monitored scores, larger is better, None for
     NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by examples;
-    seconds: of training so far, stops left out.
+    best: which evaluation the checkpoint `best` is of, None before there is one; seconds: of training so far.
     """
 
     step: int = 0
@@ -44,6 +44,7 @@ class Progress:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     examples: int = 0
+    best: int | None = None
     seconds: float = 0.0
 
 
@@ -127,6 +128,8 @@ def stored_progress(plain: Any, step: int) -> Progress:
         raise ValueError("its progress is not that of its step")
     if len(scores) != len(progress.scores) or not all(isinstance(s, dict) for s in scores):
         raise ValueError("its scores are not those of its evaluations")
+    if progress.best is not None and not 0 <= progress.best < len(scores):
+        raise ValueError("its best evaluation is none of its evaluations")
     if not 0 <= progress.evaluated <= step or progress.examples < 0 or (progress.sums and not progress.examples):
         raise ValueError("its sums are not those of its step")
     return progress
@@ -206,11 +209,13 @@ def _is_alike(saved: Any, own: Any) -> bool:
 
 
 def check_same_data(saved: Checkpoint, data: ImageData) -> None:
-    """A training goes on with the data it began with, or not at all."""
-    here = data.fingerprints()
-    if saved.manifest.data.get("train") != here["train"]:
-        raise DataError(
-            f"the training data are not those the run was trained on (fingerprint {here['train'][:12]}, "
-            f"it was {str(saved.manifest.data.get('train'))[:12]})",
-            hint="Name the folder that holds them: dlcli resume RUN dataset.root=PATH",
-        )
+    """A training goes on with the data it began with, or not at all: another validation split would mix two scores."""
+    here, before = data.fingerprints(), saved.manifest.data
+    for split in sorted(here.keys() | before.keys(), reverse=True):
+        now, then = (str(found.get(split))[:12] for found in (here, before))
+        if here.get(split) != before.get(split):
+            what = "training" if split == "train" else {"val": "validation"}.get(split, split)
+            raise DataError(
+                f"the {what} data are not those of the run (fingerprint {now}, it was {then})",
+                hint="Name the folder that holds them: dlcli resume RUN dataset.root=PATH",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import torch
@@ -38,7 +39,9 @@ class Tally:
                 total += loop.join(values).is_right().sum().item()
             else:
                 for mean, count in zip(torch.stack(values).tolist(), counts, strict=True):
-                    total += mean * count
+                    total += (
+                        mean * count if isfinite(mean) else 0.0
+                    )  # a gradient that overflowed fp16: no step was made
             sums[name] = total
         pending.clear()
 

@@ -178,7 +178,8 @@ class RichDisplay:
             mark, style = ("■ ", STRONG) if status == "interrupted" else ("✗ ", BAD)
             of = f" of {count(self._ready['steps'])}" if self._ready.get("steps") else ""
             word = "stopped" if status == "interrupted" else "failed"
-            items += [f"{word} at epoch {event.get('epoch')}, step {count(event.get('step'))}{of}"]
+            at = f"at epoch {event.get('epoch')}, step {count(event.get('step'))}{of}"
+            items += [f"{word} {at if event.get('step') else 'before the first step'}"]
             items += [str(event["reason"])] if event.get("reason") else []
             items += ["saved, resumes exactly"] if status == "interrupted" and event.get("checkpoint") else []
         if monitor in metrics:

@@ -27,6 +27,7 @@ from dlcli.redaction import redact
 from dlcli.regularization.stopping import best_index, should_stop
 from dlcli.runs import RunFolder
 from dlcli.runtime import (
+    compile_faults,
     memory_faults,
     restore_random,
     seed_everything,
@@ -61,7 +62,7 @@ class Training:
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
         "monitor", "mode", "min_delta", "planned", "started", "epoch_started", "evaluation_seconds",
         "tally",  # folded into progress.sums before every save
-        "failed_saves", "best_folder", "last_folder", "last_saved",
+        "failed_saves", "stop_reason", "best_folder", "last_folder", "last_saved",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,7 @@ class Training:
         self.last_folder: Path | None = None
         self.last_saved = -1
         self.failed_saves = 0
+        self.stop_reason: str | None = None
         self.evaluation_seconds = 0.0
         if resume_from:
             self._restore(resume_from)
@@ -130,12 +132,12 @@ class Training:
         if teacher_weights is not None:
             self.task.get_submodule("teacher").load_state_dict(teacher_weights)
         self.task.to(self.runtime.device)
-        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime.device)
+        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
         self.averages = build.build_averages(self.tree, self.task)
         self.schedule = build.build_schedule(self.builder, self.tree)
         self.penalties = build.build_penalties(self.tree)
         self.scaler = self.runtime.scaler()
-        self.guard = loop.Guard(self.optimizers, scales_loss=self.runtime.precision == "fp16")
+        self.guard = loop.Guard(self.optimizers, self.scaler)
         if self.tree["runtime"]["compile"]:
             for phase in self.task.phases:
                 getattr(self.task, phase).compile()  # in place: names in the checkpoint never grow a prefix
@@ -232,29 +234,45 @@ class Training:
             averages=self.averages,
             guard=self.guard,
         )
+        try:
+            with memory_faults(self.memory_remedy), compile_faults():
+                self._run(steps, interval=interval, log_every=log_every, save_every=save_every)
+        finally:
+            close(batches)
+
+    def _run(self, steps: Iterator[loop.StepDone], *, interval: int, log_every: int, save_every: int | None) -> None:
+        """The way from step to step; the loop stands still wherever this looks around."""
         progress = self.progress
         has_stopped = self.has_stopped_early()
-        with memory_faults(self.memory_remedy):
-            while True:
-                is_end = self.is_done()
-                if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
-                    self.evaluate_and_save()
-                    has_stopped = self.has_stopped_early()
-                if is_end or has_stopped:
-                    break
-                if self.signals.received is not None:
-                    self.save()
-                    self.signals.raise_if_received()
-                try:
-                    self.take_steps(steps, self.steps_until_due(interval, log_every, save_every))
-                except (DataError, EnvironmentFault):  # of the source: the step it was for has touched nothing yet
-                    self.try_save()
-                    raise
-                if progress.step % log_every == 0:
-                    self.record_values()
-                if save_every and progress.step % save_every == 0:
-                    self.try_save()
-        getattr(batches, "close", lambda: None)()  # ends the processes of a loader
+        while True:
+            is_end = self.is_done()
+            if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
+                self.evaluate_and_save()
+                has_stopped = self.has_stopped_early()
+            elif save_every and progress.step % save_every == 0:
+                self.try_save()
+            if is_end or has_stopped:
+                break
+            if self.signals.received is not None:
+                self.save()
+                self.signals.raise_if_received()
+            try:
+                self.take_steps(steps, self.steps_until_due(interval, log_every, save_every))
+            except (DataError, EnvironmentFault):  # of the source: the step it was for has touched nothing yet
+                self.try_save()
+                raise
+            if progress.step % log_every == 0:
+                self.record_values()
+        self.save()  # of a time limit that ran out in between; otherwise it is saved already
+        if has_stopped and not is_end:
+            self.note_early_stop()
+
+    def note_early_stop(self) -> None:
+        patience = self.tree["regularization"]["early_stopping"]["patience"]
+        best = self.best_evaluation()
+        told = f"stopped early: no better val/{self.monitor} in {patience} evaluations"
+        self.stop_reason = f"{told}; the best is epoch {best['epoch']}" if best else told
+        self.recorder.note(self.stop_reason)
 
     def steps_until_due(self, *intervals: int | None) -> int:
         """Steps until something is to be done between steps: the nearest multiple of an interval, the end, a fold."""
@@ -306,9 +324,13 @@ class Training:
             )
 
     def _watched(self, source: Iterable[Any]) -> Iterator[Any]:
-        for batch in source:
-            self.signals.raise_if_received()
-            yield batch
+        batches = iter(source)
+        try:
+            for batch in batches:
+                self.signals.raise_if_received()
+                yield batch
+        finally:
+            close(batches)
 
     def evaluate_and_save(self) -> None:
         self.guard.check()
@@ -337,7 +359,8 @@ class Training:
         )  # fmt: skip
         self.epoch_started = time.monotonic()
         save_every = self.tree["trainer"]["save_every"]
-        if is_best or not save_every or self.is_done() or self.has_stopped_early():
+        is_due = not save_every or progress.step % save_every == 0
+        if is_best or is_due or self.is_done() or self.has_stopped_early():
             self.try_save(is_best=is_best)
 
     def is_best(self) -> bool:
@@ -345,7 +368,8 @@ class Training:
         return best_index(self.progress.scores) == len(self.progress.scores) - 1
 
     def best_evaluation(self) -> dict[str, Any] | None:
-        best = best_index(self.progress.scores)
+        """The one that the checkpoint `best` is of: scores and weights that belong together."""
+        best = self.progress.best
         return None if best is None else self.progress.evaluations[best]
 
     # -------------------------------------------------------------------------------------------------------- the state
@@ -363,11 +387,21 @@ class Training:
 
     def save(self, *, is_best: bool = False) -> None:
         """Write a checkpoint of this clean step, once; nothing at step 0, where there is nothing to lose."""
-        progress, checkpoints = self.progress, self.run_folder.checkpoints
+        progress = self.progress
         if progress.step == 0:
             return
         self.guard.check()
         progress.seconds = self.elapsed()
+        before = progress.best
+        progress.best = len(progress.evaluations) - 1 if is_best else before
+        try:
+            self._write(is_best=is_best)
+        except BaseException:
+            progress.best = before
+            raise
+
+    def _write(self, *, is_best: bool) -> None:
+        progress, checkpoints = self.progress, self.run_folder.checkpoints
         if self.last_saved != progress.step:
             self.last_folder = checkpoint.save(checkpoints, progress.step, *self.snapshot())
             self.last_saved = progress.step
@@ -391,7 +425,6 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "events_length": self.recorder.length(),
         }
-        evaluated = self.progress.evaluations[-1] if self.progress.evaluated == self.progress.step else None
         body = {
             "dlcli": dlcli.__version__,
             **self.facts,
@@ -400,7 +433,6 @@ class Training:
             "classes": list(self.data.classes),
             "majority": int(torch.bincount(self.data.train.labels).argmax()),
             "data": self.data.fingerprints(),
-            "scores": {f"val/{k}": v for k, v in evaluated["scores"].items()} if evaluated else {},
             "environment": self.environment,
             "state": plain,
         }
@@ -423,8 +455,18 @@ class Training:
             ) from error
         check_same_data(saved, self.data)
         self.last_folder, self.last_saved = saved.folder, self.progress.step
-        best = self.run_folder.checkpoints / "best"
-        if self.progress.evaluated == self.progress.step and self.is_best():
-            checkpoint.point(self.run_folder.checkpoints, "best", saved.folder)  # a kill may have come before the link
-        self.best_folder = best.resolve() if best.is_dir() else None
+        self._point_to_best(saved)
         restore_random(saved.state, self.runtime.device)
+
+    def _point_to_best(self, saved: Checkpoint) -> None:
+        """`best` again at the checkpoint it was at: a kill may have come before the link, or a newer one be damaged."""
+        best = self.best_evaluation()
+        folder = self.run_folder.checkpoints / f"step-{best['step']:08d}" if best else None
+        if folder is not None and folder.is_dir():
+            checkpoint.point(self.run_folder.checkpoints, "best", folder)
+            self.best_folder = folder
+
+
+def close(batches: Iterator[Any]) -> None:
+    """End the processes behind an iterator now: at the program's end they would be waited for, and they wait too."""
+    getattr(batches, "close", lambda: None)()

@@ -70,7 +70,9 @@ def test_plateau_is_torchs_with_the_reference_figures() -> None:
 @pytest.mark.parametrize("schedule", [constant, cosine, step_decay, one_cycle, partial(plateau, lr=0.1)])
 def test_a_warm_up_stands_in_front_of_any(schedule: object) -> None:
     shares = [schedule(at(s), warmup=10) for s in range(STEPS)]  # type: ignore[operator]
-    assert shares[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    first = shares[10]
+    assert first == pytest.approx(0.04 if schedule is one_cycle else 1.0)
+    assert shares[:10] == pytest.approx([first * (s + 1) / 10 for s in range(10)])
     assert all(0 <= share <= 1 for share in shares)
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import search_path
-from dlcli.config.checks import check_settings, check_together, without_effect
+from dlcli.confdir import GROUPS, search_path
+from dlcli.config.checks import check_parameter_groups, check_settings, check_together, without_effect
 from dlcli.config.composing import check_files, compose
 from dlcli.config.tree import ABSENT, copied, lookup, plain_data
 from dlcli.config.values import resolve, set_values
@@ -53,6 +53,7 @@ def compose_command(words: Sequence[str], *, config_dir: str | None = None, comm
             tree = {} if _is_uncomposed(reading) else resolve(config, raw, reading)
     if tree and not _is_uncomposed(reading):
         check_settings(tree, reading)
+        check_parameter_groups(tree, reading)
         check_together(tree, reading)
     if reading.problems:
         raise _as_error(reading, words, command)
@@ -68,9 +69,8 @@ def _is_uncomposed(reading: Reading) -> bool:
 def check_stored(tree: object) -> dict[str, Any]:
     """A config that comes from a run or checkpoint, held to the same types and ranges. Raises ConfigError."""
     reading = Reading(search=())
-    if not isinstance(tree, dict) or not all(
-        isinstance(tree.get(g), dict) for g in ("model", "task", "dataset", "trainer")
-    ):
+    groups = {*GROUPS, "trainer", "parameter_groups"} - {"experiment"}
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(group), dict) for group in groups):
         raise ConfigError("the stored config has not the shape of a config")
     missing = [key for key in _required_keys() if lookup(tree, key) is ABSENT]
     if missing:
@@ -79,6 +79,9 @@ def check_stored(tree: object) -> dict[str, Any]:
     for key, setting in SETTINGS.items():
         if isinstance(value := lookup(tree, key), Mapping) and (said := setting.check(value)):
             reading.wrong(key, said)
+    if not reading.problems:
+        check_parameter_groups(tree, reading)
+        check_together(tree, reading)
     if reading.problems:
         first = reading.problems[0]
         raise ConfigError(f"the stored config is wrong: {first.where} {first.message}", problems=reading.problems)
@@ -99,7 +102,7 @@ def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[
         if word is None:
             continue
         if word.key not in allowed:
-            better = nearest(word.key, allowed, cutoff=0.75)
+            better = nearest(word.key, allowed, cutoff=0.75) if "." in word.key else None
             told = f"cannot be changed here ({', '.join(allowed)} can); a new run can: dlcli train"
             reading.wrong(text, told, f"{better}={printable(word.value)}" if better else None)
         elif said := SETTINGS[word.key].check(word.value):
@@ -111,7 +114,8 @@ def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[
             if isinstance(reader, dict) and leaf in reader:
                 reader[leaf] = word.value
     if reading.problems:
-        raise _as_error(reading, words, "resume")
+        error = _as_error(reading, words, "")
+        raise ConfigError(error.message, problems=error.problems)
     return changed
 
 
@@ -137,7 +141,9 @@ def _as_error(reading: Reading, words: Sequence[str], command: str) -> ConfigErr
     hint = None
     if all(p.better for p in reading.problems):
         better = {p.where: str(p.better) for p in reading.problems}
-        hint = "try:  " + " ".join(["dlcli", command, *_proposed(words, better)])
+        given = list(_proposed(words, better))
+        missing = [b for where, b in better.items() if not any(w.startswith(where) for w in order) and b not in given]
+        hint = "try:  " + " ".join(["dlcli", command, *given, *missing])
     return ConfigError(message, hint=hint, problems=reading.problems)
 
 

@@ -22,10 +22,30 @@ def check_settings(tree: Mapping[str, Any], reading: Reading) -> None:
         if key in told or setting is None:
             continue
         if value == "???":
-            reading.wrong(key, f"must be given: {setting.meaning}", f"{key}=VALUE")
+            reading.wrong(key, f"must be given: {setting.meaning}", f"{key}=latest" if key == "task.teacher" else None)
         elif (said := setting.check(value)) is not None:
             word = next((w.text for w in reading.values if w.key == key), None)
             reading.wrong(word or f"{key}={printable(value)}", said)
+
+
+def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
+    """Each group has a pattern, and besides only settings that the optimizer has."""
+    optimizer = [key.removeprefix("optimizer.") for key, _ in leaves({"optimizer": tree["optimizer"]})]
+    for name, group in tree["parameter_groups"].items():
+        where = f"parameter_groups.{name}"
+        if not isinstance(group, Mapping) or not isinstance(group.get("match"), str):
+            reading.wrong(where, 'must be a pattern of names and settings, like {match: "*.bias", weight_decay: 0.0}')
+            continue
+        for key, value in group.items():
+            if key == "match":
+                continue
+            word = reading.word_for(f"{where}.{key}={value}")
+            if key not in optimizer:
+                better = nearest(key, optimizer)
+                told = f"is no setting of the optimizer ({', '.join(optimizer)})"
+                reading.wrong(word, told, better and f"{where}.{better}={printable(value)}")
+            elif said := SETTINGS.get(f"optimizer.{key}", setting_of_kind(value)).check(value):
+                reading.wrong(word, said)
 
 
 def check_together(tree: Mapping[str, Any], reading: Reading) -> None:

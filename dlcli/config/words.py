@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import groups, options
+from dlcli.confdir import groups, options, packaged_conf
 from dlcli.errors import Problem, nearest, printable
 from dlcli.schema import SETTINGS
 
@@ -152,6 +152,8 @@ def _read_experiment(word: str, reading: Reading) -> None:
     path = Path(word)
     if word in known:
         reading.experiment = word
+        if packaged_conf() not in known[word].parents:  # the user's own: it need not say `# @package _global_`
+            reading.experiment_path = known[word]
     elif path.suffix in (".yaml", ".yml"):
         if path.is_file():
             reading.experiment, reading.experiment_path = (

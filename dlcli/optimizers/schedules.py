@@ -1,8 +1,8 @@
 """Learning-rate schedules: pure functions of the position, so there is nothing to save and nothing to resume wrongly.
 
 Each takes a `Position` and its own settings and gives the share of `optimizer.lr` for the next step, in [0, 1].
-`warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) stand in front of any of them; what follows is
-stretched over the steps that remain.
+`warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) stand in front of any of them, up to its first value;
+cosine and one_cycle are stretched over the steps that remain, step_decay and plateau count epochs and evaluations.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def cosine(at: Position, *, warmup: int = 0, final: float = 0.0) -> float:
 
 
 def step_decay(at: Position, *, warmup: int = 0, every: int = 10, gamma: float = 0.1) -> float:
-    """gamma ** (epochs done // every)."""
+    """gamma ** (epochs done since the warm-up // every). Counts epochs: a time limit does not stretch it."""
     if at.step < warmup:
         return warm(at, warmup)
-    return gamma ** (at.step // at.steps_per_epoch // every)
+    return gamma ** ((at.step - warmup) // at.steps_per_epoch // every)
 
 
 def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float = 0.04, final: float = 4e-6) -> float:
@@ -60,7 +60,7 @@ def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float 
     momentum is left alone.
     """
     if at.step < warmup:
-        return warm(at, warmup)
+        return warm(at, warmup) * start
     share = progress(at, warmup)
     if share < rise:
         return start + (1 - start) * (1 - cos(pi * share / rise)) / 2

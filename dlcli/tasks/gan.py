@@ -32,14 +32,18 @@ class GAN(Task):
         noise_BZ = torch.randn(num_images, self.generator.latent, device=noise_device, generator=generator)  # type: ignore[call-overload]
         return self.generator(noise_BZ.to(device))
 
+    def judge(self, images_BCHW: Tensor) -> Tensor:
+        """The discriminator's logits (B,), in float32 also under autocast: softplus of halves is coarse."""
+        return self.discriminator(images_BCHW).float()
+
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         real = batch.images
         if phase == "discriminator":
             with torch.no_grad():
                 fake = self.sample(len(real))
-            loss = F.softplus(-self.discriminator(real)).mean() + F.softplus(self.discriminator(fake)).mean()
+            loss = F.softplus(-self.judge(real)).mean() + F.softplus(self.judge(fake)).mean()
         else:
-            loss = F.softplus(-self.discriminator(self.sample(len(real)))).mean()
+            loss = F.softplus(-self.judge(self.sample(len(real)))).mean()
         return loss, {f"loss/{phase}": loss.detach()}
 
     def evaluate(self, source: Iterable[Any]) -> dict[str, float]:
