@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,10 +19,13 @@ from dlcli import confdir
 COMMANDS = Path(__file__).resolve().parent / "commands"
 NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
 TAKES_EXPERIMENT = ("train", "config", "sweep", "explain")
-TAKES_RUN = ("eval", "resume", "predict", "runs", "sync", "compare", "export", "serve")
+TAKES_RUN = ("eval", "resume", "runs", "sync", "compare", "export", "serve")
 TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
-TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume", "predict")
-TAKES_FOLDER = ("--outputs", "--config-dir")  # options whose value the shell completes
+TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
+SPLITS = ("test", "val", "train")
+TAKES_VALUE = (  # options that are followed by a word of their own
+    "--config-dir", "--limit", "--outputs", "--project", "--run", "--split", "--timeout", "--top", "--trust", "-n",
+)  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
 
@@ -40,26 +44,35 @@ def answer() -> NoReturn:
 
 def complete(words: Sequence[str], current: str) -> list[str]:
     """What the word `current` may become, after the whole `words` that follow `dlcli`."""
-    if words and words[-1] in TAKES_FOLDER:
-        return []
     plain = [
         word
         for before, word in zip(["", *words], words, strict=False)
-        if not word.startswith("-") and before not in TAKES_FOLDER
+        if not word.startswith("-") and before not in TAKES_VALUE
     ]
     if not plain:
         return _matching(current, ["--help", "--version"] if current.startswith("-") else _commands())
     command, rest = plain[0], plain[1:]
+    if words[-1] in TAKES_VALUE:
+        return _matching(current, _option_values(words[-1], command, words, current))
     if current.startswith("-"):
-        return _matching(current, _flags(command))
+        option, equals, value = current.partition("=")
+        found = [f"{option}={v}" for v in _option_values(option, command, words, value)] if equals else _flags(command)
+        return _matching(current, found)
     subcommands = _subcommands(command)
     if subcommands and not rest:
         return _matching(current, subcommands)
     rest = rest[1:] if subcommands else rest
     if command == "completion":
         return [] if rest else _matching(current, list(SCRIPTS))
+    if command == "list":
+        return [] if rest else _matching(current, confdir.groups(confdir.search_path(_value_of("--config-dir", words))))
+    if command == "runs" and "ls" in plain:
+        return [] if rest else _matching(current, confdir.options("experiment", confdir.search_path()))
     if command in TAKES_RUN and not (rest and command != "compare"):
         return _matching(current, _runs(words, current, checkpoints=command in TAKES_CHECKPOINT))
+    if plain[:2] == ["config", "why"] and "=" not in current:
+        found = list(_settings(words, rest, current, experiments=True))
+        return _matching(current, found if _names_key(rest, words) else _asked_keys(found))
     if command in TAKES_OVERRIDES:
         return _matching(current, _settings(words, rest, current, experiments=command in TAKES_EXPERIMENT))
     return []
@@ -94,6 +107,13 @@ def _subcommands(command: str) -> list[str]:
     return [given or name for given, name in found]
 
 
+def _option_values(option: str, command: str, words: Sequence[str], current: str) -> Iterable[str]:
+    """What may follow an option; nothing where the shell knows better (folders), or nobody does."""
+    if option == "--split":
+        return SPLITS
+    return _runs(words, current, checkpoints=command in TAKES_CHECKPOINT) if option == "--run" else ()
+
+
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
@@ -105,7 +125,8 @@ def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]
     if checkpoints and slash:
         steps = runs.checkpoint_steps(runs.find_run(name, outputs))
         return [f"{name}/{which}" for which in ("best", "last", *(path.name for path in steps))]
-    found = runs.all_runs(outputs)[:MOST_RUNS]
+    every = runs.all_runs(outputs)
+    found = list(islice(filter(runs.checkpoint_steps, every) if checkpoints else every, MOST_RUNS))
     if current[:1].isdigit():
         return [run.folder_name for run in found]
     return [*(["latest"] if found else []), *(run.name for run in found)]
@@ -145,12 +166,30 @@ def _settings(words: Sequence[str], rest: list[str], current: str, *, experiment
 
 
 def _values(key: str, search: Sequence[Path], rest: list[str]) -> list[str]:
-    """The options of a group; true and false for a key that has one of them now."""
+    """The options of a group; of a key what the comment behind it lists (`# auto | fp32 | bf16`), or true and false."""
     if options := confdir.options(key, search):
         return list(options)
     group = key.partition(".")[0]
-    values = {value for path in _files(group, search, rest) for name, value in scan(path, group) if name == key}
-    return ["true", "false"] if values & {"true", "false"} else []
+    places = [(path, group) for path in _files(group, search, rest)] + [(p, "") for p in _root_files(search, rest)]
+    found = [line for path, prefix in places for line in _scan(path, prefix) if line[0] == key]
+    listed = (_CHOICES.match(comment) for _, _, comment in found)
+    if choices := next((re.split(r"\s*\|\s*", match[0]) for match in listed if match), None):
+        return choices
+    return ["true", "false"] if {value for _, value, _ in found} & {"true", "false"} else []
+
+
+def _names_key(rest: list[str], words: Sequence[str]) -> bool:
+    """Whether the key that `config why` asks for stands there already."""
+    experiments = confdir.options("experiment", confdir.search_path(_value_of("--config-dir", words)))
+    return any("=" not in word and word not in experiments and not word.endswith((".yaml", ".yml")) for word in rest)
+
+
+def _asked_keys(settings: Iterable[str]) -> Iterator[str]:
+    """The keys as `config why` takes them: `trainer.epochs`; `model` itself, and `model.` for what is in it."""
+    for word in settings:
+        yield word.removesuffix("=")
+        if word.removesuffix("=") in confdir.GROUPS:
+            yield f"{word[:-1]}."
 
 
 def _keys(group: str, search: Sequence[Path], rest: list[str]) -> list[str]:
@@ -188,11 +227,18 @@ def _root_keys(search: Sequence[Path], rest: list[str]) -> list[str]:
     return [key for key in dict.fromkeys(keys) if key.partition(".")[0] not in ("defaults", "hydra")]
 
 
-_LINE = re.compile(r"^( *)([A-Za-z_][\w-]*)\s*:(?:\s+([^#]*))?(?:#.*)?$")
+_LINE = re.compile(r"^( *)([A-Za-z_][\w-]*)\s*:(?:\s+([^#]*))?(?:#\s*(.*))?$")
+_CHOICES = re.compile(r"[\w.:-]+(?:\s*\|\s*[\w.:-]+)+")
 
 
 def scan(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
     """(dotted key, value) of every plain `key: value` line of a YAML file, by its indentation alone."""
+    for key, value, _ in _scan(path, prefix):
+        yield key, value
+
+
+def _scan(path: Path, prefix: str) -> Iterator[tuple[str, str, str]]:
+    """The same with the comment that stands behind the value."""
     open_keys: list[tuple[int, str]] = [(-1, prefix)] if prefix else []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not (match := _LINE.match(line)):
@@ -202,7 +248,7 @@ def scan(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
             open_keys.pop()
         dotted = ".".join([*(name for _, name in open_keys), key])
         if value and not key.startswith("_"):
-            yield dotted, value
+            yield dotted, value, match[4] or ""
         elif not value:
             open_keys.append((depth, key))
 

@@ -95,14 +95,21 @@ def _yaml_files(folder: Path) -> list[Path]:
 # ----------------------------------------------------------------------------------------------------- what a file says
 
 
-def command(path: Path) -> str:
-    """The command that runs this file: its first comment line, or "" when it has none."""
-    return next(iter(_opening_comments(path)), "")
+def command(path: Path, group: str, name: str) -> str:
+    """The command that runs this file: its first comment line, or the shortest one when that is none."""
+    first = next(iter(_opening_comments(path)), "")
+    if _is_command(first):
+        return first
+    return f"dlcli train {name}" if group == "experiment" else f"dlcli train {group}={name}"
 
 
 def describe(path: Path) -> str:
-    """What this file says it is: the comment lines after the command, joined to one line."""
-    return " ".join(_opening_comments(path)[1:])
+    """What this file says it is: its comment lines without the command, joined to one line."""
+    return " ".join(line for i, line in enumerate(_opening_comments(path)) if i or not _is_command(line))
+
+
+def _is_command(line: str) -> bool:
+    return line.startswith("dlcli ")
 
 
 def _opening_comments(path: Path) -> list[str]:

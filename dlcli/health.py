@@ -121,6 +121,9 @@ def _outputs(outputs: Path) -> str:
 def found_data() -> list[str]:
     """`NAME in PLACE` for the known sets and for archives that may hold images, in every data root."""
     found = ["digits: comes with scikit-learn"]
+    given = os.environ.get("DLCLI_DATA")
+    if given and not _exists(Path(given).expanduser()):
+        found.append(f"DLCLI_DATA={printable(given)}: there is no such folder")
     for root in data_roots(None):
         for name, signs in _SETS.items():
             if sign := next((sign for sign in signs if _exists(root / sign)), None):

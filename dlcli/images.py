@@ -70,7 +70,7 @@ def _decoded(
     for i in indices:
         try:
             data = _read(names[i])
-            image = decode_image(io.BytesIO(data), shape, source=names[i])  # type: ignore[arg-type]
+            image = decode_image(io.BytesIO(data), shape, source="")  # type: ignore[arg-type]
             yield i, torch.from_numpy(image.copy())
         except (DataError, OSError) as error:
             answers[i]["error"] = error.message if isinstance(error, DataError) else f"cannot be read: {error.strerror}"

@@ -5,26 +5,64 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dlcli.confdir import GROUPS
 from dlcli.errors import CheckpointError
-from dlcli.runs import RunFolder, RunRow, checkpoint_steps, row
+from dlcli.layout import metric_value
+from dlcli.runs import RunFolder, RunRow, all_runs, checkpoint_steps, row
 
 EPOCHS_SHOWN = 12
-LIST_COLUMNS = ("run", "experiment", "status", "epochs", "metrics", "created")
+LISTS = (  # columns of the list of runs, from the widest window to the narrowest
+    ("run", "experiment", "status", "epochs", "metrics", "created"),
+    ("run", "experiment", "status", "epochs", "val", "test", "created"),
+    ("run", "experiment", "status", "epochs", "val", "test", "date"),
+    ("run", "experiment", "status", "val", "test", "date"),
+    ("run", "status", "val", "test", "date"),
+    ("run", "status", "val", "test"),
+    ("run", "status", "val"),
+)
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 # ------------------------------------------------------------------------------------------------------------ the list
 
 
-def list_cells(run: RunRow) -> list[object]:
-    """The cells of one run under LIST_COLUMNS; of the metrics those of held-out data, at most three."""
+def list_table(runs: Sequence[RunRow], width: int) -> tuple[tuple[str, ...], list[list[object]]]:
+    """Columns and rows, of which each fits on one line of `width` characters: no cell is cut, columns are left out."""
+    cells = [_list_cells(run) for run in runs]
+    for columns in LISTS:
+        rows = [[row[name] for name in columns] for row in cells]
+        widths = [max(len(str(cell or "-")) for cell in column) for column in zip(columns, *rows, strict=True)]
+        if sum(widths) + 2 * len(columns) <= width:
+            break
+    return columns, rows
+
+
+def _list_cells(run: RunRow) -> dict[str, object]:
+    """What may stand in each column; of the metrics those of held-out data, at most three."""
     held_out = {name: value for name, value in run.metrics.items() if not name.startswith("train/")} or run.metrics
-    metrics = "  ".join(f"{name} {number(value)}" for name, value in list(held_out.items())[:3])
-    return [run.name, run.experiment, run.status, run.epochs, metrics, run.created.replace("T", " ")]
+    return {
+        "run": run.name,
+        "experiment": run.experiment,
+        "status": run.status,
+        "epochs": run.epochs,
+        "metrics": "  ".join(f"{name} {number(value)}" for name, value in list(held_out.items())[:3]),
+        "val": _score(run, "val/"),
+        "test": _score(run, "test/"),
+        "created": run.created.replace("T", " "),
+        "date": run.created.replace("T", " ")[5:16],
+    }
+
+
+def _score(run: RunRow, split: str) -> str | None:
+    """The accuracy on a split, else its first score with its name, as recorded at the best checkpoint."""
+    names = sorted((n for n in run.metrics if n.startswith(split)), key=lambda n: not n.endswith("accuracy"))
+    if not names:
+        return None
+    value = metric_value(names[0], run.metrics[names[0]])
+    return value if names[0].endswith("accuracy") else f"{names[0].removeprefix(split)} {value}"
 
 
 def row_as_json(run: RunRow) -> dict[str, Any]:
@@ -122,9 +160,13 @@ def _target(run: RunFolder, name: str) -> str | None:
 def _next_commands(run: RunFolder, status: str, has_checkpoint: bool) -> list[str]:
     if status == "running":
         return ["dlcli runs ls"]
+    newest = next((other for other in all_runs(run.path.parent.parent) if other.name == run.name), run)
+    name = run.name if newest.path == run.path else run.folder_name  # the name alone means the newest of that name
+    stopped = status in ("interrupted", "killed") and run.run_yaml.is_file()
     if not has_checkpoint:
-        return [f"dlcli train {run.experiment}"]
-    return [f"dlcli eval {run.name}"] + ([f"dlcli resume {run.name}"] if status != "completed" else [])
+        return [f"dlcli resume {name}" if stopped else f"dlcli train {run.experiment}"]
+    commands = [f"dlcli eval {name}", f"dlcli resume {name}"]
+    return commands[::-1] if stopped else commands[: 1 if status == "completed" else 2]
 
 
 # ----------------------------------------------------------------------------------------------------------- its tables
@@ -163,15 +205,18 @@ def metric_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def epoch_table(events: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the last epochs; the best so far carries a star."""
+    """Columns and rows of the last epochs, the best in front where it is older; it carries a star."""
     shown = events[-EPOCHS_SHOWN:]
+    best = next((event for event in reversed(events) if event.get("best")), None)
+    if best is not None and not any(event is best for event in shown):
+        shown = [best, *shown]
     names = list(dict.fromkeys(name for event in shown for name in event.get("metrics") or {}))
     rows = [
         [
             event.get("epoch"),
             *(number(event["metrics"][n]) if n in (event.get("metrics") or {}) else None for n in names),
             number(event["lr"]) if "lr" in event else None,
-            "*" if event.get("best") else None,
+            "*" if event is best else None,
         ]
         for event in shown
     ]

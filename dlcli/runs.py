@@ -189,6 +189,7 @@ def all_runs(outputs: Path) -> list[RunFolder]:
 def find_run(reference: str | None, outputs: Path) -> RunFolder:
     """A run by path, folder name, name, or the unique beginning of either; None and `latest` are the newest.
 
+    Of several runs of the very name it is the newest too.
     Errors: ConfigError when none or several answer to it, with the names nearest to it.
     """
     if reference not in (None, "latest"):
@@ -203,11 +204,11 @@ def find_run(reference: str | None, outputs: Path) -> RunFolder:
         )
     if reference in (None, "latest"):
         return runs[0]
-    found = (
-        [run for run in runs if reference in (run.folder_name, run.name)]
-        or [run for run in runs if reference and (run.name.startswith(reference) or run.stamp.startswith(reference))]
-        or [run for run in runs if reference and run.folder_name.startswith(reference)]
-    )
+    if exact := next((run for run in runs if reference in (run.folder_name, run.name)), None):
+        return exact
+    found = [
+        run for run in runs if reference and (run.name.startswith(reference) or run.stamp.startswith(reference))
+    ] or [run for run in runs if reference and run.folder_name.startswith(reference)]
     if len(found) == 1:
         return found[0]
     raise _ambiguous(reference, found) if found else _unknown(reference, runs)
@@ -217,13 +218,14 @@ def find_checkpoint(reference: str | None, outputs: Path) -> Path:
     """The folder of a checkpoint, with `last` and `best` followed to their step folder.
 
     reference: a path (checkpoint folder, file in one, run folder), RUN (its best, else its last), RUN/last, RUN/best,
-    RUN/step-00000060; None, `checkpoint`, `best` and `latest` are the best of the newest run, `last` is its last.
+    RUN/step-00000060; None, `checkpoint`, `best` and `latest` are the best of the newest run that has a checkpoint,
+    `last` is its last: a start that failed hides nothing.
     Errors: ConfigError when there is no such run, CheckpointError when it has no such checkpoint.
     """
     if reference in (None, "checkpoint", "best", "latest"):
-        return _best_checkpoint(find_run(None, outputs))
+        return _best_checkpoint(_newest_trained(outputs))
     if reference == "last":
-        return _named_checkpoint(find_run(None, outputs), "last")
+        return _named_checkpoint(_newest_trained(outputs), "last")
     path = Path(os.path.expanduser(reference))
     if os.path.isfile(path):
         path = path.parent
@@ -236,8 +238,15 @@ def find_checkpoint(reference: str | None, outputs: Path) -> Path:
         return _best_checkpoint(RunFolder(path.parent))
     beginning, slash, which = reference.rpartition("/")
     if slash and (which in ("last", "best") or _STEP_FOLDER.fullmatch(which)):
-        return _named_checkpoint(find_run(beginning.removesuffix("/checkpoints"), outputs), which)
+        beginning = beginning.removesuffix("/checkpoints")
+        run = _newest_trained(outputs) if beginning == "latest" else find_run(beginning, outputs)
+        return _named_checkpoint(run, which)
     return _best_checkpoint(find_run(reference, outputs))
+
+
+def _newest_trained(outputs: Path) -> RunFolder:
+    """The newest run that has a checkpoint; where none has one, the newest, of which that is told."""
+    return next(filter(checkpoint_steps, all_runs(outputs)), None) or find_run(None, outputs)
 
 
 def _best_checkpoint(run: RunFolder) -> Path:
@@ -370,7 +379,7 @@ def _ambiguous(reference: str, found: list[RunFolder]) -> ConfigError:
     names = ", ".join(run.folder_name for run in found[:5])
     return ConfigError(
         f"{len(found)} runs begin with {printable(reference)}: {names}{', ...' if len(found) > 5 else ''}",
-        hint="Write enough of the name, or its folder, to tell them apart.",
+        hint=f"Name one by its folder, such as {found[0].folder_name}.",
     )
 
 

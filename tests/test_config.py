@@ -132,6 +132,46 @@ def test_a_users_conf_folder_comes_first(tmp_path: Path) -> None:
     assert "whole number" in problems("mine", "model.width=wide", config_dir=str(tmp_path))["model.width=wide"][0]
 
 
+def test_an_experiment_of_a_users_folder_needs_no_package_line(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment" / "mine.yaml"
+    path.write_text("defaults:\n  - override /optimizer: sgd\nseed: 3\n")
+    assert compose_command(["mine"], config_dir=str(tmp_path)).tree["seed"] == 3
+    path.write_text("seed: 3\ntrainer: {epoch: 3}\n")
+    assert any("trainer.epochs" in message for message, _ in problems("mine", config_dir=str(tmp_path)).values())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["parameter_groups.b.match=*.bias", "parameter_groups.b.weight_decay=-3"], "from 0"),
+        (["parameter_groups.b.match=*.bias", "parameter_groups.b.weigth_decay=0.0"], "no setting of the optimizer"),
+        (["parameter_groups.b.match=*.bias", "parameter_groups.b.lr=abc"], "a number"),
+        (["parameter_groups.b.match=*.bias", "parameter_groups.b.params=3"], "no setting of the optimizer"),
+        (["parameter_groups.b.weight_decay=0.1"], "must be a pattern"),
+        (["parameter_groups.b=3"], ""),
+    ],
+)
+def test_parameter_groups_are_held_to_the_optimizers_settings(words: list[str], told: str) -> None:
+    quoted = [word.replace("=*.bias", "='*.bias'") for word in words]
+    assert any(told in message for message, _ in problems("digits", *quoted).values())
+    right = ["parameter_groups.b.match='*.bias'", "parameter_groups.b.weight_decay=0.0"]
+    assert compose_command(["digits", *right]).tree["parameter_groups"]["b"]["weight_decay"] == 0.0
+
+
+def test_a_validation_split_is_a_number_or_a_share() -> None:
+    for value in ("100", "0.1"):
+        assert compose_command(["digits", f"dataset.val_size={value}"]).tree["dataset"]["val_size"] == float(value)
+    for value in ("0", "1.5", "-1", "true", "1.0"):
+        assert problems("digits", f"dataset.val_size={value}")
+
+
+def test_the_hint_of_a_missing_setting_is_a_command_that_works() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_command(["digits_distill"])
+    assert str(caught.value.hint).endswith("dlcli train digits_distill task.teacher=latest")
+
+
 def test_a_yaml_file_is_an_experiment(tmp_path: Path) -> None:
     path = tmp_path / "my own.yaml"
     path.write_text("defaults:\n  - override /optimizer: sgd\nseed: 5\n")

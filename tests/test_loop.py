@@ -16,6 +16,8 @@ from dlcli.datasets.examples import Batch
 from dlcli.errors import DivergedError
 from dlcli.regularization.averaging import Average
 from dlcli.regularization.penalties import L1
+from dlcli.state import Progress
+from dlcli.tally import Tally
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
 from dlcli.tasks.task import Answers
@@ -117,6 +119,31 @@ def test_a_loss_that_is_no_number_stops_before_the_update(at: int) -> None:
     assert all(torch.equal(a, b) for a, b in zip(healthy.parameters(), sick.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("at", [1, 3])
+def test_under_a_gradient_scaler_too(at: int) -> None:
+    task = Sick(network(), at)
+    optimizers = sgd(task)
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    with pytest.raises(DivergedError, match=f"step {at}"):
+        steps(task, [[b] for b in batches([4] * 5)], optimizers, scaler=scaler, guard=loop.Guard(optimizers, scaler))
+
+
+def test_a_loss_scale_that_falls_to_nothing_is_divergence() -> None:
+    task = Classification(network())
+    optimizers = sgd(task)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-9, enabled=True)
+    guard = loop.Guard(optimizers, scaler)
+    steps(task, [batches([4])], optimizers, scaler=scaler, guard=guard)
+    guard.check()
+    for parameter in task.parameters():
+        parameter.register_hook(lambda grad: grad * math.inf)  # every gradient overflows, every update is skipped
+    before = [p.clone() for p in task.parameters()]
+    steps(task, [[b] for b in batches([4] * 3)], optimizers, scaler=scaler, guard=guard)
+    assert all(torch.equal(a, b) for a, b in zip(before, task.parameters(), strict=True))
+    with pytest.raises(DivergedError, match="loss scale"):
+        guard.check()
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_update_is_skipped_without_a_read() -> None:
     if not torch.cuda.is_available():
@@ -188,6 +215,28 @@ def test_the_average_of_weights_is_evaluated_and_the_raw_ones_go_on() -> None:
     with average.in_place():
         torch.testing.assert_close(dict(task.model.named_parameters()), expected)
     assert all(torch.equal(a, b) for a, b in zip(raw, task.parameters(), strict=True))
+
+
+def test_a_value_that_overflowed_adds_nothing_to_an_epochs_sums() -> None:
+    tally, progress = Tally(10), Progress()
+    for number, norm in enumerate((1.0, math.inf, 3.0)):
+        tally.pending.append(loop.StepDone(number, {"grad_norm/model": torch.tensor(norm)}, 2, 1.0))
+    tally.fold(progress)
+    assert (progress.sums, progress.examples) == ({"grad_norm/model": 8.0}, 6)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_sums_do_not_depend_on_how_the_steps_are_grouped(cut: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    done = [loop.StepDone(n, {"loss": torch.rand((), generator=g)}, 3, 1.0) for n in range(6)]
+    at_once, in_parts = Progress(), Progress()
+    tally = Tally(10)
+    tally.pending.extend(done)
+    tally.fold(at_once)
+    for part in (done[:cut], done[cut:]):
+        tally.pending.extend(part)
+        tally.fold(in_parts)
+    assert at_once.sums == in_parts.sums  # to the last bit
 
 
 def test_answers_are_counted_as_argmax() -> None:

@@ -30,7 +30,7 @@ from faults import (
     outcome,
     run_of,
 )
-from program import dlcli, environment
+from program import dlcli, environment, events_of, train_quickly
 
 PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "trainer.log_every=1")
 # shuffled, augmented, with dropout, mixup, averaged weights and clipping, saved in the middle of epochs: 126 steps
@@ -706,3 +706,43 @@ def test_a_time_limit_stretches_the_schedule_and_ends_the_run(forge: Forge, tmp_
     assert rates[-1] < 0.2 * max(rates)
     assert events(run)[-1]["status"] == "completed"
     assert events(run, "evaluated")
+
+
+def test_an_extension_that_would_change_nothing_is_refused(tmp_path: Path) -> None:
+    run = train_quickly(tmp_path, "trainer.max_steps=20")["run"]
+    for words, told in (
+        (["trainer.epochs=20"], "trainer.max_steps=20 decides"),
+        (["trainer.max_steps=5"], "has 20 steps already"),
+    ):
+        done = dlcli("resume", run, *words, cwd=tmp_path)
+        assert done.returncode == 2 and told in done.stderr, done.stderr
+    done = dlcli("resume", run, "trainer.max_steps=30", "--json", cwd=tmp_path)
+    assert events_of(done.stdout)[-1]["step"] == 30, done.stderr
+
+
+def test_a_run_that_stopped_early_says_so_and_goes_on_only_with_more_patience(tmp_path: Path) -> None:
+    words = ("regularization.early_stopping.patience=1", "trainer.epochs=40", "optimizer.lr=0.05", "schedule=constant")
+    finished = train_quickly(tmp_path, *words)
+    assert finished["epoch"] < 40 and "stopped early" in finished["reason"]
+    done = dlcli("resume", finished["run"], "trainer.epochs=50", cwd=tmp_path)
+    assert done.returncode == 2 and "early_stopping.patience" in done.stderr
+
+
+def test_a_resume_that_cannot_start_leaves_a_finished_run_as_it_was(tmp_path: Path) -> None:
+    run = Path(train_quickly(tmp_path)["run"])
+    before = (run / "summary.json").read_text(), (run / "run.yaml").read_text()
+    done = dlcli("resume", str(run), "trainer.epochs=9", "runtime.device=cuda:77", cwd=tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert ((run / "summary.json").read_text(), (run / "run.yaml").read_text()) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    from dlcli.signals import Signals
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -47,7 +47,7 @@ def why(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
 ) -> None:
-    """Show every place that sets one key, in order, with its type, range and meaning; the last one wins.
+    """Show every place that sets one key or chooses a group's option, in order, with its meaning; the last one wins.
 
     Example: dlcli config why mnist optimizer.lr
     """
@@ -61,8 +61,10 @@ def why(
         print(json.dumps(answer))
         return
     print(f"{answer['key']} = {answer['value']}")
-    print(f"  {answer['meaning']}" if answer["meaning"] else "  (a setting of this option alone)")
-    print(f"  {answer['expects']}")
-    print_table(
-        "set at, the last one wins", ["place", "value"], [[p["place"], str(p["value"])] for p in answer["chain"]]
-    )
+    is_group = "file" in answer
+    about = answer["meaning"] or ("" if is_group else "(a setting of this option alone)")
+    for line in (about, answer.get("file"), answer["expects"]):
+        if line:
+            print(f"  {line}")
+    rows = [[p["place"], str(p["value"])] for p in answer["chain"]]
+    print_table(f"{'chosen' if is_group else 'set'} at, the last one wins", ["place", "value"], rows)

@@ -29,7 +29,7 @@ def list_options(
             hint=f"{f'Did you mean {better}? ' if better else ''}({', '.join(known)})",
         )
     shown = [group] if group else ["experiment"]
-    rows = [[name, describe(path), command(path)] for g in shown for name, path in options(g, search).items()]
+    rows = [[name, describe(path), command(path, g, name)] for g in shown for name, path in options(g, search).items()]
     as_objects = [dict(zip(("name", "what", "command"), row, strict=True)) for row in rows]
     if as_json:
         import json

@@ -62,6 +62,6 @@ def print_answers(answers: list[dict[str, Any]], *, as_json: bool) -> None:
         rows.append(
             [printable(answer["image"]), printable(first["class"]), f"{100 * first['probability']:.1f} %", others]
             if first
-            else [printable(answer["image"]), "-", "-", printable(answer["error"])]
+            else [printable(answer["image"]), "error", None, printable(answer["error"].removesuffix("."))]
         )
     print_table("predictions", ["image", "class", "probability", "others"], rows)

@@ -23,19 +23,42 @@ def ls(
 
     Example: dlcli runs ls
     """
-    from dlcli.display import print_table
-    from dlcli.run_report import LIST_COLUMNS, list_cells, row_as_json
+    import os
+    import sys
+
+    from dlcli.display import is_terminal, print_table, width_of
+    from dlcli.run_report import list_table, row_as_json
     from dlcli.runs import list_runs, outputs_folder
 
     folder = outputs_folder(outputs)
-    rows = [row for row in list_runs(folder) if experiment in (None, row.experiment)]
+    every = list_runs(folder)
+    rows = [row for row in every if experiment in (None, row.experiment)]
+    if experiment is not None and every and not rows:
+        _check_experiment(experiment, {row.experiment for row in every})
     shown = rows[: limit or None]
     json_rows = [row_as_json(row) for row in shown] if as_json else None
-    print_table(f"Runs in {folder}", LIST_COLUMNS, [list_cells(row) for row in shown], json_rows=json_rows)
+    is_narrow = is_terminal(sys.stdout) or "COLUMNS" in os.environ  # a file or a pipe gets every column
+    columns, cells = list_table(shown, width_of(sys.stdout) if is_narrow else 10_000)
+    print_table(f"Runs in {folder}", columns, cells, json_rows=json_rows)
     if not as_json and not shown:
-        typer.echo(f"no runs in {folder}; make one with: dlcli train digits", err=True)
+        of = f" of {experiment}" if experiment and every else ""
+        typer.echo(f"no runs{of} in {folder}; make one with: dlcli train {experiment if of else 'digits'}", err=True)
     elif not as_json and len(shown) < len(rows):
         typer.echo(f"{len(rows) - len(shown)} older runs: dlcli runs ls --limit 0", err=True)
+
+
+def _check_experiment(experiment: str, with_runs: set[str]) -> None:
+    """Raise ConfigError for an experiment that has neither runs nor a config."""
+    from dlcli.confdir import options, search_path
+    from dlcli.errors import ConfigError, nearest, printable
+
+    if experiment in options("experiment", search_path()):
+        return
+    better = nearest(experiment, sorted(with_runs))
+    raise ConfigError(
+        f"there is no experiment {printable(experiment)}",
+        hint=f"{f'Did you mean {better}? ' if better else ''}There are runs of: {', '.join(sorted(with_runs))}.",
+    )
 
 
 @app.command("show")
@@ -71,6 +94,7 @@ def _print_report(report: dict[str, Any]) -> None:
     if report["epochs"]:
         columns, rows = epoch_table(report["epochs"])
         typer.echo()
-        print_table(f"The last {EPOCHS_SHOWN} epochs" if len(rows) == EPOCHS_SHOWN else "Epochs", columns, rows)
+        last = f"The last {EPOCHS_SHOWN} epochs{', and the best' if len(rows) > EPOCHS_SHOWN else ''}"
+        print_table(last if len(rows) < len(report["epochs"]) else "Epochs", columns, rows)
     for command in report["next"]:
         typer.echo(f"next: {command}", err=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import options, packaged_conf, search_path
+from dlcli.confdir import describe, options, packaged_conf, search_path
 from dlcli.config import Composed, compose_command
 from dlcli.config.checks import setting_of
 from dlcli.config.tree import leaves
@@ -17,9 +17,14 @@ from dlcli.errors import ConfigError, Problem, nearest
 def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str, Any]:
     """{key, value, expects, meaning, chain: [{place, value}]}. words: [EXPERIMENT] KEY [KEY=VALUE]...
 
+    KEY is a setting or a group, whose chain is of those who chose its option; KEY= is understood as KEY.
     Raises ConfigError for a key that is not there, and for every mistake that `dlcli train` would tell.
     """
     experiments = options("experiment", search_path(config_dir))
+    words = list(words)
+    if not any("=" not in w and w not in experiments and not w.endswith((".yaml", ".yml")) for w in words):
+        at = next((i for i, w in enumerate(words) if w.endswith("=") and w.count("=") == 1), len(words))
+        words[at : at + 1] = [w[:-1] for w in words[at : at + 1]]  # as completion leaves it
     plain = [w for w in words if "=" not in w]
     named = [w for w in plain if w in experiments or w.endswith((".yaml", ".yml"))]
     keys = [w for w in plain if w not in named]
@@ -30,6 +35,8 @@ def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str,
         )
     composed = compose_command(rest, config_dir=config_dir, command="config why")
     key = keys[0]
+    if key in composed.choices:
+        return _explain_group(key, composed, rest)
     settings = dict(leaves(composed.tree))
     if key not in settings:
         better = nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in settings])
@@ -43,6 +50,28 @@ def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str,
     return {"key": key, "value": settings[key], "expects": setting.expects, "meaning": setting.meaning, "chain": chain}
 
 
+def _explain_group(group: str, composed: Composed, words: Sequence[str]) -> dict[str, Any]:
+    """Who chose the option of a group: train.yaml, the experiment or the command; and what the option is."""
+    name, known = composed.choices[group], options(group, composed.search)
+    train = [conf / "train.yaml" for conf in composed.search if (conf / "train.yaml").is_file()][:1]
+    experiment = _experiment_file(composed, words)
+    files = [*train, *([experiment] if experiment else [])]
+    chain = [found for path in files if (found := _default_in_file(path, group)) is not None]
+    return {
+        "key": group,
+        "value": name,
+        "expects": f"one of {', '.join(sorted(known))}",
+        "meaning": describe(known[name]),
+        "file": _short(known[name]),
+        "chain": chain + _in_command(group, words),
+    }
+
+
+def _experiment_file(composed: Composed, words: Sequence[str]) -> Path | None:
+    given = next((Path(w) for w in words if w.endswith((".yaml", ".yml")) and "=" not in w), None)
+    return given or options("experiment", composed.search).get(composed.experiment)
+
+
 def _chain(key: str, composed: Composed, words: Sequence[str]) -> list[dict[str, Any]]:
     """Places in the order in which Hydra merges them: the option's file, train.yaml, the experiment, the command."""
     places: list[tuple[Path, str]] = []
@@ -51,15 +80,33 @@ def _chain(key: str, composed: Composed, words: Sequence[str]) -> list[dict[str,
         places.append((options(group, composed.search)[composed.choices[group]], rest))
     places += [(conf / "train.yaml", key) for conf in composed.search if (conf / "train.yaml").is_file()][:1]
     chosen = any(word.partition("=")[0] == group for word in words)
-    experiment = next((Path(w) for w in words if w.endswith((".yaml", ".yml")) and "=" not in w), None)
-    experiment = experiment or options("experiment", composed.search).get(composed.experiment)
+    experiment = _experiment_file(composed, words)
     if experiment is not None and not chosen:
         places.append((experiment, key))
     chain = [found for path, inside in places if (found := _in_file(path, inside)) is not None]
-    for number, word in enumerate(words, 1):
-        if re.match(rf"^\+{{0,2}}{re.escape(key)}=", word):
-            chain.append({"place": f"the command, word {number}", "value": word.partition("=")[2]})
-    return chain
+    return chain + _in_command(key, words)
+
+
+def _in_command(key: str, words: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"place": f"the command, word {number}", "value": word.partition("=")[2]}
+        for number, word in enumerate(words, 1)
+        if re.match(rf"^\+{{0,2}}{re.escape(key)}=", word)
+    ]
+
+
+def _default_in_file(path: Path, group: str) -> dict[str, Any] | None:
+    """Line and option of a group in the defaults list of a YAML file, or None."""
+    import yaml
+
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    defaults = next((v for k, v in pairs if k.value == "defaults" and isinstance(v, yaml.SequenceNode)), None)
+    for item in defaults.value if defaults else []:
+        for key, value in item.value if isinstance(item, yaml.MappingNode) else []:
+            if re.fullmatch(rf"(override\s+)?/?{re.escape(group)}", key.value):
+                return {"place": f"{_short(path)}:{key.start_mark.line + 1}", "value": value.value}
+    return None
 
 
 def _in_file(path: Path, key: str) -> dict[str, Any] | None:

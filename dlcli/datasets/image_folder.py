@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew
 TEST_FRACTION = 0.2
+DAMAGED_NAMED = 5  # in an error
 MEMBER_LIMIT = 512 * 2**20  # bytes of one image file in an archive
 # fmt: off
 FORMATS = (  # not EPS: it starts Ghostscript
@@ -93,11 +94,27 @@ def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Decoded:
         images = np.empty((len(entries), *shape), dtype=np.uint8)
         splits[split] = (images, np.array([entry.label for entry in entries], dtype=np.int64))
         places.update({entry.name: (images, row) for row, entry in enumerate(entries)})
+    damaged: list[str] = []
     for name, file in open_all(tree):
         if name in places:
             images, row = places[name]
-            images[row] = decode_image(file, shape, source=f"{tree.path}: {name}")
+            try:
+                images[row] = decode_image(file, shape, source=name)
+            except DataError as error:  # the others are looked at too, so that all of them are told at once
+                damaged.append(error.message.removesuffix("."))
+    if damaged:
+        raise damaged_images(tree, damaged)
     return Decoded(tree.classes, splits)
+
+
+def damaged_images(tree: ImageTree, damaged: Sequence[str]) -> DataError:
+    """One error for all the images that cannot be read, with the first few of what was told."""
+    told = "; ".join(damaged[:DAMAGED_NAMED])
+    if len(damaged) == 1:
+        return DataError(f"{tree.path}: {told}.", hint="Replace or remove this file.")
+    more = f"; and {len(damaged) - DAMAGED_NAMED:,} more" if len(damaged) > DAMAGED_NAMED else ""
+    count = f"{len(damaged):,} of {len(tree):,} images cannot be read"
+    return DataError(f"{tree.path}: {count}: {told}{more}.", hint="Replace or remove these files.")
 
 
 def open_all(tree: ImageTree) -> Iterator[tuple[str, IO[bytes]]]:
@@ -123,8 +140,8 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_image(file: IO[bytes], shape: tuple[int, int, int], *, source: str) -> np.ndarray:
-    """(C, H, W) uint8: turned as its EXIF says, scaled to cover H x W, cut at the centre. `source` is for the error."""
-    from PIL import Image, ImageOps
+    """(C, H, W) uint8: turned as its EXIF says, scaled to cover H x W, cut at the centre. `source` begins the error."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
     try:
@@ -137,10 +154,9 @@ def decode_image(file: IO[bytes], shape: tuple[int, int, int], *, source: str) -
                 image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
             return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error
-        raise DataError(
-            f"{printable(source)} is no image that can be read: {printable(error)}.",
-            hint="Replace or remove this file.",
-        ) from error
+        unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a Python object
+        what = "no image of a known format" if unknown else f"no image that can be read: {printable(error)}"
+        raise DataError(f"{printable(source)} is {what}.".lstrip(), hint="Replace or remove this file.") from error
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
