@@ -66,7 +66,7 @@ def complete(words: Sequence[str], current: str) -> list[str]:
         return [] if rest else _matching(current, list(SCRIPTS))
     if command == "list":
         return [] if rest else _matching(current, confdir.groups(confdir.search_path(_value_of("--config-dir", words))))
-    if command == "runs" and "ls" in plain:
+    if plain[:2] == ["runs", "ls"]:
         return [] if rest else _matching(current, confdir.options("experiment", confdir.search_path()))
     if command in TAKES_RUN and not (rest and command != "compare"):
         return _matching(current, _runs(words, current, checkpoints=command in TAKES_CHECKPOINT))

@@ -38,7 +38,6 @@ EVAL_KEYS = (
     "runtime.precision",
     "runtime.threads",
 )
-SPLITS = ("test", "val", "train")
 NUM_MISTAKES = 24
 
 
@@ -176,9 +175,10 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in source:
         with trained.runtime.autocast()():
-            for name, value_B in task.metrics(batch).items():
+            logits_BK = task.model(batch.images)
+            for name, value_B in task.measure(logits_BK, batch.labels).items():
                 per_example.setdefault(name, []).append(value_B.double().cpu())
-            parts.append((task.predict(batch.images).cpu(), batch.labels.cpu(), batch.index.cpu()))
+        parts.append((logits_BK.float().softmax(1).cpu(), batch.labels.cpu(), batch.index.cpu()))
     values = {name: torch.cat(tensors) for name, tensors in per_example.items()}
     probabilities_NK, labels_N, rows_N = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     confidence_N, predicted_N = probabilities_NK.max(1)

@@ -319,6 +319,7 @@ def test_predict_answers_in_order_and_tells_what_failed(trained: Path, tmp_path:
         if "classes" in a:
             shares = [c["probability"] for c in a["classes"]]
             assert len(shares) == 3 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
+    assert answers[1]["error"] == "is no image of a known format."
     taken = [int(a["classes"][0]["class"]) for a in answers[-6:]]
     assert sum(t == label for t, label in zip(taken, labels, strict=True)) >= 4, "a trained network sees most of them"
     assert answers[0]["classes"] == answers[-3]["classes"], "the same image, the same answer"
@@ -339,6 +340,15 @@ def test_predict_as_a_table_and_from_stdin(trained: Path, tmp_path: Path) -> Non
     assert from_stdin["classes"] == from_file["classes"]
     nothing = subprocess.run(command, cwd=trained, env=environment(), input=b"", capture_output=True, check=False)
     assert nothing.returncode == 3 and b"Traceback" not in nothing.stderr
+
+
+def test_predict_tells_in_its_table_what_is_no_image(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    done = dlcli("predict", str(tmp_path / "text.png"), cwd=trained)
+    assert done.returncode == 3 and "object at 0x" not in done.stdout + done.stderr
+    row = done.stdout.splitlines()[-1].split()
+    assert row[:2] == [str(tmp_path / "text.png"), "error"]
+    assert " ".join(row[3:]) == "is no image of a known format" and done.stdout.count("text.png") == 1
 
 
 def test_predict_takes_images_of_every_mode(trained: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "experiment/zebra.yaml": "defaults:\n  - override /optimizer: zopt\ntrainer:\n  epochs: 3\n",
         "model/zoo/deep.yaml": "name: deep\n",
         "optimizer/zopt.yaml": "zlr: 0.1 # a rate\nnested:\n  inner: true\nlist:\n  - a: 1\n_target_: x.Y\n",
-        "optimizer/other.yaml": "other_key: 1\n",
+        "optimizer/other.yaml": "other_key: 1\nkind: a # a | b.c | 3; what it is\nratio: 0.5 # a or b\n",
     }
     for name, text in files.items():
         path = tmp_path / "conf" / name
@@ -53,7 +53,7 @@ def test_experiments_groups_options_and_keys_are_offered(conf: Path) -> None:
     assert complete(["train"], "model=zo") == ["model=zoo/deep"]
     assert complete(["train", "zebra"], "optimizer.z") == ["optimizer.zlr="]
     assert complete(["train", "zebra"], "optimizer.") == ["optimizer.nested.inner=", "optimizer.zlr="]
-    assert complete(["train", "zebra", "optimizer=other"], "optimizer.") == ["optimizer.other_key="]
+    assert complete(["train", "zebra", "optimizer=other"], "optimizer.o") == ["optimizer.other_key="]
     assert complete(["train", "zebra"], "optimizer.nested.inner=") == [
         "optimizer.nested.inner=true",
         "optimizer.nested.inner=false",
@@ -65,11 +65,57 @@ def test_experiments_groups_options_and_keys_are_offered(conf: Path) -> None:
 def test_runs_and_their_checkpoints_are_offered(conf: Path) -> None:
     run = RunFolder.create(conf / "outputs", "digits", "calm-otter")
     (run.checkpoints / "step-00000060").mkdir(parents=True)
-    for words in (["eval"], ["resume"], ["predict"], ["runs", "show"], ["sync"], ["eval", "--json"]):
+    for words in (["eval"], ["resume"], ["predict", "--run"], ["runs", "show"], ["sync"], ["eval", "--json"]):
         assert complete(words, "ca") == ["calm-otter"], words
     assert complete(["eval"], "calm-otter/") == ["calm-otter/best", "calm-otter/last", "calm-otter/step-00000060"]
     assert complete(["sync"], run.stamp[:6]) == [run.folder_name]
     assert complete(["sync", "--outputs", "elsewhere"], "") == complete(["sync", "calm-otter"], "") == []
+
+
+def test_only_runs_with_a_checkpoint_are_offered_where_one_is_needed(conf: Path) -> None:
+    failed = RunFolder.create(conf / "outputs", "digits", "failed-start")
+    assert complete(["eval"], "") == complete(["predict", "--run"], "") == []
+    trained = RunFolder.create(conf / "outputs", "digits", "calm-otter")
+    (trained.checkpoints / "step-00000060").mkdir(parents=True)
+    assert complete(["eval"], "") == complete(["predict", "a.png", "--run"], "") == ["latest", "calm-otter"]
+    assert complete(["predict"], "--run=c") == ["--run=calm-otter"]
+    assert complete(["predict"], "") == [], "files, by the shell itself"
+    assert failed.name in complete(["resume"], "") and failed.name in complete(["runs", "show"], "")
+
+
+def test_fixed_choices_are_offered(conf: Path) -> None:
+    assert complete(["list"], "mo") == ["model"] and complete(["list", "model"], "") == []
+    assert complete(["eval", "--split"], "") == ["test", "val", "train"]
+    assert complete(["eval", "latest"], "--split=v") == ["--split=val"]
+    precisions = [f"runtime.precision={word}" for word in ("auto", "fp32", "bf16", "fp16")]
+    assert complete(["train", "mnist"], "runtime.precision=") == precisions
+    assert complete(["train", "mnist"], "dataset.download=") == ["dataset.download=true", "dataset.download=false"]
+    assert complete(["train", "cifar10", "model=resnet"], "model.stem=") == ["model.stem=cifar", "model.stem=imagenet"]
+    kinds = [f"optimizer.kind={word}" for word in ("a", "b.c", "3")]
+    assert complete(["train", "optimizer=other"], "optimizer.kind=") == kinds
+    assert complete(["train", "optimizer=other"], "optimizer.ratio=") == []
+
+
+def test_choices_by_comment_are_those_of_the_checks() -> None:
+    """What the YAML files list for people and for <TAB> is what is accepted, and all of it."""
+    from typing import Literal, get_args, get_origin
+
+    from dlcli.schema import SETTINGS
+
+    literal = {key: s.annotation for key, s in SETTINGS.items() if get_origin(s.annotation) is Literal}
+    for key, annotation in literal.items():
+        words = ["train", "cifar10", "model=resnet"] if key in ("model.depth", "model.stem") else ["train", "digits"]
+        assert complete(words, f"{key}=") == complete([*words, "tracker=wandb"], f"{key}=")
+        offered = {word.partition("=")[2] for word in complete(words, f"{key}=")}
+        assert offered == {str(choice) for choice in get_args(annotation)}, key
+
+
+def test_config_why_takes_keys_without_an_equals_sign(conf: Path) -> None:
+    assert complete(["config", "why", "zebra"], "trainer.ep") == ["trainer.epochs"]
+    assert complete(["config", "why", "zebra"], "opt") == ["optimizer", "optimizer."]
+    assert complete(["config", "why", "zebra", "trainer.epochs"], "trainer.ep") == ["trainer.epochs="]
+    assert complete(["config", "why", "zebra"], "optimizer=zo") == ["optimizer=zopt"]
+    assert complete(["config", "show", "zebra"], "trainer.ep") == ["trainer.epochs="]
 
 
 def test_yaml_is_scanned_by_its_indentation(conf: Path) -> None:
@@ -151,6 +197,9 @@ def test_tab_completes_in_a_real_bash(conf: Path) -> None:
             ("dlcli train mnist model=re\t", "dlcli train mnist model=resnet"),
             ("dlcli train mnist optimizer.l\t", "dlcli train mnist optimizer.lr="),
             ("dlcli train zebra optimizer.z\t", "dlcli train zebra optimizer.zlr="),
+            ("dlcli train zebra runtime.precision=b\t", "dlcli train zebra runtime.precision=bf16"),
+            ("dlcli config why zebra trainer.ep\t", "dlcli config why zebra trainer.epochs "),
+            ("dlcli eval --split v\t", "dlcli eval --split val "),
         ):
             bash.type(typed, until=becomes)
             bash.type("\x15", until="")  # Ctrl-U: away with the line

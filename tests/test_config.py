@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from program import dlcli
 
-from dlcli.confdir import GROUPS, options, packaged_conf
+from dlcli.confdir import GROUPS, describe, options, packaged_conf
 from dlcli.config import change_stored, check_stored, compose_command
+from dlcli.config.why import explain
 from dlcli.errors import ConfigError
 from dlcli.schema import SETTINGS, seconds
 
@@ -26,7 +27,8 @@ def test_every_option_says_its_command_and_composes(group: str, name: str) -> No
     path = options(group, [packaged_conf()])[name]
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("# dlcli train"), path
-    command = lines[0].removeprefix("# dlcli train").split("  ")[0].split()
+    assert "  " not in lines[0] and describe(path).endswith("."), "a command to paste, then a sentence"
+    command = lines[0].removeprefix("# dlcli train").split()
     needs = {"PATH": "/tmp"}
     words = [next((w.replace(k, v) for k, v in needs.items() if w.endswith(k)), w) for w in command]
     composed = compose_command(words)
@@ -232,3 +234,27 @@ def test_why_names_every_place(tmp_path: Path) -> None:
     for place in ("optimizer/adam.yaml", "experiment/digits_gan.yaml", "the command"):
         assert place in done.stdout
     assert "above 0" in done.stdout
+
+
+def line_of(path: Path, text: str) -> int:
+    return next(n for n, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+def test_why_names_who_chose_the_option_of_a_group() -> None:
+    conf = packaged_conf()
+    answer = explain(["digits_gan", "optimizer"])
+    assert (answer["value"], answer["meaning"]) == ("adam", describe(conf / "optimizer/adam.yaml"))
+    assert "optimizer/adam.yaml" in answer["file"] and "sgd" in answer["expects"]
+    in_train = line_of(conf / "train.yaml", "- optimizer:")
+    in_experiment = line_of(conf / "experiment/digits_gan.yaml", "override /optimizer")
+    places = [f"train.yaml:{in_train}", f"experiment/digits_gan.yaml:{in_experiment}"]
+    assert [f"conf/{place}" for place in places] == [p["place"].replace(" (dlcli's)", "") for p in answer["chain"]]
+    chosen = explain(["mnist", "optimizer", "optimizer=sgd"])
+    assert chosen["value"] == "sgd" and [p["value"] for p in chosen["chain"]] == ["adam", "sgd"]
+    assert chosen["chain"][-1]["place"].startswith("the command")
+
+
+def test_why_understands_what_completion_leaves() -> None:
+    assert explain(["digits", "optimizer.lr="]) == explain(["digits", "optimizer.lr"])
+    assert explain(["digits", "optimizer="]) == explain(["digits", "optimizer"])
+    assert explain(["optimizer.lr=", "optimizer.lr=0.5"])["value"] == 0.5

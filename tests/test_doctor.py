@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,9 @@ from dlcli.commands.completion import completion
 from dlcli.commands.doctor import as_text, doctor
 from dlcli.commands.runs import app as runs_app
 from dlcli.commands.sync import sync
+from dlcli.errors import ConfigError
 from dlcli.health import found_data
-from dlcli.run_report import sparkline
+from dlcli.run_report import describe_run, epoch_table, sparkline
 from dlcli.runs import RunFolder
 
 REPO = Path(__file__).resolve().parents[1]
@@ -94,6 +96,13 @@ def test_data_are_found_in_every_root(folder: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_data_roots_that_are_missing_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLCLI_DATA", str(folder / "gone"))
+    assert f"DLCLI_DATA={folder}/gone: there is no such folder" in found_data()
+    (folder / "gone").mkdir()
+    assert not any("DLCLI_DATA" in line for line in found_data())
+
+
 def test_runs_ls_lists(folder: Path) -> None:
     empty = CliRunner().invoke(runs_app, ["ls"])
     assert empty.exit_code == 0 and "dlcli train digits" in empty.stderr
@@ -102,7 +111,28 @@ def test_runs_ls_lists(folder: Path) -> None:
     assert "calm-otter" in listed and "completed" in listed and "val/accuracy 0.7" in listed
     rows = [json.loads(line) for line in CliRunner().invoke(runs_app, ["ls", "--json"]).stdout.splitlines()]
     assert [(row["name"], row["epochs"], row["metrics"]["train/loss"]) for row in rows] == [("calm-otter", 15, 0.1)]
-    assert CliRunner().invoke(runs_app, ["ls", "mnist", "--json"]).stdout == ""
+    of_mnist = CliRunner().invoke(runs_app, ["ls", "mnist", "--json"])
+    assert (of_mnist.exit_code, of_mnist.stdout) == (0, "")
+    assert "dlcli train mnist" in CliRunner().invoke(runs_app, ["ls", "mnist"]).stderr
+    nope = CliRunner().invoke(runs_app, ["ls", "digts"])
+    assert isinstance(nope.exception, ConfigError) and nope.exception.hint
+    assert "no experiment digts" in str(nope.exception) and "Did you mean digits?" in nope.exception.hint
+
+
+def test_the_list_of_runs_fits_the_window(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(folder)
+    metrics = {"val/loss": 0.31, "val/accuracy": 0.98765, "test/loss": 0.4, "test/accuracy": 0.9712}
+    run.write_summary({"status": "interrupted", "epoch": 1500, "metrics": metrics})
+    gan = RunFolder.create(folder / "outputs", "digits_gan", "a-name-of-ones-own")
+    gan.write_summary({"status": "completed", "epoch": 3, "metrics": {"val/frechet": 1234.5, "test/frechet": 12.5}})
+    for width in (60, 80, 100, 200):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = CliRunner().invoke(runs_app, ["ls"]).stdout.splitlines()
+        assert len(lines) == 3 and max(map(len, lines)) <= width, lines
+        assert "frechet 1234.5" in lines[1] and "0.98" in lines[2] or "98.7" in lines[2], lines
+        if width >= 80:
+            assert lines[0].split()[:3] == ["run", "experiment", "status"]
+    assert "val/accuracy 0.9877" in lines[2] and "1500" in lines[2], "all of them in a wide window"
 
 
 def test_runs_show_tells_what_came_of_a_run(folder: Path) -> None:
@@ -123,6 +153,28 @@ def test_runs_show_tells_what_came_of_a_run(folder: Path) -> None:
     assert report["best"] == "step-00000014" and len(report["epochs"]) == 15
     run.run_yaml.unlink()
     assert CliRunner().invoke(runs_app, ["show"]).exit_code == 0
+
+
+@pytest.mark.parametrize("status", ["interrupted", None])
+def test_what_follows_a_stopped_run_is_to_resume_it(folder: Path, status: str | None) -> None:
+    run = finished_run(folder)
+    run.summary.unlink()
+    if status:
+        run.write_summary({"status": status, "epoch": 15, "metrics": {}})
+    assert describe_run(run)["next"] == ["dlcli resume calm-otter", "dlcli eval calm-otter"]
+    shutil.rmtree(run.checkpoints)
+    assert describe_run(run)["next"] == ["dlcli resume calm-otter"], "from the beginning"
+    newer = RunFolder(run.path.parent / "29991231-000000-calm-otter")
+    shutil.copytree(run.path, newer.path)
+    assert describe_run(run)["next"] == [f"dlcli resume {run.folder_name}"], "the name alone is the newer one's"
+
+
+def test_the_table_of_epochs_has_the_best_one() -> None:
+    events = [{"epoch": e, "metrics": {"val/loss": 1 / e}, "best": e in (1, 3)} for e in range(1, 31)]
+    columns, rows = epoch_table(events)
+    starred = [row[0] for row in rows if row[columns.index("best")] == "*"]
+    assert starred == [3] and [row[0] for row in rows] == [3, *range(19, 31)]
+    assert [row[0] for row in epoch_table(events[:14])[1]] == list(range(3, 15))
 
 
 def test_a_sparkline_runs_from_the_lowest_to_the_highest() -> None:

@@ -187,6 +187,10 @@ def test_an_unclear_or_unknown_name_tells_the_nearest(tmp_path: Path) -> None:
     make(tmp_path, "20261121-130000-calm-owl")
     with pytest.raises(ConfigError, match=r"2 runs begin with calm-o.*calm-owl.*calm-otter"):
         find_run("calm-o", tmp_path)
+    with pytest.raises(ConfigError) as unclear:
+        find_run("calm-o", tmp_path)
+    for folder in ("20261121-120000-calm-otter", "20261121-130000-calm-owl"):
+        assert folder in str(unclear.value) and find_run(folder, tmp_path).folder_name == folder, "it can be pasted"
     with pytest.raises(ConfigError) as unknown:
         find_run("clam-otter", tmp_path)
     assert unknown.value.hint and "calm-otter" in unknown.value.hint
@@ -195,6 +199,26 @@ def test_an_unclear_or_unknown_name_tells_the_nearest(tmp_path: Path) -> None:
             find_run(odd, tmp_path)
         with pytest.raises(DlcliError):
             find_checkpoint(odd, tmp_path)
+
+
+def test_of_two_runs_of_one_name_it_is_the_newest(tmp_path: Path) -> None:
+    old = make(tmp_path, "20261121-120000-mine", steps=(1,))
+    new = make(tmp_path, "20261121-130000-mine", "mnist", steps=(2,))
+    assert find_run("mine", tmp_path).path == new.path
+    assert find_run(old.folder_name, tmp_path).path == old.path
+    assert find_checkpoint("mine", tmp_path) == new.checkpoints / "step-00000002"
+
+
+def test_failed_starts_do_not_hide_the_newest_checkpoint(tmp_path: Path) -> None:
+    run = make(tmp_path, "20261121-120000-calm-otter", steps=(20, 60))
+    failed = make(tmp_path, "20261121-130000-calm-owl")
+    for reference in (None, "checkpoint", "best", "latest", "latest/best"):
+        assert find_checkpoint(reference, tmp_path) == run.checkpoints / "step-00000020", reference
+    for reference in ("last", "latest/last"):
+        assert find_checkpoint(reference, tmp_path) == run.checkpoints / "step-00000060", reference
+    assert find_run("latest", tmp_path).path == failed.path
+    with pytest.raises(CheckpointError, match="calm-owl has no checkpoint yet"):
+        find_checkpoint("calm-owl", tmp_path)
 
 
 def test_a_checkpoint_is_found_by_every_name_it_has(tmp_path: Path) -> None:
@@ -334,7 +358,18 @@ def test_a_users_configs_come_first_and_their_targets_are_known(
     assert search[0] == tmp_path / "conf" and len(search) == 2
     assert groups(search)[-1] == "cell" and "model" in groups(search)
     assert options("model", search)["vision/mine"] == mine
-    assert (command(mine), describe(mine)) == ("dlcli train mnist model=vision/mine", "A network of mine.")
+    assert (command(mine, "model", "vision/mine"), describe(mine)) == (
+        "dlcli train mnist model=vision/mine",
+        "A network of mine.",
+    )
+    bad = options("model", search)["bad"]
+    assert (command(bad, "model", "bad"), describe(bad)) == ("dlcli train model=bad", "")
+    bad.write_text("# Says what it is,\n# and no command.\n_target_: !x os.system\n")
+    assert (command(bad, "model", "bad"), describe(bad)) == (
+        "dlcli train model=bad",
+        "Says what it is, and no command.",
+    )
+    assert command(bad, "experiment", "bad") == "dlcli train bad"
     found = targets(search)
     assert "my.Net" in found and "os.system" not in found
     with pytest.raises(ConfigError, match="is not a folder"):

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dlcli.commands import ConfigDir
+
 app = typer.Typer(help="Show what an experiment is made of, and where each value comes from.", no_args_is_help=True)
 FREE = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
@@ -16,7 +18,7 @@ def show(
         list[str] | None, typer.Argument(metavar="[EXPERIMENT] [KEY=VALUE]...", help="As in dlcli train.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of YAML.")] = False,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Print the composed and checked config; nothing is started.
 
@@ -45,7 +47,7 @@ def why(
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Show every place that sets one key or chooses a group's option, in order, with its meaning; the last one wins.
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dlcli.commands import ConfigDir, Outputs, Trust
+
 
 def evaluate(
     words: Annotated[
@@ -17,11 +19,9 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option("--split", help="test, val or train.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
-    outputs: Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")] = None,
-    trust: Annotated[
-        list[str] | None, typer.Option("--trust", help="A package of yours whose classes a config may name.")
-    ] = None,
+    config_dir: ConfigDir = None,
+    outputs: Outputs = None,
+    trust: Trust = None,
 ) -> None:
     """Score a checkpoint on held-out data: intervals, calibration, confusion, the baseline, the worst mistakes.
 

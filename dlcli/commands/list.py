@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from dlcli.commands import ConfigDir
+
 
 def list_options(
     group: Annotated[str | None, typer.Argument(help="A group: experiment, dataset, model, optimizer, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """List the experiments, or the options of a group, each with the command that runs it.
 

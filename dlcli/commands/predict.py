@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dlcli.commands import ConfigDir, Outputs, Trust
+
 
 def predict(
     images: Annotated[
@@ -16,11 +18,9 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option("--top", help="How many classes to show.", min=1)] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
-    outputs: Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")] = None,
-    trust: Annotated[
-        list[str] | None, typer.Option("--trust", help="A package of yours whose classes a config may name.")
-    ] = None,
+    config_dir: ConfigDir = None,
+    outputs: Outputs = None,
+    trust: Trust = None,
 ) -> int:
     """Classify images with a trained network; the answers keep the order of the images.
 

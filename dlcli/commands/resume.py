@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dlcli.commands import ConfigDir, Outputs, Trust
+
 
 def resume(
     words: Annotated[
@@ -13,11 +15,9 @@ def resume(
         typer.Argument(metavar="[RUN] [KEY=VALUE]...", help="A run (default latest), and what shall differ."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the events, one JSON object per line.")] = False,
-    config_dir: Annotated[str | None, typer.Option("--config-dir", help="Your own configs; default ./conf.")] = None,
-    outputs: Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")] = None,
-    trust: Annotated[
-        list[str] | None, typer.Option("--trust", help="A package of yours whose classes a config may name.")
-    ] = None,
+    config_dir: ConfigDir = None,
+    outputs: Outputs = None,
+    trust: Trust = None,
 ) -> int:
     """Go on with an interrupted run exactly where it stopped, or train a finished one further.
 

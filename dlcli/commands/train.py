@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dlcli.commands import ConfigDir, Outputs, Trust
+
 
 def train(
     words: Annotated[
@@ -15,15 +17,9 @@ def train(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the events, one JSON object per line.")] = False,
-    config_dir: Annotated[
-        str | None, typer.Option("--config-dir", help="Your own configs, searched first; default ./conf.")
-    ] = None,
-    outputs: Annotated[
-        str | None, typer.Option("--outputs", help="Where runs are kept; default $DLCLI_OUTPUTS or ./outputs.")
-    ] = None,
-    trust: Annotated[
-        list[str] | None, typer.Option("--trust", help="A package of yours whose classes a config may name.")
-    ] = None,
+    config_dir: ConfigDir = None,
+    outputs: Outputs = None,
+    trust: Trust = None,
 ) -> int:
     """Train an experiment: compose its config, check it, train, evaluate, keep everything in a run folder.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from dlcli.confdir import options
 from dlcli.config.tree import leaves, lookup
 from dlcli.config.words import Reading
 from dlcli.errors import nearest, printable
@@ -51,12 +53,21 @@ def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
 def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
     """What each choice means for the others: scores, kinds of network, sizes of images, numbers of channels."""
     told = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
-    for where, message, better in _clashes(tree):
+    for where, message, better in _clashes(tree, reading.search):
         if where.partition("=")[0] not in told:
             reading.wrong(reading.word_for(where), message, better)
 
 
-def _clashes(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+def _model_of_kind(kind: object, search: Sequence[Path]) -> str | None:
+    """The first model option that is of a kind, as a word of the command."""
+    for name, path in options("model", search).items():
+        line = next((text for text in path.read_text(encoding="utf-8").splitlines() if text.startswith("facts:")), "")
+        if f"kind: {kind}," in line or f"kind: {kind}}}" in line:
+            return "model=mlp" if kind == "classifier" else f"model={name}"
+    return None
+
+
+def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[str, str, str | None]]:
     task, model, data = tree["task"], tree["model"], tree["dataset"]
     facts, model_facts = task.get("facts", {}), model.get("facts", {})
     scores = [f"val/{name}" for name in facts.get("scores", {})]
@@ -69,7 +80,8 @@ def _clashes(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
             better and f"trainer.monitor={better}",
         )
     if model_facts.get("kind") != facts.get("models"):
-        yield ("model", f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}", None)
+        told = f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}"
+        yield ("model", told, _model_of_kind(facts.get("models"), search))
     shape = data.get("image_shape")
     if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
         smallest = model_facts.get("min_size", 1)

@@ -60,7 +60,7 @@ class TrainSource:
             workers=workers,
             resident=resident,
         )
-        self._augment = None if getattr(augment, "is_identity", False) else augment
+        self._augment = augment
 
     def from_step(self, step: int) -> Iterator[list[Batch]]:
         """The micro-batches of each step from `step` (steps already done) on. Closing it ends its workers."""

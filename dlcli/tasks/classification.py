@@ -47,9 +47,12 @@ class Classification(Task):
         return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), labels_B)}
 
     def metrics(self, batch: Any) -> dict[str, Tensor]:
-        logits_BK = self.model(batch.images)
-        loss_B = F.cross_entropy(logits_BK.float(), batch.labels, reduction="none")
-        return {"accuracy": Answers(logits_BK, batch.labels).is_right().float(), "loss": loss_B}
+        return self.measure(self.model(batch.images), batch.labels)
+
+    def measure(self, logits_BK: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
+        """What `metrics` says of logits that are there already: name -> (B,) float."""
+        loss_B = F.cross_entropy(logits_BK.float(), labels_B, reduction="none")
+        return {"accuracy": Answers(logits_BK, labels_B).is_right().float(), "loss": loss_B}
 
     @torch.no_grad()
     def predict(self, images_BCHW: Tensor) -> Tensor:

@@ -126,6 +126,18 @@ def test_a_damaged_image_is_named(limit_mb: float, write_images: Write) -> None:
     assert "\n" not in caught.value.message and caught.value.hint
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_damaged_images_are_named_together(packed: bool, write_images: Write) -> None:
+    folder = write_images({"train/cat": 9, "train/dog": 2, "test/cat": 1})
+    for number in range(7):
+        (folder / f"train/cat/{number:03}.png").write_text("no image")
+    with pytest.raises(DataError) as caught:
+        read_image_folder(str(pack(folder) if packed else folder), image_shape=SHAPE)
+    assert "7 of 12 images cannot be read" in caught.value.message and "and 2 more" in caught.value.message
+    assert caught.value.message.count(".png is no image of a known format") == 5
+    assert "0x" not in caught.value.message and "these files" in str(caught.value.hint)
+
+
 def test_a_decompression_bomb_is_refused(write_images: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_images({"cat": 2, "dog": 2})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # an image has 63: warned of above 40, refused above 80
