@@ -97,8 +97,13 @@ def _source(command: str) -> str:
 
 
 def _flags(command: str) -> list[str]:
-    """The options that a command's file declares."""
-    return ["--help", *sorted(set(re.findall(r'"(--[a-z][a-z-]+)', _source(command))))]
+    """The options that a command's file declares, and those it imports from commands/__init__.py."""
+    source = _source(command)
+    imported = re.search(r"^from dlcli\.commands import (.+)$", source, re.MULTILINE)
+    names = set(re.findall(r"\w+", imported[1])) if imported else set()
+    shared = re.split(r"^(?=\w+ = )", (COMMANDS / "__init__.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    texts = [source, *(text for text in shared if text.partition(" = ")[0] in names)]
+    return ["--help", *sorted({flag for text in texts for flag in re.findall(r'"(--[a-z][a-z-]+)', text)})]
 
 
 def _subcommands(command: str) -> list[str]:

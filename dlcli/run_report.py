@@ -19,7 +19,8 @@ LISTS = (  # columns of the list of runs, from the widest window to the narrowes
     ("run", "experiment", "status", "epochs", "val", "test", "created"),
     ("run", "experiment", "status", "epochs", "val", "test", "date"),
     ("run", "experiment", "status", "val", "test", "date"),
-    ("run", "status", "val", "test", "date"),
+    ("run", "experiment", "status", "val", "test", "day"),
+    ("run", "experiment", "status", "val", "test"),
     ("run", "status", "val", "test"),
     ("run", "status", "val"),
 )
@@ -35,7 +36,7 @@ def list_table(runs: Sequence[RunRow], width: int) -> tuple[tuple[str, ...], lis
     for columns in LISTS:
         rows = [[row[name] for name in columns] for row in cells]
         widths = [max(len(str(cell or "-")) for cell in column) for column in zip(columns, *rows, strict=True)]
-        if sum(widths) + 2 * len(columns) <= width:
+        if sum(widths) + 2 * (len(columns) - 1) <= width:
             break
     return columns, rows
 
@@ -53,6 +54,7 @@ def _list_cells(run: RunRow) -> dict[str, object]:
         "test": _score(run, "test/"),
         "created": run.created.replace("T", " "),
         "date": run.created.replace("T", " ")[5:16],
+        "day": run.created[5:10],
     }
 
 
@@ -61,8 +63,9 @@ def _score(run: RunRow, split: str) -> str | None:
     names = sorted((n for n in run.metrics if n.startswith(split)), key=lambda n: not n.endswith("accuracy"))
     if not names:
         return None
-    value = metric_value(names[0], run.metrics[names[0]])
-    return value if names[0].endswith("accuracy") else f"{names[0].removeprefix(split)} {value}"
+    value = run.metrics[names[0]]
+    is_accuracy = names[0].endswith("accuracy")
+    return metric_value(names[0], value) if is_accuracy else f"{names[0].removeprefix(split)} {number(value)}"
 
 
 def row_as_json(run: RunRow) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class Session:
             summary["metrics"] = {f"val/{k}": v for k, v in best["scores"].items()} if best else {}
             summary["metrics"] |= {f"test/{k}": v for k, v in self.test_scores.items()}
             summary |= {"step": progress.step, "epoch": self.training.epoch() if progress.step else 0}
-            summary |= {"best_epoch": best["epoch"] if best else None, "seconds": self.training.elapsed()}
+            summary |= {"best_epoch": best["epoch"] if best else None, "seconds": self.training.plan.elapsed_s()}
             summary["stopped_early"] = self.training.has_stopped_early()
             summary["reason"] = reason or self.training.stop_reason
             summary["peak_memory_mb"] = self.training.runtime.peak_memory_mb()

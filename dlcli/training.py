@@ -7,7 +7,7 @@ looking at signals between steps, while the loop stands still at a clean step.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from dlcli import build, checkpoint, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.errors import CheckpointError, DataError, EnvironmentFault, printable
-from dlcli.optimizers.schedules import Position
+from dlcli.plan import Plan
 from dlcli.record import Recorder, finite
 from dlcli.redaction import redact
 from dlcli.regularization.stopping import best_index, should_stop
@@ -60,7 +60,7 @@ class Training:
     derived = (
         "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "environment", "teacher",
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
-        "monitor", "mode", "min_delta", "planned", "started", "epoch_started", "evaluation_seconds",
+        "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
         "failed_saves", "stop_reason", "best_folder", "last_folder", "last_saved",
     )  # fmt: skip
@@ -83,7 +83,6 @@ class Training:
         self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
-        self.min_delta = tree["regularization"]["early_stopping"]["min_delta"]
         self.runtime = start_runtime(tree["runtime"], threads=stored.environment.get("threads") if stored else None)
         self.environment = self.runtime.fingerprint()
         builder.check(tree)
@@ -104,11 +103,9 @@ class Training:
         self.last_saved = -1
         self.failed_saves = 0
         self.stop_reason: str | None = None
-        self.evaluation_seconds = 0.0
         if resume_from:
             self._restore(resume_from)
-        self.planned = self.planned_steps()
-        self.started = time.monotonic() - self.progress.seconds
+        self.plan = self._plan()
         self.epoch_started = time.monotonic()
 
     # --------------------------------------------------------------------------------------------------------- building
@@ -154,7 +151,7 @@ class Training:
     def describe(self) -> dict[str, Any]:
         """The facts of the `run_prepared` event."""
         parameters = list(self.task.parameters())
-        steps = self.planned
+        steps = self.plan.steps
         return {
             "device": str(self.runtime.device),
             "device_name": self.runtime.device_name(),
@@ -175,39 +172,20 @@ class Training:
             "mode": self.mode,
         }
 
-    # --------------------------------------------------------------------------------------------------------- the time
-
-    def planned_steps(self) -> int | None:
-        """Steps of the whole run; None when only the clock decides."""
-        trainer = self.tree["trainer"]
-        if trainer["max_time"]:
-            return trainer["max_steps"]
-        return trainer["max_steps"] or trainer["epochs"] * self.train_source.steps_per_epoch
-
-    def stretched_steps(self, step: int) -> int:
-        """Steps that will fit into the time limit at the speed so far."""
-        share = self.elapsed() / seconds(self.tree["trainer"]["max_time"])
-        fitting = int(step / share) if step and share > 0 else self.train_source.steps_per_epoch * 1000
-        return max(step + 1, min(fitting, self.planned or fitting))
-
-    def lr_scale(self) -> Callable[[int], float]:
-        """step -> share of optimizer.lr for the step after it."""
-        schedule, steps_per_epoch, min_delta = self.schedule, self.train_source.steps_per_epoch, self.min_delta
-        scores, planned = self.progress.scores, self.planned or 1
-        if self.tree["trainer"]["max_time"]:
-            return lambda step: schedule(Position(step, self.stretched_steps(step), steps_per_epoch, scores, min_delta))
-        return lambda step: schedule(Position(step, planned, steps_per_epoch, scores, min_delta))
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
-
-    def is_out_of_time(self) -> bool:
-        """Whether another evaluation would not fit behind another step."""
-        limit = self.tree["trainer"]["max_time"]
-        return bool(limit) and self.elapsed() + self.evaluation_seconds >= seconds(limit)
+    def _plan(self) -> Plan:
+        """max_time and max_steps replace the epochs; of the two, what comes first."""
+        trainer, steps_per_epoch = self.tree["trainer"], self.train_source.steps_per_epoch
+        limit = trainer["max_time"]
+        return Plan(
+            steps=trainer["max_steps"] or (None if limit else trainer["epochs"] * steps_per_epoch),
+            limit_s=seconds(limit) if limit else None,
+            steps_per_epoch=steps_per_epoch,
+            min_delta=self.tree["regularization"]["early_stopping"]["min_delta"],
+            before_s=self.progress.seconds,
+        )
 
     def is_done(self) -> bool:
-        return (self.planned is not None and self.progress.step >= self.planned) or self.is_out_of_time()
+        return self.plan.is_done(self.progress.step)
 
     def has_stopped_early(self) -> bool:
         settings = self.tree["regularization"]["early_stopping"]
@@ -226,7 +204,7 @@ class Training:
             batches,
             self.optimizers,
             first_step=self.progress.step,
-            lr_scale=self.lr_scale(),
+            lr_scale=self.plan.lr_scale(self.schedule, self.progress.scores),
             penalties=self.penalties,
             clip_norm=self.tree["regularization"]["clip_norm"],
             autocast=self.runtime.autocast(),
@@ -276,11 +254,11 @@ class Training:
 
     def steps_until_due(self, *intervals: int | None) -> int:
         """Steps until something is to be done between steps: the nearest multiple of an interval, the end, a fold."""
-        if self.tree["trainer"]["max_time"]:
+        if self.plan.limit_s is not None:
             return 1
         step = self.progress.step
         due = [interval - step % interval for interval in intervals if interval]
-        due += [] if self.planned is None else [self.planned - step]
+        due += [] if self.plan.steps is None else [self.plan.steps - step]
         return min(*due, self.tally.most_pending - len(self.tally.pending))
 
     def take_steps(self, steps: Iterator[loop.StepDone], count: int) -> None:
@@ -341,7 +319,7 @@ class Training:
         except BaseException:
             self.save()  # at the clean step before the evaluation, which a resume makes first
             raise
-        self.evaluation_seconds = time.monotonic() - trained
+        self.plan.reserve_s = time.monotonic() - trained
         score = scores[self.monitor] * (1 if self.mode == "max" else -1)
         progress.scores.append(finite(score))
         progress.evaluated = progress.step
@@ -391,7 +369,7 @@ class Training:
         if progress.step == 0:
             return
         self.guard.check()
-        progress.seconds = self.elapsed()
+        progress.seconds = self.plan.elapsed_s()
         before = progress.best
         progress.best = len(progress.evaluations) - 1 if is_best else before
         try:

@@ -103,7 +103,7 @@ def test_hydra_stands_in_one_place_and_wandb_in_another() -> None:
     }
     assert users["hydra"] == {"config.words", "config.composing"}, users["hydra"]
     assert users["wandb"] == {"follower"}, "in the tracker's own process"
-    assert all(name == "cli" or name.startswith("commands.") for name in users["typer"]), users["typer"]
+    assert all(name == "cli" or name.startswith("commands") for name in users["typer"]), users["typer"]
 
 
 def test_only_build_and_what_is_above_it_builds_objects() -> None:
@@ -191,3 +191,12 @@ def test_the_tools_run_clean(command: tuple[str, ...]) -> None:
         pytest.skip(f"needs {command[0]}: pip install -e '.[test]'")
     done = subprocess.run([tool, *command[1:]], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def test_ci_runs_the_readmes_test_command_word_for_word() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    commands = [
+        line.removeprefix("$ ").split("  #")[0].strip() for line in readme.splitlines() if line.startswith("$ pip")
+    ]
+    assert commands[0] == "pip install -e . && dlcli train"
+    assert (REPOSITORY / ".ci" / "run").read_text().rstrip().splitlines()[-1] == commands[1]

@@ -43,6 +43,8 @@ def test_commands_flags_and_subcommands_are_offered() -> None:
     assert {"runs", "sync", "doctor", "completion"} <= set(complete([], ""))
     assert complete(["sync"], "--js") == ["--json"]
     assert complete(["runs"], "") == ["ls", "show"]
+    of_eval = ["--help", "--config-dir", "--json", "--outputs", "--split", "--trust"]
+    assert complete(["eval"], "--") == of_eval, "those that several commands share too"
     assert complete(["completion"], "") == ["bash", "zsh", "fish"]
 
 

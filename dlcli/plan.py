@@ -1,0 +1,46 @@
+"""How long a training is, by its steps or by the clock, and the share of the learning rate at each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from dlcli.optimizers.schedules import Position, Schedule
+
+FIRST_GUESS = 1_000  # epochs that a time limit is taken to hold until a step has been timed
+
+
+class Plan:
+    """steps: of the whole run, None when only the clock decides; limit_s: seconds, None for no limit.
+
+    before_s: seconds of training before this process; reserve_s: kept back for the last evaluation.
+    """
+
+    def __init__(
+        self, *, steps: int | None, limit_s: float | None, steps_per_epoch: int, min_delta: float, before_s: float
+    ):
+        self.steps, self.limit_s, self.steps_per_epoch, self.min_delta = steps, limit_s, steps_per_epoch, min_delta
+        self.reserve_s = 0.0
+        self._started = time.monotonic() - before_s
+
+    def elapsed_s(self) -> float:
+        """Of training, earlier processes included, stops left out."""
+        return time.monotonic() - self._started
+
+    def is_done(self, step: int) -> bool:
+        """Whether the steps are made, or another evaluation would not fit behind another step."""
+        is_late = self.limit_s is not None and self.elapsed_s() + self.reserve_s >= self.limit_s
+        return is_late or (self.steps is not None and step >= self.steps)
+
+    def stretched_steps(self, step: int) -> int:
+        """Steps of the whole run at the speed so far, as many as will fit into the time limit."""
+        share = self.elapsed_s() / (self.limit_s or 1.0)
+        fitting = int(step / share) if step and share > 0 else self.steps_per_epoch * FIRST_GUESS
+        return max(step + 1, min(fitting, self.steps or fitting))
+
+    def lr_scale(self, schedule: Schedule, scores: Sequence[float | None]) -> Callable[[int], float]:
+        """step -> share of optimizer.lr for the step after it. `scores` may grow meanwhile."""
+        steps, per_epoch, min_delta = self.steps or 1, self.steps_per_epoch, self.min_delta
+        if self.limit_s is not None:
+            return lambda step: schedule(Position(step, self.stretched_steps(step), per_epoch, scores, min_delta))
+        return lambda step: schedule(Position(step, steps, per_epoch, scores, min_delta))
