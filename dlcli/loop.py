@@ -29,7 +29,6 @@ class StepDone(NamedTuple):
     step: int
     values: Values
     num_examples: int
-    lr_scale: float
 
 
 def train(
@@ -83,7 +82,7 @@ def train(
             phase.average.update()
         scaler.update()
         task.after_step(step)
-        yield StepDone(step, values, num_examples, scale)
+        yield StepDone(step, values, num_examples)
 
 
 class Phase:

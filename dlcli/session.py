@@ -100,9 +100,8 @@ class Session:
             self.recorder.warn(warning)
         self.signals.raise_if_received()
         self.training = self._build(checkpoint)
-        self.run.summary.unlink(
-            missing_ok=True
-        )  # an extension that is killed must not pass for the finished run it was
+        # an extension that is killed from here on must not pass for the finished run it was
+        self.run.summary.unlink(missing_ok=True)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run()
         self._test()
@@ -242,7 +241,10 @@ class Session:
         self.recorder.emit("run_finished", **summary)
         self.recorder.display.close()
         if self.follower is not None:
-            self.follower.finish(timeout_s=10 if self.follower.mode == "online" else 3)
+            is_online = self.follower.mode == "online"
+            told = self.follower.finish(timeout_s=10 if is_online else 3)
+            if is_online:  # where the charts are, or why they are not; offline it was said at the start
+                print(told, file=sys.stderr)
 
     def _draw_curves(self) -> None:
         from dlcli.pictures import draw_curves

@@ -220,7 +220,7 @@ def test_the_average_of_weights_is_evaluated_and_the_raw_ones_go_on() -> None:
 def test_a_value_that_overflowed_adds_nothing_to_an_epochs_sums() -> None:
     tally, progress = Tally(10), Progress()
     for number, norm in enumerate((1.0, math.inf, 3.0)):
-        tally.pending.append(loop.StepDone(number, {"grad_norm/model": torch.tensor(norm)}, 2, 1.0))
+        tally.pending.append(loop.StepDone(number, {"grad_norm/model": torch.tensor(norm)}, 2))
     tally.fold(progress)
     assert (progress.sums, progress.examples) == ({"grad_norm/model": 8.0}, 6)
 
@@ -228,7 +228,7 @@ def test_a_value_that_overflowed_adds_nothing_to_an_epochs_sums() -> None:
 @pytest.mark.parametrize("cut", [1, 2, 3, 5])
 def test_sums_do_not_depend_on_how_the_steps_are_grouped(cut: int) -> None:
     g = torch.Generator().manual_seed(0)
-    done = [loop.StepDone(n, {"loss": torch.rand((), generator=g)}, 3, 1.0) for n in range(6)]
+    done = [loop.StepDone(n, {"loss": torch.rand((), generator=g)}, 3) for n in range(6)]
     at_once, in_parts = Progress(), Progress()
     tally = Tally(10)
     tally.pending.extend(done)
