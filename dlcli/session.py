@@ -87,7 +87,7 @@ class Session:
 
     def _train(self) -> None:
         if self.resumes:  # said at once: reading the checkpoint imports torch
-            self.recorder.display.event({"event": "note", "message": f"resuming {self.run.name}", "hint": None})
+            print(f"resuming {self.run.name}", file=sys.stderr, flush=True)
         checkpoint = self._checkpoint_to_resume() if self.resumes else None
         if checkpoint is None:
             self.recorder.emit(
