@@ -71,8 +71,12 @@ def finite(value: Any) -> Any:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run; a torn last line is passed over."""
-    with path.open("rb") as file:
+    """The events of a run, in order; none where there is no file, and without a torn last line."""
+    try:
+        file = path.open("rb")
+    except OSError:
+        return
+    with file:
         for line in file:
             try:
                 event = json.loads(line)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dlcli.confdir import GROUPS
 from dlcli.errors import CheckpointError
 from dlcli.layout import metric_value
+from dlcli.record import read_events
 from dlcli.runs import RunFolder, RunRow, all_runs, checkpoint_steps, row
 
 EPOCHS_SHOWN = 12
@@ -99,7 +99,7 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     report["overrides"] = record.get("overrides") or []
     report["device"] = record.get("device")
     report["epochs_done"] = report.pop("epochs")
-    report["epochs"] = [event for event in read_events(run) if event.get("event") == "epoch"]
+    report["epochs"] = [event for event in read_events(run.events) if event.get("event") == "epoch"]
     report["checkpoints"] = [path.name for path in checkpoint_steps(run)]
     report["best"], report["last"] = _target(run, "best"), _target(run, "last")
     report["curves"] = str(run.curves) if run.curves.is_file() else None
@@ -107,26 +107,11 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     return report
 
 
-def read_events(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """The events of a run, in order; a torn last line is left out."""
-    try:
-        with run.events.open("rb") as file:
-            for line in file:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict):
-                    yield event
-    except OSError:
-        return
-
-
 def _record(run: RunFolder) -> dict[str, Any]:
     try:
         return run.read_record()
     except CheckpointError:
-        first = next(read_events(run), {})
+        first = next(read_events(run.events), {})
         return first if first.get("event") == "run_started" else {}
 
 
