@@ -234,6 +234,8 @@ def test_why_names_every_place(tmp_path: Path) -> None:
     for place in ("optimizer/adam.yaml", "experiment/digits_gan.yaml", "the command"):
         assert place in done.stdout
     assert "above 0" in done.stdout
+    chain = explain(["digits_gan", "optimizer.betas"])["chain"]
+    assert [place["value"] for place in chain] == ["[0.9, 0.999]", "[0.5, 0.99]"]
 
 
 def line_of(path: Path, text: str) -> int:

@@ -113,7 +113,8 @@ def _in_file(path: Path, key: str) -> dict[str, Any] | None:
     """Line and value of a dotted key in a YAML file, or None."""
     import yaml
 
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    text = path.read_text(encoding="utf-8")
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
     line = 0
     for part in key.split("."):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
@@ -121,7 +122,8 @@ def _in_file(path: Path, key: str) -> dict[str, Any] | None:
         if match is None:
             return None
         line, node = match[0].start_mark.line + 1, match[1]
-    value = node.value if isinstance(node, yaml.ScalarNode) else yaml.serialize(node, default_flow_style=True).strip()
+    written = text[node.start_mark.index : node.end_mark.index] if node is not None else ""
+    value = node.value if isinstance(node, yaml.ScalarNode) else " ".join(written.split())
     return {"place": f"{_short(path)}:{line}", "value": value}
 
 
