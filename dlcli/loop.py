@@ -143,9 +143,9 @@ class Guard:
             if not math.isfinite(value):
                 raise diverged(step, value, lr_scale)
             return
-        is_bad = (~torch.isfinite(loss.detach())).float()
+        is_bad = (~torch.isfinite(loss.detach())).double()
         self.bad_step.add_(is_bad * step * (1 - self.skip))
-        self.skip.copy_(torch.maximum(self.skip, is_bad))
+        self.skip.copy_(torch.maximum(self.skip, is_bad.float()))
 
     def check(self) -> None:
         """Raise DivergedError when a loss was not finite. Waits for the device: call it where values are read."""

@@ -327,20 +327,24 @@ def row(run: RunFolder) -> RunRow:
 
 
 def _last_epoch(run: RunFolder, tail_bytes: int = 16_384) -> dict[str, Any]:
-    """The last epoch event near the end of a run without a summary, or {}."""
+    """The last epoch event near the end of a run without a summary, or {}; its metrics are the best epoch's if near."""
     try:
         with run.events.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - tail_bytes))
             lines = file.read().splitlines()
     except OSError:
         return {}
+    last: dict[str, Any] = {}
     for line in reversed(lines):
         if line.startswith(b'{"event": "epoch"') and line.endswith(b"}"):
             try:
-                return json.loads(line)
+                event = json.loads(line)
             except ValueError:
                 continue
-    return {}
+            last = last or event
+            if event.get("best"):
+                return {**last, "metrics": event.get("metrics", {})}
+    return last
 
 
 def _created(stamp: str) -> str:

@@ -18,9 +18,9 @@ import dlcli
 from dlcli.config import Composed, change_stored, check_stored
 from dlcli.display import Display, place
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
+from dlcli.extension import ENDS, check_extension, more
 from dlcli.record import Recorder, finite, now, read_events
-from dlcli.runs import RunFolder, find_checkpoint, outputs_folder
-from dlcli.schema import seconds
+from dlcli.runs import RunFolder, all_runs, find_checkpoint, outputs_folder
 from dlcli.signals import Interrupted, Signals
 from dlcli.tracker import Follower, new_run_id, start_follower
 
@@ -40,7 +40,6 @@ RESUME_KEYS = (
     "runtime.device",
     "runtime.threads",
 )
-ENDS = ("trainer.epochs", "trainer.max_steps", "trainer.max_time", "regularization.early_stopping.patience")
 
 
 @dataclass
@@ -54,6 +53,8 @@ class Session:
     search: Sequence[Path] | None = None
     trusted: Sequence[str] = ()
     resumes: bool = False
+    words: Sequence[str] = ()
+    checkpoint: Checkpoint | None = None
     warnings: Sequence[str] = ()
     signals: Signals = field(default_factory=Signals)
     began: float = field(default_factory=time.monotonic)
@@ -88,46 +89,53 @@ class Session:
     def _train(self) -> None:
         if self.resumes:  # said at once: reading the checkpoint imports torch
             print(f"resuming {self.run.name}", file=sys.stderr, flush=True)
-        checkpoint = self._checkpoint_to_resume() if self.resumes else None
-        if checkpoint is None:
-            self.recorder.emit(
-                "run_started", time=now(), run=str(self.run.path), name=self.run.name, seed=self.tree["seed"],
-                experiment=self.record["experiment"], overrides=self.record["overrides"],
-                config=self.tree, versions=self.record["versions"],
-            )  # fmt: skip
-        self._start_tracker()
+            self.checkpoint = self._checkpoint_to_resume()
+        if self.checkpoint is None:
+            self._begin()
+        self.signals.raise_if_received()
+        self.training = self._build(self.checkpoint)
+        if self.checkpoint is not None:
+            self._take_up(self.checkpoint)
         for warning in self.warnings:
             self.recorder.warn(warning)
-        self.signals.raise_if_received()
-        self.training = self._build(checkpoint)
-        # an extension that is killed from here on must not pass for the finished run it was
-        self.run.summary.unlink(missing_ok=True)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run()
         self._test()
 
-    def _checkpoint_to_resume(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, the record cut back to it; None where the run never saved one."""
-        from dlcli.checkpoint import newest_valid, point
+    def _begin(self) -> None:
+        self.recorder.cut(0)  # of a run that was killed before its first checkpoint
+        self.recorder.emit(
+            "run_started", time=now(), run=str(self.run.path), name=self.run.name, seed=self.tree["seed"],
+            experiment=self.record["experiment"], overrides=self.record["overrides"],
+            config=self.tree, versions=self.record["versions"],
+        )  # fmt: skip
+        self._start_tracker()
 
-        checkpoint, damaged = newest_valid(self.run.checkpoints)
-        if checkpoint is None:
-            if damaged:
-                raise CheckpointError(
-                    f"no checkpoint of {self.run.name} is whole: {damaged[0]}", hint="Train it again: dlcli train"
-                )
-            self.recorder.cut(0)
-            return None
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        """The record cut back to the checkpoint. Only now, when all is built: a start that fails changes nothing."""
+        from dlcli.checkpoint import point
+
+        # an extension that is killed from here on must not pass for the finished run it was
+        self.run.summary.unlink(missing_ok=True)
         length = checkpoint.manifest.state.get("events_length")
         if isinstance(length, int) and 0 < length <= self.recorder.length():
             self.recorder.cut(length)
         point(self.run.checkpoints, "last", checkpoint.folder)  # a kill may have come before the link
-        for warning in damaged:
-            self.recorder.warn(warning)
+        epoch = _last_epoch(checkpoint.manifest.state)
         step = checkpoint.manifest.step
-        self.recorder.emit(
-            "run_resumed", time=now(), run=str(self.run.path), step=step, epoch=_last_epoch(checkpoint.manifest.state)
-        )
+        self.recorder.emit("run_resumed", time=now(), run=str(self.run.path), step=step, epoch=epoch)
+        self._start_tracker()
+
+    def _checkpoint_to_resume(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies; None where the run never saved one."""
+        from dlcli.checkpoint import newest_valid
+
+        checkpoint, damaged = newest_valid(self.run.checkpoints)
+        if checkpoint is None and damaged:
+            raise CheckpointError(
+                f"no checkpoint of {self.run.name} is whole: {damaged[0]}", hint="Train it again: dlcli train"
+            )
+        self.warnings = [*self.warnings, *damaged]
         return checkpoint
 
     def _start_tracker(self) -> None:
@@ -163,11 +171,12 @@ class Session:
             )
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
-        if checkpoint is not None:
-            for what, before in checkpoint.manifest.environment.items():
-                here = training.environment.get(what)
-                if here != before:
-                    self.recorder.warn(f"the resume will not be bit-exact: {what} was {before}, here it is {here}")
+        stored = checkpoint.manifest.environment.items() if checkpoint else ()
+        differs = [(what, before, training.environment.get(what)) for what, before in stored]
+        self.warnings = [
+            *self.warnings,
+            *(f"the resume will not be bit-exact: {w} was {b}, here it is {h}" for w, b, h in differs if h != b),
+        ]
         self.record |= {"device": training.environment, "data": training.data.fingerprints()}
         self.run.write_record(self.record)
         return training
@@ -232,13 +241,18 @@ class Session:
             summary |= {"best_epoch": best["epoch"] if best else None, "seconds": self.training.plan.elapsed_s()}
             summary["stopped_early"] = self.training.has_stopped_early()
             summary["reason"] = reason or self.training.stop_reason
+            summary["steps_per_epoch"] = self.training.train_source.steps_per_epoch
             summary["peak_memory_mb"] = self.training.runtime.peak_memory_mb()
-        try:
-            if self.training is not None or self.run.read_summary() is None:  # a failed start leaves a finished run so
+        if self.training is None and self.checkpoint is not None:  # a resume that did not start: the record stays
+            state = self.checkpoint.manifest
+            summary |= {"step": state.step, "epoch": _last_epoch(state.state)}
+            self.recorder.display.event({"event": "run_finished", **summary})
+        else:
+            try:
                 self.run.write_summary(finite({"event": "run_finished", **summary}))
-        except DlcliError as error:
-            self.recorder.warn(error.message, error.hint)
-        self.recorder.emit("run_finished", **summary)
+            except DlcliError as error:
+                self.recorder.warn(error.message, error.hint)
+            self.recorder.emit("run_finished", **summary)
         self.recorder.display.close()
         if self.follower is not None:
             is_online = self.follower.mode == "online"
@@ -263,16 +277,22 @@ class Session:
         return None
 
     def _next(self, status: str) -> list[str]:
-        outputs = self.run.path.parent.parent
-        name = self.run.name
-        if outputs != outputs_folder(None).absolute():
-            name += f" --outputs {place(outputs)}"
+        name = in_a_command(self.run)
         if status == "completed":
             classifies = self.tree["task"]["facts"]["models"] == "classifier"
             predict = [f"dlcli predict IMAGE --run {name}"] if classifies else []
             return [f"dlcli eval {name}", *predict, f"dlcli runs show {name}"]
         can_resume = status == "interrupted" or self._best_or_last() is not None
-        return [*([f"dlcli resume {name}"] if can_resume else []), f"dlcli runs show {name}"]
+        words = self.words if self.training is None else ()  # a resume that did not start has changed nothing yet
+        return [*([" ".join(["dlcli resume", name, *words])] if can_resume else []), f"dlcli runs show {name}"]
+
+
+def in_a_command(run: RunFolder) -> str:
+    """How a run is named so that a pasted command means it: a name alone is the newest of that name, in ./outputs."""
+    outputs = run.path.parent.parent
+    newest = next((other for other in all_runs(outputs) if other.name == run.name), run)
+    name = run.name if newest.path.resolve() == run.path.resolve() else run.folder_name
+    return name if outputs == outputs_folder(None).absolute() else f"{name} --outputs {place(outputs)}"
 
 
 # ----------------------------------------------------------------------------------------------------------- beginnings
@@ -324,17 +344,17 @@ def resume(
             {
                 "event": "note",
                 "message": f"{run.name} is finished already; nothing changed",
-                "hint": _extend_hint(run, tree),
+                "hint": f"To train it further:  dlcli resume {in_a_command(run)} {more(tree, summary)}",
             }
         )
         display.event(summary)
         display.close()
         return 0
     if summary.get("status") == "completed":
-        check_extension(tree, summary, {word.partition("=")[0] for word in words})
+        check_extension(stored, tree, summary)
     run.checkpoints.mkdir(exist_ok=True)
     recorder = Recorder(run.events, display)
-    return Session(run, tree, record, recorder, search, trusted, resumes=True).execute()
+    return Session(run, tree, record, recorder, search, trusted, resumes=True, words=words).execute()
 
 
 def _last_epoch(state: dict[str, Any]) -> int:
@@ -343,38 +363,6 @@ def _last_epoch(state: dict[str, Any]) -> int:
         return int(state["progress"]["evaluations"][-1]["epoch"])
     except (KeyError, IndexError, TypeError, ValueError):
         return 0
-
-
-def _extend_hint(run: RunFolder, tree: dict[str, Any]) -> str:
-    """The command that trains it further, by the setting that ended it."""
-    trainer = tree["trainer"]
-    if trainer["max_time"]:
-        more = f"trainer.max_time={round(2 * seconds(trainer['max_time']))}s"
-    elif trainer["max_steps"]:
-        more = f"trainer.max_steps={2 * trainer['max_steps']}"
-    else:
-        more = f"trainer.epochs={2 * trainer['epochs']}"
-    return f"To train it further:  dlcli resume {run.name} {more}"
-
-
-def check_extension(tree: dict[str, Any], summary: dict[str, Any], changed: set[str]) -> None:
-    """Raise ConfigError unless a finished run will go on, by the setting that decides where it ends."""
-    trainer, step, epoch = tree["trainer"], summary.get("step") or 0, summary.get("epoch") or 0
-    if summary.get("stopped_early") and "regularization.early_stopping.patience" not in changed:
-        key = "regularization.early_stopping.patience"
-        patience = tree["regularization"]["early_stopping"]["patience"]
-        raise ConfigError(
-            f"the run stopped early, after {patience} evaluations without a better score; more epochs change nothing",
-            hint=f"{key}=null trains it to its end, {key}={2 * (patience or 1)} waits longer.",
-        )
-    if trainer["max_time"]:
-        return
-    if trainer["max_steps"] is not None and trainer["max_steps"] <= step:
-        told = f"trainer.max_steps={trainer['max_steps']} decides when it ends, and the run has {step} steps already"
-        raise ConfigError(told, hint=f"trainer.max_steps={2 * step}, or trainer.max_steps=null for trainer.epochs")
-    if trainer["max_steps"] is None and trainer["epochs"] <= epoch:
-        told = f"trainer.epochs={trainer['epochs']}: the run has {epoch} epochs already"
-        raise ConfigError(told, hint=f"trainer.epochs={epoch + 1} or more")
 
 
 def complete(tree: dict[str, Any]) -> dict[str, Any]:

@@ -209,12 +209,15 @@ def _is_alike(saved: Any, own: Any) -> bool:
 
 
 def check_same_data(saved: Checkpoint, data: ImageData) -> None:
-    """A training goes on with the data it began with, or not at all: another validation split would mix two scores."""
+    """A training goes on with the data it began with, or not at all: another validation split would mix two scores.
+
+    The test split may differ: nothing is selected on it, and `dlcli eval` says so.
+    """
     here, before = data.fingerprints(), saved.manifest.data
-    for split in sorted(here.keys() | before.keys(), reverse=True):
+    for split in ("train", "val"):
         now, then = (str(found.get(split))[:12] for found in (here, before))
         if here.get(split) != before.get(split):
-            what = "training" if split == "train" else {"val": "validation"}.get(split, split)
+            what = {"train": "training", "val": "validation"}[split]
             raise DataError(
                 f"the {what} data are not those of the run (fingerprint {now}, it was {then})",
                 hint="Name the folder that holds them: dlcli resume RUN dataset.root=PATH",

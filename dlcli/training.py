@@ -1,7 +1,7 @@
 """One run's training: what is built for it, and what happens between the steps of the loop.
 
-`Training` is made from a config (and, at a resume, a checkpoint). `run()` trains until the end, evaluating, saving and
-looking at signals between steps, while the loop stands still at a clean step.
+`Training` is made from a config and, at a resume, a checkpoint. `run()` evaluates, saves and looks at signals between
+steps, while the loop stands still at a clean one.
 """
 
 from __future__ import annotations
@@ -150,8 +150,7 @@ class Training:
 
     def describe(self) -> dict[str, Any]:
         """The facts of the `run_prepared` event."""
-        parameters = list(self.task.parameters())
-        steps = self.plan.steps
+        parameters, steps = list(self.task.parameters()), self.plan.steps
         return {
             "device": str(self.runtime.device),
             "device_name": self.runtime.device_name(),
@@ -226,7 +225,7 @@ class Training:
             is_end = self.is_done()
             if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
                 self.evaluate_and_save()
-                has_stopped = self.has_stopped_early()
+                is_end, has_stopped = is_end or self.is_done(), self.has_stopped_early()
             elif save_every and progress.step % save_every == 0:
                 self.try_save()
             if is_end or has_stopped:
@@ -241,13 +240,13 @@ class Training:
                 raise
             if progress.step % log_every == 0:
                 self.record_values()
-        self.save()  # of a time limit that ran out in between; otherwise it is saved already
+        if self.last_saved != progress.step:  # a time limit ran out in between
+            self.save()
         if has_stopped and not is_end:
             self.note_early_stop()
 
     def note_early_stop(self) -> None:
-        patience = self.tree["regularization"]["early_stopping"]["patience"]
-        best = self.best_evaluation()
+        patience, best = self.tree["regularization"]["early_stopping"]["patience"], self.best_evaluation()
         told = f"stopped early: no better val/{self.monitor} in {patience} evaluations"
         self.stop_reason = f"{told}; the best is epoch {best['epoch']}" if best else told
         self.recorder.note(self.stop_reason)
@@ -337,8 +336,7 @@ class Training:
         )  # fmt: skip
         self.epoch_started = time.monotonic()
         save_every = self.tree["trainer"]["save_every"]
-        is_due = not save_every or progress.step % save_every == 0
-        if is_best or is_due or self.is_done() or self.has_stopped_early():
+        if is_best or not save_every or progress.step % save_every == 0 or self.is_done() or self.has_stopped_early():
             self.try_save(is_best=is_best)
 
     def is_best(self) -> bool:
@@ -379,6 +377,8 @@ class Training:
             raise
 
     def _write(self, *, is_best: bool) -> None:
+        if self.last_saved == self.progress.step and not is_best:
+            return
         progress, checkpoints = self.progress, self.run_folder.checkpoints
         if self.last_saved != progress.step:
             self.last_folder = checkpoint.save(checkpoints, progress.step, *self.snapshot())
@@ -446,5 +446,5 @@ class Training:
 
 
 def close(batches: Iterator[Any]) -> None:
-    """End the processes behind an iterator now: at the program's end they would be waited for, and they wait too."""
+    """End the processes behind an iterator now: at the program's end they would wait for one another."""
     getattr(batches, "close", lambda: None)()

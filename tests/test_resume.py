@@ -730,10 +730,12 @@ def test_a_run_that_stopped_early_says_so_and_goes_on_only_with_more_patience(tm
 
 def test_a_resume_that_cannot_start_leaves_a_finished_run_as_it_was(tmp_path: Path) -> None:
     run = Path(train_quickly(tmp_path)["run"])
-    before = (run / "summary.json").read_text(), (run / "run.yaml").read_text()
+    files = ("summary.json", "run.yaml", "events.jsonl")
+    before = [(run / name).read_text() for name in files]
     done = dlcli("resume", str(run), "trainer.epochs=9", "runtime.device=cuda:77", cwd=tmp_path)
     assert done.returncode == 5, done.stderr
-    assert ((run / "summary.json").read_text(), (run / "run.yaml").read_text()) == before
+    assert [(run / name).read_text() for name in files] == before
+    assert "trainer.epochs=9" in done.stderr, "the hint keeps the words"
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:

@@ -46,6 +46,8 @@ def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
                 better = nearest(key, optimizer)
                 told = f"is no setting of the optimizer ({', '.join(optimizer)})"
                 reading.wrong(word, told, better and f"{where}.{better}={printable(value)}")
+            elif key == "lr" and value == 0:  # a group that stays as it is
+                continue
             elif said := SETTINGS.get(f"optimizer.{key}", setting_of_kind(value)).check(value):
                 reading.wrong(word, said)
 
@@ -80,8 +82,11 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
             better and f"trainer.monitor={better}",
         )
     if model_facts.get("kind") != facts.get("models"):
-        told = f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}"
-        yield ("model", told, _model_of_kind(facts.get("models"), search))
+        if not model_facts:
+            yield ("model", f"its YAML does not say what it is: add  facts: {{kind: {facts.get('models')}}}", None)
+        else:
+            told = f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}"
+            yield ("model", told, _model_of_kind(facts.get("models"), search))
     shape = data.get("image_shape")
     if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
         smallest = model_facts.get("min_size", 1)
