@@ -88,7 +88,7 @@ def summary_of(config: Mapping[str, Any], choice: Callable[[object], str | None]
         items.append(f"{group} {' '.join(_active(config.get(group))) or 'none'}")
     epochs, steps, time = (_node(config, "trainer", key) for key in ("epochs", "max_steps", "max_time"))
     limits = [
-        f"{epochs} epoch{'s' if epochs != 1 else ''}" if epochs and not time else "",
+        f"{epochs} epoch{'s' if epochs != 1 else ''}" if epochs and not (time or steps) else "",
         f"{steps} steps" if steps else "",
         str(time or ""),
     ]
