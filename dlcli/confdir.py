@@ -78,6 +78,19 @@ def options(group: str, search: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
+def bodies(group: str, search: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each option of a group with what its file holds, as plain data; one that cannot be read is left out here."""
+    import yaml
+
+    for name, path in options(group, search).items():
+        try:
+            body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError):
+            continue
+        if isinstance(body, dict):
+            yield name, body
+
+
 def _folders(conf: Path) -> Iterator[Path]:
     if conf.is_dir():
         yield from (f for f in sorted(conf.iterdir()) if f.is_dir() and not f.name.startswith((".", "__")))

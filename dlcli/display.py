@@ -11,6 +11,7 @@ nobody reads any more (`| head -1`, a full disk, a closed terminal) the run goes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -216,12 +217,11 @@ class Output:
 
     def _discard_the_rest(self) -> None:
         """Python flushes its streams at exit and would fail there with code 120: what is buffered goes nowhere."""
-        try:
+        # not a file of the operating system, or closed: then there is nothing to discard
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
-        except (OSError, ValueError, AttributeError):
-            pass  # not a file of the operating system, or closed: there is nothing to discard
 
     def isatty(self) -> bool:
         return self._stream.isatty()

@@ -111,6 +111,18 @@ def test_groups_that_cannot_go_together() -> None:
     assert any("needs a gan" in message for message, _ in problems("digits", "task=gan").values())
 
 
+def test_a_model_that_fits_is_found_by_its_facts_however_they_are_written(tmp_path: Path) -> None:
+    assert problems("digits", "task=gan")["model"][1] == "model=gan_mlp"
+    assert problems("digits", "model=gan_mlp")["model=gan_mlp"][1] == "model=mlp"
+    (tmp_path / "task").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "task" / "drawing.yaml").write_text(
+        "_target_: mine.Drawing\nfacts:\n  models: painter\n  scores: {loss: min}\n  monitor: val/loss\n"
+    )
+    (tmp_path / "model" / "brush.yaml").write_text("_target_: mine.Brush\nfacts:\n  min_size: 1\n  kind: painter\n")
+    assert problems("digits", "task=drawing", config_dir=str(tmp_path))["model"][1] == "model=brush"
+
+
 def test_an_unknown_experiment() -> None:
     assert problems("mnsit")["mnsit"][1] == "mnist"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import options
+from dlcli.confdir import bodies
 from dlcli.config.tree import leaves, lookup
 from dlcli.config.words import Reading
 from dlcli.errors import nearest, printable
@@ -61,12 +61,10 @@ def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
 
 
 def _model_of_kind(kind: object, search: Sequence[Path]) -> str | None:
-    """The first model option that is of a kind, as a word of the command."""
-    for name, path in options("model", search).items():
-        line = next((text for text in path.read_text(encoding="utf-8").splitlines() if text.startswith("facts:")), "")
-        if f"kind: {kind}," in line or f"kind: {kind}}}" in line:
-            return "model=mlp" if kind == "classifier" else f"model={name}"
-    return None
+    """The model option of a kind that takes the smallest images, and so any, as a word of the command."""
+    facts = {name: body.get("facts") for name, body in bodies("model", search)}
+    fitting = {n: f.get("min_size", 1) for n, f in facts.items() if isinstance(f, dict) and f.get("kind") == kind}
+    return f"model={min(fitting, key=lambda name: fitting[name])}" if fitting else None
 
 
 def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[str, str, str | None]]:

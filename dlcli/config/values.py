@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dlcli.confdir import options
+from dlcli.confdir import bodies
 from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, Word, spell_key
 from dlcli.errors import printable
@@ -89,18 +89,8 @@ def _typed(text: str) -> str:
 
 def _options_that_have(key: str, reading: Reading) -> list[str]:
     """Other options of the key's group that do have this setting."""
-    import yaml
-
     group, _, rest = key.partition(".")
-    found = []
-    for name, path in options(group, reading.search).items() if rest else ():
-        try:
-            body = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, OSError, UnicodeDecodeError):
-            continue
-        if lookup(body, rest) is not ABSENT:
-            found.append(name)
-    return found
+    return [name for name, body in bodies(group, reading.search) if lookup(body, rest) is not ABSENT] if rest else []
 
 
 def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
