@@ -206,8 +206,8 @@ class Session:
 
         training = self.training
         assert training is not None
-        if training.best_folder is not None:
-            best = read(training.best_folder)
+        if training.saver.best is not None:
+            best = read(training.saver.best)
             training.task.load_state_dict(best.weights)
             for average in training.averages.values():
                 for name, live in average.live.items():

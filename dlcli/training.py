@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import dlcli
-from dlcli import build, checkpoint, loop
+from dlcli import build, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.errors import CheckpointError, DataError, EnvironmentFault, printable
@@ -34,6 +33,7 @@ from dlcli.runtime import (
     start_runtime,
     unchanged_random,
 )
+from dlcli.saving import Saver, Snapshot
 from dlcli.schema import seconds
 from dlcli.signals import Signals
 from dlcli.state import (
@@ -62,7 +62,7 @@ class Training:
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
-        "failed_saves", "stop_reason", "best_folder", "last_folder", "last_saved",
+        "saver", "failed_saves", "stop_reason",
     )  # fmt: skip
 
     def __init__(
@@ -98,9 +98,7 @@ class Training:
         self.progress = Progress()
         answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
         self.tally = Tally(answers)
-        self.best_folder: Path | None = None
-        self.last_folder: Path | None = None
-        self.last_saved = -1
+        self.saver = Saver(run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"])
         self.failed_saves = 0
         self.stop_reason: str | None = None
         if resume_from:
@@ -240,7 +238,7 @@ class Training:
                 raise
             if progress.step % log_every == 0:
                 self.record_values()
-        if self.last_saved != progress.step:  # a time limit ran out in between
+        if self.saver.step != progress.step:  # a time limit ran out in between
             self.save()
         if has_stopped and not is_end:
             self.note_early_stop()
@@ -367,33 +365,20 @@ class Training:
         if progress.step == 0:
             return
         self.guard.check()
+        is_new = self.saver.step != progress.step
+        if not (is_new or is_best):
+            return
         progress.seconds = self.plan.elapsed_s()
         before = progress.best
         progress.best = len(progress.evaluations) - 1 if is_best else before
         try:
-            self._write(is_best=is_best)
+            self.saver.write(progress.step, self.snapshot() if is_new else None, is_best=is_best)
         except BaseException:
             progress.best = before
             raise
 
-    def _write(self, *, is_best: bool) -> None:
-        if self.last_saved == self.progress.step and not is_best:
-            return
-        progress, checkpoints = self.progress, self.run_folder.checkpoints
-        if self.last_saved != progress.step:
-            self.last_folder = checkpoint.save(checkpoints, progress.step, *self.snapshot())
-            self.last_saved = progress.step
-        folder = self.last_folder
-        assert folder is not None
-        if is_best:
-            checkpoint.point(checkpoints, "best", folder)
-            self.best_folder = folder
-        checkpoint.point(checkpoints, "last", folder)
-        checkpoint.prune(checkpoints, self.tree["trainer"]["keep_checkpoints"])
-        self.recorder.emit("checkpoint", step=progress.step, path=f"{checkpoints.name}/{folder.name}", best=is_best)
-
-    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-        """Weights to use, the rest of the tensors, and the plain rest."""
+    def snapshot(self) -> Snapshot:
+        """Everything that a training is of, at this clean step."""
         weights, state, groups = gather(self.task, self.averages, self.optimizers, self.runtime.device)
         self.tally.fold(self.progress)
         plain = {
@@ -414,7 +399,7 @@ class Training:
             "environment": self.environment,
             "state": plain,
         }
-        return weights, state, body
+        return Snapshot(weights, state, body)
 
     def _restore(self, saved: Checkpoint) -> None:
         """Everything as it was at the checkpoint's step; random states last, since building draws."""
@@ -432,17 +417,9 @@ class Training:
                 f"{saved.folder}: the training state cannot be restored: {printable(error)}"
             ) from error
         check_same_data(saved, self.data)
-        self.last_folder, self.last_saved = saved.folder, self.progress.step
-        self._point_to_best(saved)
-        restore_random(saved.state, self.runtime.device)
-
-    def _point_to_best(self, saved: Checkpoint) -> None:
-        """`best` again at the checkpoint it was at: a kill may have come before the link, or a newer one be damaged."""
         best = self.best_evaluation()
-        folder = self.run_folder.checkpoints / f"step-{best['step']:08d}" if best else None
-        if folder is not None and folder.is_dir():
-            checkpoint.point(self.run_folder.checkpoints, "best", folder)
-            self.best_folder = folder
+        self.saver.take_up(saved.folder, self.progress.step, best["step"] if best else None)
+        restore_random(saved.state, self.runtime.device)
 
 
 def close(batches: Iterator[Any]) -> None:
