@@ -7,6 +7,7 @@ built, compared as an exact string before anything is imported. So nothing that 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,11 +25,13 @@ from dlcli.datasets.source import EvalSource, TrainSource
 from dlcli.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, printable
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Schedule
+from dlcli.optimizers.stepping import spare_compiler
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.regularization.penalties import L1, Penalty
 from dlcli.runtime import Runtime
 from dlcli.tasks.task import Task
 
+TRIED_PIXELS, TRIED_PARAMETERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
 LARGEST_NETWORK = (
     20_000_000_000  # parameters; a stored config that asks for more is refused before anything is allocated
 )
@@ -145,24 +148,43 @@ def build_meta_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None
 
 
 def check_shapes(task: Task, tree: Tree) -> None:
-    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit."""
+    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit.
+
+    Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
+    CPU-second of the two that a start takes. Draws from torch's global generator.
+    """
     from dlcli.datasets.examples import Batch
 
     shape, num_classes = tree["dataset"]["image_shape"], tree["dataset"]["num_classes"]
-    images = torch.empty(4, *shape, device="meta")
-    labels = torch.zeros(4, dtype=torch.int64, device="meta")
-    batch = Batch(images, labels, labels)
+    device = torch.device("meta")
+    if shape[1] * shape[2] <= TRIED_PIXELS and sum(p.numel() for p in task.parameters()) <= TRIED_PARAMETERS:
+        device = torch.device("cpu")
+        task = zeros_like(task)
+    labels = torch.zeros(4, dtype=torch.int64, device=device)
+    batch = Batch(torch.zeros(4, *shape, device=device), labels, labels)
     try:
-        for phase in task.phases:
-            task.loss(batch, phase)
-        if type(task).metrics is not Task.metrics:
-            task.metrics(batch)
+        with torch.no_grad():
+            for phase in task.phases:
+                task.loss(batch, phase)
+            if type(task).metrics is not Task.metrics:
+                task.metrics(batch)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(
             f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: "
             f"{_first_line(error)}",
             hint="Choose another model, or another dataset: dlcli list",
         ) from error
+
+
+def zeros_like(task: Task) -> Task:
+    """A copy of a meta task in memory, all zeros. (`to_empty` asks the meta tensors, which imports sympy.)"""
+    task = copy.deepcopy(task)
+    for module in task.modules():
+        for name, p in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.zeros(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+    return task
 
 
 def check_parameter_groups(task: Task, tree: Tree) -> None:
@@ -261,6 +283,7 @@ def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime)
     a GPU can skip a bad update by itself. Not under fp16: a fused SGD whose first step is skipped goes on with a
     momentum that was never set.
     """
+    spare_compiler()
     make = builder.build(tree["optimizer"])
     if (
         runtime.device.type in ("cpu", "cuda")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.errors import DivergedError
+from dlcli.optimizers.stepping import bare_step
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.tasks.task import Answers, Task, Value, Values
 
@@ -90,7 +90,7 @@ class Phase:
 
     def __init__(self, name: str, task: Task, optimizer: torch.optim.Optimizer, average: Average | NoAverage):
         self.name, self.network, self.optimizer, self.average = name, getattr(task, name), optimizer, average
-        self.update = unlabelled_step(optimizer)
+        self.update = bare_step(optimizer)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.all_parameters = list(task.parameters())  # another phase's backward may have left gradients here
         for group in optimizer.param_groups:
@@ -101,18 +101,6 @@ class Phase:
             parameter.grad = None
         for group in self.optimizer.param_groups:
             group["lr"] = scale * group["initial_lr"]
-
-
-def unlabelled_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-    """`optimizer.step` without the label for the profiler that torch wraps around it: 6 us of a tiny network's 250.
-
-    An optimizer that somebody has hung hooks on keeps the whole.
-    """
-    step = type(optimizer).step
-    hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-    if not getattr(step, "hooked", False) or any(getattr(optimizer, name, None) for name in hooks):
-        return optimizer.step
-    return partial(step.__wrapped__, optimizer)  # type: ignore[attr-defined]
 
 
 class Guard:

@@ -21,8 +21,8 @@ FAMILIES = ("models", "tasks", "datasets", "optimizers", "regularization")
 BELOW = ("loop", "checkpoint", "runtime", "scores")  # tensors only: they see neither configs nor runs
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn", "numpy", "safetensors", "PIL")
 LONGEST_FILE = 450
-ALLOWED = {  # the loop runs tasks, and averages their weights: these are its vocabulary
-    "loop": {"tasks.task", "regularization.averaging", "errors"},
+ALLOWED = {  # the loop runs tasks, steps optimizers and averages weights: these are its vocabulary
+    "loop": {"tasks.task", "regularization.averaging", "optimizers.stepping", "errors"},
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dlcli import loop
 from dlcli.datasets.examples import Batch
 from dlcli.errors import DivergedError
+from dlcli.optimizers.stepping import bare_step
 from dlcli.regularization.averaging import Average
 from dlcli.regularization.penalties import L1
 from dlcli.state import Progress
@@ -248,7 +249,7 @@ def test_answers_are_counted_as_argmax() -> None:
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
 def test_a_step_without_its_label_is_the_same_step(kind: type[torch.optim.Optimizer]) -> None:
     whole, bare = network(), network()
-    for model, update in ((whole, None), (bare, loop.unlabelled_step)):
+    for model, update in ((whole, None), (bare, bare_step)):
         optimizer = kind(model.parameters(), lr=0.1)  # type: ignore[call-arg]
         step = update(optimizer) if update else optimizer.step
         for batch in batches([4, 4, 4]):
@@ -262,5 +263,5 @@ def test_hooks_that_somebody_hung_on_an_optimizer_are_kept() -> None:
     optimizer = torch.optim.SGD(network().parameters(), lr=0.1)
     called: list[int] = []
     optimizer.register_step_post_hook(lambda *_: called.append(1))
-    loop.unlabelled_step(optimizer)()
+    bare_step(optimizer)()
     assert called == [1]
