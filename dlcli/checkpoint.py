@@ -107,8 +107,13 @@ def save(
 
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """A snapshot on the CPU, serialised. Tensors that share memory (tied weights) are written out each."""
-    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    """Serialised. Tensors that share memory (tied weights) are written out each."""
+    copies: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        copies[name] = tensor.detach().to("cpu", copy=place in seen).contiguous()
+        seen.add(place)
     return tensors_to_bytes(copies)
 
 
@@ -152,9 +157,9 @@ def _write_folder(final: Path, files: Mapping[str, bytes]) -> None:
 def _write_file(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        view, done = memoryview(data), 0
+        while done < len(view):
+            done += os.pwrite(descriptor, view[done:], done)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

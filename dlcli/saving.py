@@ -1,8 +1,13 @@
-"""The checkpoints of one run while it trains: written, pointed at, pruned, and told to the record."""
+"""The checkpoints of one run while it trains: written in a thread of their own, pointed at, pruned, told to the record.
+
+Training waits for the snapshot only. Serialising, hashing and the disk happen beside it, one checkpoint at a time; each
+is as atomic as if it were waited for, and a kill meanwhile costs that one checkpoint and no older one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +18,10 @@ from dlcli.record import Recorder
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint is of: weights to use and the other tensors, by name, on the CPU; and the plain rest."""
+    """What a checkpoint is of: weights to use and the other tensors, by name, on the CPU; and the plain rest.
+
+    The tensors are copies: training goes on while they are written.
+    """
 
     weights: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
@@ -28,28 +36,45 @@ class Saver:
         self.step = -1
         self.last: Path | None = None
         self.best: Path | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._pending: Future[Path] | None = None
+        self._asked = (-1, False)
 
     def write(self, step: int, snapshot: Snapshot | None, *, is_best: bool) -> None:
-        """snapshot: None where this step is written already and has only turned out to be the best."""
-        if snapshot is not None:
-            self.last = checkpoint.save(self.checkpoints, step, *snapshot)
-            self.step = step
-        folder = self.last
+        """Begin to write; `settle` first. snapshot: None where this step is written and turned out to be the best."""
+        assert self._pending is None
+        self._asked = (step, is_best)
+        self._pending = self._thread.submit(self._write, step, snapshot, is_best)
+
+    def settle(self, *, wait: bool = True) -> bool:
+        """Whether a checkpoint has become whole since the last call. Raises what went wrong with it, once."""
+        if self._pending is None or not (wait or self._pending.done()):
+            return False
+        pending, self._pending = self._pending, None
+        self.last = folder = pending.result()
+        self.step, is_best = self._asked
+        self.best = folder if is_best else self.best
+        path = f"{self.checkpoints.name}/{folder.name}"
+        self.recorder.emit("checkpoint", step=self.step, path=path, best=is_best)
+        return True
+
+    def _write(self, step: int, snapshot: Snapshot | None, is_best: bool) -> Path:
+        folder = self.last if snapshot is None else checkpoint.save(self.checkpoints, step, *snapshot)
         assert folder is not None
         if is_best:
-            self.point_to_best(folder)
+            checkpoint.point(self.checkpoints, "best", folder)
         checkpoint.point(self.checkpoints, "last", folder)
         checkpoint.prune(self.checkpoints, self.keep)
-        path = f"{self.checkpoints.name}/{folder.name}"
-        self.recorder.emit("checkpoint", step=step, path=path, best=is_best)
+        return folder
 
     def take_up(self, folder: Path, step: int, best_step: int | None) -> None:
         """Go on from a checkpoint, with `best` again where it was: a kill may have come before the link."""
         self.last, self.step = folder, step
         best = self.checkpoints / f"step-{best_step:08d}" if best_step is not None else None
         if best is not None and best.is_dir():
-            self.point_to_best(best)
+            checkpoint.point(self.checkpoints, "best", best)
+            self.best = best
 
-    def point_to_best(self, folder: Path) -> None:
-        checkpoint.point(self.checkpoints, "best", folder)
-        self.best = folder
+    def close(self) -> None:
+        """End the thread, once it has written what it was asked to."""
+        self._thread.shutdown()

@@ -54,17 +54,24 @@ class Progress:
 def gather(
     task: Task, averages: Averages, optimizers: Optimizers, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Weights to use (averaged where there is an average), the other tensors, and the optimizers' groups by phase."""
-    weights = {name: tensor.detach().clone() for name, tensor in task.state_dict().items()}
+    """Weights to use (averaged where there is an average), the other tensors, and the optimizers' groups by phase.
+
+    Copies on the CPU: training may go on while they are written.
+    """
+    weights = {name: copied(tensor) for name, tensor in task.state_dict().items()}
     state: dict[str, Tensor] = {}
     for phase, average in averages.items():
-        state |= {f"raw/{phase}/{name}": p.detach().clone() for name, p in average.live.items()}
-        weights |= {f"{phase}.{name}": tensor for name, tensor in average.shadow.items()}
+        state |= {f"raw/{phase}/{name}": copied(p) for name, p in average.live.items()}
+        weights |= {f"{phase}.{name}": copied(tensor) for name, tensor in average.shadow.items()}
     groups = {}
     for phase, optimizer in optimizers.items():
         tensors, groups[phase] = optimizer_tensors(phase, optimizer)
         state |= tensors
     return weights, state | random_tensors(device), groups
+
+
+def copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def optimizer_tensors(phase: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -76,7 +83,7 @@ def optimizer_tensors(phase: str, optimizer: torch.optim.Optimizer) -> tuple[dic
         groups.append(plain)
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{phase}/{name}/{key}"] = torch.as_tensor(value)
+                tensors[f"optimizer/{phase}/{name}/{key}"] = copied(torch.as_tensor(value))
     return tensors, groups
 
 

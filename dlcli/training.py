@@ -19,7 +19,7 @@ import dlcli
 from dlcli import build, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
-from dlcli.errors import CheckpointError, DataError, EnvironmentFault, printable
+from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
 from dlcli.plan import Plan
 from dlcli.record import Recorder, finite
 from dlcli.redaction import redact
@@ -46,6 +46,7 @@ from dlcli.state import (
     stored_progress,
 )
 from dlcli.tally import Tally
+from dlcli.times import Times, close
 
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
 
@@ -62,7 +63,7 @@ class Training:
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
-        "saver", "failed_saves", "stop_reason",
+        "saver", "failed_saves", "kept_best", "stop_reason", "times", "began",
     )  # fmt: skip
 
     def __init__(
@@ -94,12 +95,14 @@ class Training:
         signals.raise_if_received()
         with memory_faults(self.memory_remedy):
             self._build_sources()
-            self._build_task(teacher[1] if teacher and not resume_from else None)
+            self._build_task(teacher[1] if teacher and not resume_from else None, is_fresh=resume_from is None)
         self.progress = Progress()
         answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
         self.tally = Tally(answers)
         self.saver = Saver(run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"])
         self.failed_saves = 0
+        self.kept_best: int | None = None
+        self.times, self.began = Times(), time.monotonic()
         self.stop_reason: str | None = None
         if resume_from:
             self._restore(resume_from)
@@ -119,13 +122,15 @@ class Training:
         self.val_source = build.build_eval_source(self.tree, val_examples, val, device)
         self.test_source = build.build_eval_source(self.tree, self.data.test, None, device)
 
-    def _build_task(self, teacher_weights: dict[str, Tensor] | None) -> None:
+    def _build_task(self, teacher_weights: dict[str, Tensor] | None, *, is_fresh: bool) -> None:
         seed_everything(self.tree["seed"])
         self.task = build.build_task(
             self.builder, self.tree, teacher=self.teacher
         )  # on the CPU: the same weights on every device
         if teacher_weights is not None:
             self.task.get_submodule("teacher").load_state_dict(teacher_weights)
+        if is_fresh:
+            build.prepare_networks(self.task, self.tree, self.data)
         self.task.to(self.runtime.device)
         self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
         self.averages = build.build_averages(self.tree, self.task)
@@ -195,7 +200,8 @@ class Training:
         interval = self.tree["trainer"]["eval_every"] or self.train_source.steps_per_epoch
         save_every = self.tree["trainer"]["save_every"]
         log_every = self.tree["trainer"]["log_every"]
-        batches = self.task.stream(self.train_source, self.progress.step)
+        self.began = time.monotonic()
+        batches = self.times.waiting_for(self.task.stream(self.train_source, self.progress.step))
         steps = loop.train(
             self.task,
             batches,
@@ -214,6 +220,7 @@ class Training:
                 self._run(steps, interval=interval, log_every=log_every, save_every=save_every)
         finally:
             close(batches)
+            self.finish_saving()
 
     def _run(self, steps: Iterator[loop.StepDone], *, interval: int, log_every: int, save_every: int | None) -> None:
         """The way from step to step; the loop stands still wherever this looks around."""
@@ -226,20 +233,21 @@ class Training:
                 is_end, has_stopped = is_end or self.is_done(), self.has_stopped_early()
             elif save_every and progress.step % save_every == 0:
                 self.try_save()
+            self.settle(wait=is_end or has_stopped)
             if is_end or has_stopped:
                 break
             if self.signals.received is not None:
-                self.save()
+                self.save_now()
                 self.signals.raise_if_received()
             try:
                 self.take_steps(steps, self.steps_until_due(interval, log_every, save_every))
             except (DataError, EnvironmentFault):  # of the source: the step it was for has touched nothing yet
-                self.try_save()
+                self.save_now()
                 raise
             if progress.step % log_every == 0:
                 self.record_values()
         if self.saver.step != progress.step:  # a time limit ran out in between
-            self.save()
+            self.save_now()
         if has_stopped and not is_end:
             self.note_early_stop()
 
@@ -312,9 +320,10 @@ class Training:
         progress = self.progress
         trained = time.monotonic()
         try:
-            scores = self.evaluate(self.val_source)
+            with self.times.during("evaluation"):
+                scores = self.evaluate(self.val_source)
         except BaseException:
-            self.save()  # at the clean step before the evaluation, which a resume makes first
+            self.save_now()  # at the clean step before the evaluation, which a resume makes first
             raise
         self.plan.reserve_s = time.monotonic() - trained
         score = scores[self.monitor] * (1 if self.mode == "max" else -1)
@@ -349,33 +358,53 @@ class Training:
     # -------------------------------------------------------------------------------------------------------- the state
 
     def try_save(self, *, is_best: bool = False) -> None:
-        """Save; a full disk is a warning until it has been one several times, or this is the end."""
+        """Begin to save, once what was being saved is whole or has failed."""
+        self.settle()
+        self.save(is_best=is_best)
+
+    def save_now(self) -> None:
+        """Save, and wait until it is on disk."""
+        self.settle()
+        self.save()
+        self.settle()
+
+    def settle(self, *, wait: bool = True) -> None:
+        """See to the checkpoint being written. A full disk is a warning until it has been one several times, or this
+        is the end.
+        """
         try:
-            self.save(is_best=is_best)
-            self.failed_saves = 0
+            with self.times.during("saving"):
+                if self.saver.settle(wait=wait):
+                    self.failed_saves, self.kept_best = 0, self.progress.best
         except EnvironmentFault as error:
+            self.progress.best = self.kept_best
             self.failed_saves += 1
-            if self.failed_saves >= FAILED_SAVES or self.is_done() or self.has_stopped_early():
+            is_last = self.signals.received is not None or self.is_done() or self.has_stopped_early()
+            if self.failed_saves >= FAILED_SAVES or is_last:
                 raise
             self.recorder.warn(f"{error.message}; training goes on and will try again", error.hint)
 
+    def finish_saving(self) -> None:
+        """On every way out: what was begun is written. A fault of it comes second to what ended the training."""
+        try:
+            self.saver.settle()
+        except DlcliError as error:
+            self.recorder.warn(error.message, error.hint)
+        finally:
+            self.saver.close()
+
     def save(self, *, is_best: bool = False) -> None:
-        """Write a checkpoint of this clean step, once; nothing at step 0, where there is nothing to lose."""
+        """Begin to write a checkpoint of this clean step, once; nothing at step 0, where there is nothing to lose."""
         progress = self.progress
-        if progress.step == 0:
+        is_new = self.saver.step != progress.step
+        if progress.step == 0 or not (is_new or is_best):
             return
         self.guard.check()
-        is_new = self.saver.step != progress.step
-        if not (is_new or is_best):
-            return
         progress.seconds = self.plan.elapsed_s()
-        before = progress.best
-        progress.best = len(progress.evaluations) - 1 if is_best else before
-        try:
+        if is_best:
+            progress.best = len(progress.evaluations) - 1
+        with self.times.during("saving"):
             self.saver.write(progress.step, self.snapshot() if is_new else None, is_best=is_best)
-        except BaseException:
-            progress.best = before
-            raise
 
     def snapshot(self) -> Snapshot:
         """Everything that a training is of, at this clean step."""
@@ -417,11 +446,6 @@ class Training:
                 f"{saved.folder}: the training state cannot be restored: {printable(error)}"
             ) from error
         check_same_data(saved, self.data)
-        best = self.best_evaluation()
+        self.kept_best, best = self.progress.best, self.best_evaluation()
         self.saver.take_up(saved.folder, self.progress.step, best["step"] if best else None)
         restore_random(saved.state, self.runtime.device)
-
-
-def close(batches: Iterator[Any]) -> None:
-    """End the processes behind an iterator now: at the program's end they would wait for one another."""
-    getattr(batches, "close", lambda: None)()

@@ -89,7 +89,7 @@ class Forge:
 
 @dataclass(frozen=True)
 class Call:
-    """A system call of the main thread: number `nth` of its name since the tracer came."""
+    """A system call of the thread that saves: number `nth` of its name in that thread, and of more than others make."""
 
     name: str
     nth: int
@@ -103,12 +103,13 @@ class Call:
         return " ".join(map(os.path.basename, names))
 
 
-CALLS = ("mkdir", "mkdirat", "write", "fsync", "rename", "renameat", "renameat2", "symlink", "symlinkat", "unlink",
+CALLS = ("mkdir", "mkdirat", "pwrite64", "fsync", "rename", "renameat", "renameat2", "symlink", "symlinkat", "unlink",
          "unlinkat", "rmdir")  # fmt: skip
 
 
 def traced(forge: Forge, *words: str, cwd: Path, inject: str | None = None) -> tuple[Child, list[Call]]:
     """Run a command under strace; the calls that change files. inject: a fault, such as `fsync:error=EIO:when=3`."""
+    (cwd / "outputs" / "digits").mkdir(parents=True)  # two calls fewer that are not the saver's
     child = forge.start(*words, cwd=cwd, traced=True)
     log = cwd / ".strace"
     fault = ["-e", f"inject={inject}"] if inject else []
@@ -120,13 +121,18 @@ def traced(forge: Forge, *words: str, cwd: Path, inject: str | None = None) -> t
         timeout=PATIENCE_S,
     )
     child.wait()
-    calls, counts = [], dict[str, int]()
-    for line in log.read_text(errors="replace").splitlines():
-        match = re.match(rf"{child.pid} +(\w+)\((.*)", line)
-        if match:
-            counts[match[1]] = counts.get(match[1], 0) + 1
-            calls.append(Call(match[1], counts[match[1]], match[2].replace(f"-{child.pid}", "")))
-    return child, calls
+    calls, counts = [], dict[tuple[str, str], int]()
+    lines = log.read_text(errors="replace").splitlines()
+    made = [(m[1], m[2], m[3]) for line in lines if (m := re.match(r"(\d+) +(\w+)\((.*)", line))]
+    saver = next((thread for thread, name, text in made if "mkdir" in name and ".tmp-step-" in text), "")
+    for thread, name, text in made:
+        counts[thread, name] = counts.get((thread, name), 0) + 1
+        if thread == saver:
+            calls.append(Call(name, counts[thread, name], text.replace(f"-{child.pid}", "")))
+    most = {
+        name: max((n for (t, other), n in counts.items() if t != saver and other == name), default=0) for name in CALLS
+    }
+    return child, [call for call in calls if call.nth > most[call.name]]  # a fault hits the nth call of each thread
 
 
 @dataclass
