@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from dlcli.confdir import search_path, targets
-from dlcli.datasets.examples import Examples, ImageData, split_validation
+from dlcli.datasets.examples import Batch, Examples, ImageData, split_validation
+from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.residency import choose_residency, image_bytes
 from dlcli.datasets.source import EvalSource, TrainSource
 from dlcli.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, printable
@@ -35,6 +36,7 @@ TRIED_PIXELS, TRIED_PARAMETERS = 64 * 64, 30_000_000  # up to which shapes are t
 LARGEST_NETWORK = (
     20_000_000_000  # parameters; a stored config that asks for more is refused before anything is allocated
 )
+SHOWN_IMAGES = 2_000  # at most, to a network that prepares itself
 Tree = Mapping[str, Any]
 
 
@@ -153,8 +155,6 @@ def check_shapes(task: Task, tree: Tree) -> None:
     Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
     CPU-second of the two that a start takes. Draws from torch's global generator.
     """
-    from dlcli.datasets.examples import Batch
-
     shape, num_classes = tree["dataset"]["image_shape"], tree["dataset"]["num_classes"]
     device = torch.device("meta")
     if shape[1] * shape[2] <= TRIED_PIXELS and sum(p.numel() for p in task.parameters()) <= TRIED_PARAMETERS:
@@ -199,6 +199,14 @@ def _first_line(error: BaseException) -> str:
 
 def build_data(builder: Builder, tree: Tree) -> ImageData:
     return builder.build(tree["dataset"]["reader"])
+
+
+def made_up_batch(tree: Tree, device: torch.device) -> Batch:
+    """A micro-batch of noise in the data's shapes, to time steps with; draws from torch's global generator."""
+    settings = tree["dataset"]
+    size = settings["batch_size"]
+    labels = torch.randint(settings["num_classes"], (size,)).to(device)
+    return Batch(torch.randn(size, *settings["image_shape"]).to(device), labels, torch.arange(size, device=device))
 
 
 def check_data(data: ImageData, tree: dict[str, Any]) -> None:
@@ -276,6 +284,26 @@ def build_eval_source(tree: Tree, examples: Examples, indices: torch.Tensor | No
         workers=settings["workers"],
         resident=is_resident,
     )
+
+
+def prepare_networks(task: Task, tree: Tree, data: ImageData) -> None:
+    """Show some training images, normalised, to each freshly built network that has a method `prepare`.
+
+    Not for a network that is loaded: what it was prepared for is in its weights.
+    """
+    networks = [network for phase in task.phases if hasattr(network := getattr(task, phase), "prepare")]
+    if not networks:
+        return
+    train, _, _ = split_training(tree, data)
+    rows = train[:: -(-len(train) // SHOWN_IMAGES)]  # from all over the data: a folder's come class by class
+    settings, examples = tree["dataset"], data.train
+    pixels = Pixels(settings["mean"], settings["std"], channels=settings["image_shape"][0])
+    if examples.images is None:
+        images = torch.stack([examples.read(row) for row in rows.tolist()])
+    else:
+        images = examples.images[rows]
+    for network in networks:
+        network.prepare(pixels.from_bytes(images))
 
 
 def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime) -> dict[str, torch.optim.Optimizer]:

@@ -285,8 +285,9 @@ def _resumed_line(event: dict[str, Any]) -> str:
 
 
 def _ready_line(event: dict[str, Any]) -> str:
-    keys = ("device", "precision", "parameters", "trainable", "train", "val", "test", "source", "steps", "epochs")
-    return pairs("ready", {key: event.get(f"{key}_examples", event.get(key)) for key in keys})
+    keys = ("device", "precision", "threads", "parameters", "trainable", "train", "val", "test", "source", "steps")
+    facts = {key: event.get(f"{key}_examples", event.get(key)) for key in (*keys, "epochs")}
+    return pairs("ready", facts | {"chosen": event.get("runtime_reason") or None})
 
 
 def _epoch_line(event: dict[str, Any]) -> str:
@@ -306,8 +307,17 @@ def _evaluated_line(event: dict[str, Any]) -> str:
 def _done_line(event: dict[str, Any]) -> str:
     facts = {"status": event.get("status"), "reason": event.get("reason"), "epoch": event.get("epoch")}
     facts |= {"step": event.get("step"), "best_epoch": event.get("best_epoch")} | _named(event.get("metrics"))
-    rest = ("seconds", "peak_memory_mb", "run", "checkpoint")
-    return pairs("done", facts | {key: event.get(key) for key in rest})
+    facts |= {key: event.get(key) for key in ("seconds", "peak_memory_mb")}
+    if shares := time_shares(event):
+        facts["time"] = ", ".join(shares)
+    return pairs("done", facts | {key: event.get(key) for key in ("run", "checkpoint")})
+
+
+def time_shares(event: Mapping[str, Any]) -> list[str]:
+    """Where a run's time went, like `device 81 %`, in the order that things happen; empty where nobody measured."""
+    seconds = {name: s for name, s in (event.get("time") or {}).items() if isinstance(s, int | float)}
+    total = sum(seconds.values())
+    return [f"{name} {100 * s / total:.0f} %" for name, s in seconds.items()] if total > 0 else []
 
 
 def pairs(word: str, facts: Mapping[str, Any]) -> str:

@@ -212,7 +212,8 @@ class Session:
             for average in training.averages.values():
                 for name, live in average.live.items():
                     average.shadow[name].copy_(live.detach())
-        scores = training.evaluate(training.test_source)
+        with training.times.during("evaluation"):
+            scores = training.evaluate(training.test_source)
         self.recorder.emit("evaluated", split="test", metrics=scores)
         self.test_scores = scores
 
@@ -243,6 +244,9 @@ class Session:
             summary["reason"] = reason or self.training.stop_reason
             summary["steps_per_epoch"] = self.training.train_source.steps_per_epoch
             summary["peak_memory_mb"] = self.training.runtime.peak_memory_mb()
+            summary["time"] = self.training.times.summary(
+                start_s=self.training.began - self.began, training_s=time.monotonic() - self.training.began
+            )
         if self.training is None and self.checkpoint is not None:  # a resume that did not start: the record stays
             state = self.checkpoint.manifest
             summary |= {"step": state.step, "epoch": _last_epoch(state.state)}

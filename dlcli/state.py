@@ -159,7 +159,7 @@ def restore_optimizer(
             if full_name.startswith(prefix):
                 name, _, key = full_name.removeprefix(prefix).rpartition("/")
                 index = names.index(name)
-                stored.setdefault(index, {})[key] = tensor
+                stored.setdefault(index, {})[key] = laid_out_like(parameters[index], tensor)
         _check_optimizer_state(optimizer, stored, parameters)
         numbered, at = [], 0
         for group, saved in zip(optimizer.param_groups, groups, strict=True):
@@ -173,6 +173,11 @@ def restore_optimizer(
         raise CheckpointError(
             f"{printable(where)}: the optimizer's state cannot be restored: {printable(error)}"
         ) from error
+
+
+def laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """In the parameter's memory format where the shape is its own: fused optimizers walk both in memory's order."""
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 
 def _check_optimizer_state(

@@ -20,7 +20,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dlcli import __version__
-from dlcli.display import Output, choice, clean, encodable, place, size_of
+from dlcli.display import Output, choice, clean, encodable, place, size_of, time_shares
 from dlcli.layout import Columns, count, duration, flow, metric_name, metric_value, spark_value, sparkline, summary_of
 
 REDRAW_S = 0.25
@@ -109,7 +109,8 @@ class RichDisplay:
         splits = [(split, event.get(f"{split}_examples")) for split in ("train", "val", "test")]
         sizes = " / ".join(f"{count(size)} {split}" for split, size in splits if size)
         source = ": ".join(str(event[key]) for key in ("source", "source_reason") if event.get(key))
-        items = [device, str(event.get("precision")), parameters, sizes, source]
+        computes = str(event.get("runtime_reason") or event.get("precision"))
+        items = [device, computes, parameters, sizes, source]
         self._print(*flow([item for item in items if item], self._width), "")
         self._region.progress = ("  starting …", LABEL)
         self._live.start(refresh=True)
@@ -191,6 +192,8 @@ class RichDisplay:
         items += [f"peak {count(event['peak_memory_mb'])} MB"] if event.get("peak_memory_mb") else []
         lines = flow([clean(item) for item in items] or [clean(status)], self._width)
         self._print(Text.assemble((mark, style), (lines[0][2:], STRONG)), *lines[1:])
+        if shares := time_shares(event):
+            self._labelled("time", shares)
 
     def _sparklines(self) -> list[str]:
         """The curve of the score and of the training loss, each between its first and last value."""

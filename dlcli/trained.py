@@ -70,12 +70,13 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
         check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
     check_weights(meta, stored.weights, stored.folder)
-    runtime = start_runtime(tree["runtime"])
+    runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):
         seed_everything(tree["seed"])
         task = build.build_task(builder, tree, teacher=stored.manifest.teacher)
         task.load_state_dict(stored.weights)
-        task.to(runtime.device).eval()
+        runtime.place(task)
+        task.eval()
     return Trained(task, stored.manifest, tree, runtime, builder, stored.folder)
 
 
@@ -175,7 +176,7 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in source:
         with trained.runtime.autocast()():
-            logits_BK = task.model(batch.images)
+            logits_BK = task.answer(batch.images)
             for name, value_B in task.measure(logits_BK, batch.labels).items():
                 per_example.setdefault(name, []).append(value_B.double().cpu())
         parts.append((logits_BK.float().softmax(1).cpu(), batch.labels.cpu(), batch.index.cpu()))

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 import dlcli
-from dlcli import build, loop
+from dlcli import loop
+from dlcli.assembly import Assembly
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
@@ -29,8 +30,6 @@ from dlcli.runtime import (
     compile_faults,
     memory_faults,
     restore_random,
-    seed_everything,
-    start_runtime,
     unchanged_random,
 )
 from dlcli.saving import Saver, Snapshot
@@ -39,7 +38,6 @@ from dlcli.signals import Signals
 from dlcli.state import (
     Progress,
     check_same_data,
-    check_weights,
     gather,
     restore_optimizer,
     restore_weights,
@@ -51,7 +49,7 @@ from dlcli.times import Times, close
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
 
 
-class Training:
+class Training(Assembly):
     """The live objects of a run.
 
     `saved` and `derived` name every attribute: what a checkpoint keeps, and what is built again from the rest.
@@ -61,6 +59,7 @@ class Training:
     derived = (
         "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "environment", "teacher",
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
+        "runtime_reason",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
         "saver", "failed_saves", "kept_best", "stop_reason", "times", "began",
@@ -78,24 +77,10 @@ class Training:
         resume_from: Checkpoint | None = None,
         teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
     ):
-        self.tree, self.run_folder, self.recorder, self.signals = tree, run_folder, recorder, signals
-        self.builder, self.facts = builder, facts
-        stored = resume_from.manifest if resume_from else None
-        self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
+        super().__init__(tree, signals, builder=builder, resume_from=resume_from, teacher=teacher)
+        self.run_folder, self.recorder, self.facts = run_folder, recorder, facts
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
-        self.runtime = start_runtime(tree["runtime"], threads=stored.environment.get("threads") if stored else None)
-        self.environment = self.runtime.fingerprint()
-        builder.check(tree)
-        meta = build.build_meta_task(builder, tree, teacher=self.teacher)
-        build.check_shapes(meta, tree)
-        build.check_parameter_groups(meta, tree)
-        if resume_from:
-            check_weights(meta, resume_from.weights, resume_from.folder)
-        signals.raise_if_received()
-        with memory_faults(self.memory_remedy):
-            self._build_sources()
-            self._build_task(teacher[1] if teacher and not resume_from else None, is_fresh=resume_from is None)
         self.progress = Progress()
         answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
         self.tally = Tally(answers)
@@ -109,48 +94,6 @@ class Training:
         self.plan = self._plan()
         self.epoch_started = time.monotonic()
 
-    # --------------------------------------------------------------------------------------------------------- building
-
-    def _build_sources(self) -> None:
-        device = self.runtime.device
-        self.data = build.build_data(self.builder, self.tree)
-        build.check_data(self.data, self.tree)
-        train, val_examples, val = build.split_training(self.tree, self.data)
-        self.train_source, self.source_reason = build.build_train_source(
-            self.builder, self.tree, self.data.train, train, device
-        )
-        self.val_source = build.build_eval_source(self.tree, val_examples, val, device)
-        self.test_source = build.build_eval_source(self.tree, self.data.test, None, device)
-
-    def _build_task(self, teacher_weights: dict[str, Tensor] | None, *, is_fresh: bool) -> None:
-        seed_everything(self.tree["seed"])
-        self.task = build.build_task(
-            self.builder, self.tree, teacher=self.teacher
-        )  # on the CPU: the same weights on every device
-        if teacher_weights is not None:
-            self.task.get_submodule("teacher").load_state_dict(teacher_weights)
-        if is_fresh:
-            build.prepare_networks(self.task, self.tree, self.data)
-        self.task.to(self.runtime.device)
-        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
-        self.averages = build.build_averages(self.tree, self.task)
-        self.schedule = build.build_schedule(self.builder, self.tree)
-        self.penalties = build.build_penalties(self.tree)
-        self.scaler = self.runtime.scaler()
-        self.guard = loop.Guard(self.optimizers, self.scaler)
-        if self.tree["runtime"]["compile"]:
-            for phase in self.task.phases:
-                getattr(self.task, phase).compile()  # in place: names in the checkpoint never grow a prefix
-
-    def memory_remedy(self) -> str:
-        batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate"]
-        if batch == 1:
-            return "The batch is one example already: a smaller model, or runtime.precision=bf16."
-        effective = batch * accumulate
-        smaller = next(b for b in range(batch // 2, 0, -1) if effective % b == 0)
-        words = f"dataset.batch_size={smaller} trainer.accumulate={effective // smaller}"
-        return f"{words} keeps the effective batch of {effective}."
-
     def describe(self) -> dict[str, Any]:
         """The facts of the `run_prepared` event."""
         parameters, steps = list(self.task.parameters()), self.plan.steps
@@ -159,6 +102,8 @@ class Training:
             "device_name": self.runtime.device_name(),
             "precision": self.runtime.precision,
             "threads": self.runtime.threads,
+            "channels_last": self.runtime.channels_last,
+            "runtime_reason": self.runtime_reason,
             "parameters": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
             "train_examples": self.train_source.num_examples,

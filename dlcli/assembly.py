@@ -1,0 +1,112 @@
+"""The parts of a training, built from its config in order: runtime, data, task, optimizers, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+from torch import Tensor
+
+from dlcli import build, loop
+from dlcli.build import Builder
+from dlcli.checkpoint import Checkpoint
+from dlcli.choices import choose
+from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
+from dlcli.signals import Signals
+from dlcli.state import check_weights
+from dlcli.tasks.task import Task
+
+
+class Assembly:
+    """Live objects that nothing has been trained with yet. What is wrong is told before data are read, if it can be.
+
+    resume_from: whose weights must fit, and whose choices are taken over. teacher: model node and weights of the
+    network taught from, where the task has one.
+    """
+
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        signals: Signals,
+        *,
+        builder: Builder,
+        resume_from: Checkpoint | None = None,
+        teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
+    ):
+        self.tree, self.signals, self.builder = tree, signals, builder
+        stored = resume_from.manifest if resume_from else None
+        self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
+        self.runtime = start_runtime(tree["runtime"], stored=stored.environment if stored else None)
+        builder.check(tree)
+        meta = build.build_meta_task(builder, tree, teacher=self.teacher)
+        build.check_shapes(meta, tree)
+        build.check_parameter_groups(meta, tree)
+        if resume_from:
+            check_weights(meta, resume_from.weights, resume_from.folder)
+        signals.raise_if_received()
+        with memory_faults(self.memory_remedy):
+            self._build_sources()
+            self._build_task(teacher[1] if teacher else None, is_fresh=resume_from is None)
+        self.environment = self.runtime.fingerprint()
+
+    def _build_sources(self) -> None:
+        device = self.runtime.device
+        self.data = build.build_data(self.builder, self.tree)
+        build.check_data(self.data, self.tree)
+        train, val_examples, val = build.split_training(self.tree, self.data)
+        self.train_source, self.source_reason = build.build_train_source(
+            self.builder, self.tree, self.data.train, train, device
+        )
+        self.val_source = build.build_eval_source(self.tree, val_examples, val, device)
+        self.test_source = build.build_eval_source(self.tree, self.data.test, None, device)
+
+    def _build_task(self, teacher_weights: dict[str, Tensor] | None, *, is_fresh: bool) -> None:
+        seed_everything(self.tree["seed"])
+        self.task = build.build_task(
+            self.builder, self.tree, teacher=self.teacher
+        )  # on the CPU: the same weights on every device
+        self.runtime_reason = ""
+        if is_fresh:
+            if teacher_weights is not None:
+                self.task.get_submodule("teacher").load_state_dict(teacher_weights)
+            build.prepare_networks(self.task, self.tree, self.data)
+            self._choose_runtime()
+        self.runtime.place(self.task)
+        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
+        self.averages = build.build_averages(self.tree, self.task)
+        self.schedule = build.build_schedule(self.builder, self.tree)
+        self.penalties = build.build_penalties(self.tree)
+        self.scaler = self.runtime.scaler()
+        self.guard = loop.Guard(self.optimizers, self.scaler)
+        if self.tree["runtime"]["compile"]:
+            for phase in self.task.phases:
+                getattr(self.task, phase).compile()  # in place: names in the checkpoint never grow a prefix
+
+    def _choose_runtime(self) -> None:
+        """Measured where the config leaves it open."""
+        trainer, per_epoch = self.tree["trainer"], self.train_source.steps_per_epoch
+        steps = trainer["max_steps"] or trainer["epochs"] * per_epoch
+        self.runtime, self.runtime_reason = choose(
+            self.runtime, self.tree["runtime"], self.task, steps, self._made_up_steps
+        )
+        self.runtime.use_threads()
+
+    def _made_up_steps(self, task: Task, runtime: Runtime) -> Iterator[loop.StepDone]:
+        """Training on noise that changes no weight."""
+        micro_batches = [build.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"]["accumulate"]
+        optimizers = build.build_optimizers(self.builder, self.tree, task, runtime)
+        penalties = build.build_penalties(self.tree)
+        return loop.train(
+            task, repeat(micro_batches), optimizers, penalties=penalties, autocast=runtime.autocast(),
+            lr_scale=lambda step: 0.0,
+        )  # fmt: skip
+
+    def memory_remedy(self) -> str:
+        batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate"]
+        if batch == 1:
+            return "The batch is one example already: a smaller model, or runtime.precision=bf16."
+        effective = batch * accumulate
+        smaller = next(b for b in range(batch // 2, 0, -1) if effective % b == 0)
+        words = f"dataset.batch_size={smaller} trainer.accumulate={effective // smaller}"
+        return f"{words} keeps the effective batch of {effective}."
