@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -12,6 +13,7 @@ from dlcli import build, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.choices import choose
+from dlcli.ranks import Alone, Ranks
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
 from dlcli.signals import Signals
 from dlcli.state import check_weights
@@ -33,11 +35,13 @@ class Assembly:
         builder: Builder,
         resume_from: Checkpoint | None = None,
         teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
+        ranks: Alone | Ranks = loop.ALONE,
     ):
-        self.tree, self.signals, self.builder = tree, signals, builder
+        self.tree, self.signals, self.builder, self.ranks = tree, signals, builder, ranks
         stored = resume_from.manifest if resume_from else None
         self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
-        self.runtime = start_runtime(tree["runtime"], stored=stored.environment if stored else None)
+        environment = stored.environment if stored else None
+        self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree)
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
         build.check_shapes(meta, tree)
@@ -45,21 +49,24 @@ class Assembly:
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)
         signals.raise_if_received()
+        if tree["runtime"].get("parallel") == "tensor":  # all ranks see the same batches
+            self.ranks = build.split_ranks(ranks)
         with memory_faults(self.memory_remedy):
-            self._build_sources()
+            self._build_sources(share_evaluation=loop.has_mean_scores(meta))
             self._build_task(teacher[1] if teacher else None, is_fresh=resume_from is None)
-        self.environment = self.runtime.fingerprint()
+        self.environment = self.runtime.fingerprint() | {"devices": ranks.world_size}
 
-    def _build_sources(self) -> None:
-        device = self.runtime.device
+    def _build_sources(self, *, share_evaluation: bool) -> None:
+        device, share = self.runtime.device, (self.ranks.data_rank, self.ranks.num_data_ranks)
         self.data = build.build_data(self.builder, self.tree)
         build.check_data(self.data, self.tree)
         train, val_examples, val = build.split_training(self.tree, self.data)
         self.train_source, self.source_reason = build.build_train_source(
-            self.builder, self.tree, self.data.train, train, device
+            self.builder, self.tree, self.data.train, train, device, share=share
         )
-        self.val_source = build.build_eval_source(self.tree, val_examples, val, device)
-        self.test_source = build.build_eval_source(self.tree, self.data.test, None, device)
+        held_out = share if share_evaluation else (0, 1)
+        self.val_source = build.build_eval_source(self.tree, val_examples, val, device, share=held_out)
+        self.test_source = build.build_eval_source(self.tree, self.data.test, None, device, share=held_out)
 
     def _build_task(self, teacher_weights: dict[str, Tensor] | None, *, is_fresh: bool) -> None:
         seed_everything(self.tree["seed"])
@@ -73,6 +80,7 @@ class Assembly:
             build.prepare_networks(self.task, self.tree, self.data)
             self._choose_runtime()
         self.runtime.place(self.task)
+        self._spread()
         self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
         self.averages = build.build_averages(self.tree, self.task)
         self.schedule = build.build_schedule(self.builder, self.tree)
@@ -83,13 +91,33 @@ class Assembly:
             for phase in self.task.phases:
                 getattr(self.task, phase).compile()  # in place: names in the checkpoint never grow a prefix
 
+    def _spread(self) -> None:
+        """Make the networks those of all ranks, in place, as runtime.parallel says."""
+        if self.ranks.world_size == 1:
+            return
+        if self.tree["runtime"].get("sync_batch_norm", True) and self.ranks.num_data_ranks > 1:
+            from dlcli.batch_norm import synchronise
+
+            for phase in self.task.phases:
+                synchronise(getattr(self.task, phase), self.ranks)
+        how = self.tree["runtime"].get("parallel", "data")
+        if how != "data":
+            from dlcli import sharding
+
+            if how == "shard":
+                self.ranks = sharding.shard(self.task, self.task.phases, self.ranks)
+            else:
+                for phase in self.task.phases:
+                    network = getattr(self.task, phase)
+                    sharding.parallelize(network, build.tensor_parallel_plan(network), self.ranks)
+
     def _choose_runtime(self) -> None:
         """Measured where the config leaves it open."""
         trainer, per_epoch = self.tree["trainer"], self.train_source.steps_per_epoch
         steps = trainer["max_steps"] or trainer["epochs"] * per_epoch
-        self.runtime, self.runtime_reason = choose(
-            self.runtime, self.tree["runtime"], self.task, steps, self._made_up_steps
-        )
+        chosen, self.runtime_reason = choose(self.runtime, self.tree["runtime"], self.task, steps, self._made_up_steps)
+        words = {"precision": chosen.precision, "channels_last": chosen.channels_last, "threads": chosen.threads}
+        self.runtime = replace(self.runtime, **self.ranks.same(words))
         self.runtime.use_threads()
 
     def _made_up_steps(self, task: Task, runtime: Runtime) -> Iterator[loop.StepDone]:

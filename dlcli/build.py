@@ -22,11 +22,12 @@ from dlcli.confdir import search_path, targets
 from dlcli.datasets.examples import Batch, Examples, ImageData, split_validation
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.residency import choose_residency, image_bytes
-from dlcli.datasets.source import EvalSource, TrainSource
+from dlcli.datasets.source import EvalSource, Share, TrainSource
 from dlcli.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, printable
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Schedule
 from dlcli.optimizers.stepping import spare_compiler
+from dlcli.ranks import Alone, Ranks
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.regularization.penalties import L1, Penalty
 from dlcli.runtime import Runtime
@@ -250,7 +251,13 @@ def split_training(tree: Tree, data: ImageData) -> tuple[torch.Tensor, Examples,
 
 
 def build_train_source(
-    builder: Builder, tree: Tree, examples: Examples, indices: torch.Tensor, device: torch.device
+    builder: Builder,
+    tree: Tree,
+    examples: Examples,
+    indices: torch.Tensor,
+    device: torch.device,
+    *,
+    share: Share = (0, 1),
 ) -> tuple[TrainSource, str]:
     """The source of training batches, and why it is of its kind."""
     settings = tree["dataset"]
@@ -267,11 +274,19 @@ def build_train_source(
         augment=build_augmentation(builder, tree),
         workers=settings["workers"],
         resident=is_resident,
+        share=share,
     )
     return source, reason
 
 
-def build_eval_source(tree: Tree, examples: Examples, indices: torch.Tensor | None, device: torch.device) -> EvalSource:
+def build_eval_source(
+    tree: Tree,
+    examples: Examples,
+    indices: torch.Tensor | None,
+    device: torch.device,
+    *,
+    share: Share = (0, 1),
+) -> EvalSource:
     settings = tree["dataset"]
     is_resident, _ = choose_residency(image_bytes(examples), settings["resident"], settings["workers"], device)
     return EvalSource(
@@ -283,6 +298,7 @@ def build_eval_source(tree: Tree, examples: Examples, indices: torch.Tensor | No
         std=settings["std"],
         workers=settings["workers"],
         resident=is_resident,
+        share=share,
     )
 
 
@@ -306,6 +322,24 @@ def prepare_networks(task: Task, tree: Tree, data: ImageData) -> None:
         network.prepare(pixels.from_bytes(images))
 
 
+def split_ranks(ranks: Alone | Ranks) -> Alone | Ranks:
+    """The ranks as those that hold parts of each layer and see the same batches."""
+    if ranks.world_size == 1:
+        return ranks
+    from dlcli.sharding import Split
+
+    return Split(ranks)  # type: ignore[arg-type]
+
+
+def tensor_parallel_plan(network: nn.Module) -> dict[str, str]:
+    """How the network's layers are split over devices, by its own word. Raises ConfigError for one that cannot be."""
+    plan: Callable[[], dict[str, str]] | None = getattr(network, "tensor_parallel_plan", None)
+    if plan is None:
+        told = f"runtime.parallel=tensor: {type(network).__name__} does not say how its layers are split"
+        raise ConfigError(told, hint="runtime.parallel=data or shard, or model=vit")
+    return plan()
+
+
 def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime) -> dict[str, torch.optim.Optimizer]:
     """One optimizer per phase, over the phase's network; fused where it can be: one kernel for all parameters, which on
     a GPU can skip a bad update by itself. Not under fp16: a fused SGD whose first step is skipped goes on with a
@@ -319,6 +353,11 @@ def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime)
         and "fused" in inspect.signature(make.func).parameters
     ):
         make = partial(make, fused=True)
+    if any(hasattr(p, "full_tensor") for p in task.parameters()):
+        from dlcli.sharding import optimizer_settings
+
+        taken = inspect.signature(getattr(make, "func", make)).parameters
+        make = partial(make, **{k: v for k, v in optimizer_settings(task.parameters()).items() if k in taken})
     patterns = tree["parameter_groups"]
     return {phase: build_optimizer(getattr(task, phase), make, patterns) for phase in task.phases}
 

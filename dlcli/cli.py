@@ -104,6 +104,8 @@ def make_app() -> Any:
 def tell(error: Any, *, as_json: bool) -> int:
     from dlcli.display import print_error
 
+    if error.is_told_elsewhere:
+        return int(error.code)
     print_error(error, stream=sys.stderr)
     if as_json and not error.is_on_record:
         import json

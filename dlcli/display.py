@@ -58,6 +58,19 @@ def open_display(mode: str = "auto", *, stdout: TextIO | None = None, stderr: Te
 # ------------------------------------------------------------------------------------------------------------ displays
 
 
+class Silent:
+    """Shows nothing: on ranks that others speak for."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        pass
+
+    def progress(self, step: int, loss: Callable[[], float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class JsonDisplay:
     """Every event as one line of strict JSON, and nothing else on that stream."""
 

@@ -24,6 +24,7 @@ class DlcliError(Exception):
 
     code = 70
     is_on_record = False  # whether a run's last event has told it already
+    is_told_elsewhere = False  # whether another rank prints it
 
     def __init__(self, message: str, *, hint: str | None = None):
         super().__init__(message)

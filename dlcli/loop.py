@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import reduce
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from dlcli.errors import DivergedError
 from dlcli.optimizers.stepping import bare_step
+from dlcli.ranks import Alone, Ranks
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.tasks.task import Answers, Task, Value, Values
 
+ALONE = Alone()
 SMALLEST_SCALE = 2.0**-10  # of the gradient scaler, which begins at 2^16 and halves at each overflow
 
 
@@ -44,11 +47,12 @@ def train(
     scaler: torch.amp.GradScaler | None = None,
     averages: Mapping[str, Average | NoAverage] | None = None,
     guard: Guard | None = None,
+    ranks: Alone | Ranks = ALONE,
 ) -> Iterator[StepDone]:
     """Update every phase of the task once per step, for ever; yields after each step.
 
-    batches: the micro-batches of each step, from step `first_step` on. A step's gradient is that of its whole batch:
-    a micro-batch counts by its examples.
+    batches: the micro-batches of each step, from step `first_step` on; of several ranks, each its own. A step's
+    gradient is that of its whole batch, over all ranks: a micro-batch counts by its examples.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     guard = guard or Guard(optimizers, scaler)
@@ -62,22 +66,26 @@ def train(
         values: Values = {}
         for phase in phases:
             phase.start(scale)
+            losses: list[Tensor] = []
             for batch in micro_batches:
                 with autocast():
                     loss, new = task.loss(batch, phase.name)
                     for penalty in penalties:
                         loss = loss + penalty(phase.network)
-                guard.admit(loss, step, scale)
                 if len(micro_batches) == 1:
                     values.update(new)
                 else:
                     share = batch[0].shape[0] / num_examples
                     add_values(values, new, share)
                     loss = loss * share
+                losses.append(loss.detach())
+                loss = ranks.weigh(loss, num_examples)
                 (scaler.scale(loss) if is_scaled else loss).backward()
+            step_loss = ranks.average_gradients(phase.parameters, reduce(torch.add, losses), num_examples)
+            guard.admit(step_loss, step, scale)
             if clip_norm is not None:
                 scaler.unscale_(phase.optimizer)
-                values[f"grad_norm/{phase.name}"] = nn.utils.clip_grad_norm_(phase.parameters, clip_norm)
+                values[f"grad_norm/{phase.name}"] = ranks.clip_gradients(phase.parameters, clip_norm)
             scaler.step(phase.optimizer) if is_scaled else phase.update()
             phase.average.update()
         scaler.update()
@@ -104,7 +112,7 @@ class Phase:
 
 
 class Guard:
-    """Lets no update through whose loss is not finite.
+    """Lets no update through whose loss, over all ranks, is not finite.
 
     On a CPU the loss is read at once, which costs nothing. On a GPU a read would wait for the device at every step, so
     fused optimizers get a flag on the device that makes them skip the update, this one and all that follow, and
@@ -182,8 +190,12 @@ def evaluate(
     *,
     autocast: Callable[[], Any] = nullcontext,
     averages: Mapping[str, Average | NoAverage] | None = None,
+    ranks: Alone | Ranks = ALONE,
 ) -> dict[str, float]:
-    """Scores of the task on held-out data, with the averaged weights where there are some; the task stays as it was."""
+    """Scores of the task on held-out data, with the averaged weights where there are some; the task stays as it was.
+
+    source: this rank's share of the examples, where the task's scores are means; otherwise all of them.
+    """
     was_training = task.training
     task.eval()
     try:
@@ -191,6 +203,13 @@ def evaluate(
             for average in (averages or {}).values():
                 stack.enter_context(average.in_place())
             stack.enter_context(autocast())
-            return task.evaluate(source)
+            if has_mean_scores(task):
+                return task.evaluate(source, pool=ranks.pool)
+            return ranks.same(task.evaluate(source))
     finally:
         task.train(was_training)
+
+
+def has_mean_scores(task: Task) -> bool:
+    """Whether its scores are means over examples, so that each rank may see a share of them."""
+    return type(task).evaluate is Task.evaluate

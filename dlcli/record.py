@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlcli.display import Display
+from dlcli.display import Display, Silent
 from dlcli.redaction import find_secrets, redact
 
 
@@ -59,6 +59,25 @@ class Recorder:
             self.has_failed = True
             told = f"events.jsonl cannot be written any more: {error}; the training goes on without it"
             self.display.event({"event": "warning", "message": told, "hint": "Free some space."})
+
+
+class Unheard(Recorder):
+    """On the other ranks: rank 0 alone tells what happened."""
+
+    def __init__(self) -> None:
+        self.display, self.secrets, self.has_failed = Silent(), find_secrets(), False
+
+    def emit(self, event: str, **facts: Any) -> None:
+        pass
+
+    def length(self) -> int:
+        return 0
+
+    def cut(self, length: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 def finite(value: Any) -> Any:

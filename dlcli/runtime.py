@@ -83,13 +83,15 @@ class Runtime:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb
 
 
-def start_runtime(settings: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None) -> Runtime:
-    """Choose the device and set what is global to a process.
+def start_runtime(
+    settings: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None, local_rank: int = 0
+) -> Runtime:
+    """Choose the device and set what is global to a process. local_rank: whose GPU it is, where several work together.
 
     stored: `fingerprint()` of the run that goes on or is looked at; its choices win where the settings leave one open.
     Raises EnvironmentFault for a device that is not there.
     """
-    device = choose_device(settings["device"])
+    device = choose_device(settings["device"], local_rank)
     keep_memory()
     before = _choices(stored or {})
     if wanted := (before if settings["threads"] in (None, "auto") else settings).get("threads"):
@@ -132,16 +134,17 @@ def keep_memory() -> None:
         library.mallopt(option, number)
 
 
-def choose_device(setting: str) -> torch.device:
-    if setting == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(setting)
+def choose_device(setting: str, local_rank: int = 0) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if setting == "auto" and not count:
+        return torch.device("cpu")
+    device = torch.device("cuda" if setting == "auto" else setting)
     here = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
-    if device.type == "cuda" and (device.index or 0) >= count:
-        told = f"runtime.device={setting}: there is no such GPU here; there is {here}"
+    number = local_rank if device.index is None else device.index
+    if device.type == "cuda" and number >= count:
+        told = f"runtime.device={setting}: there is no GPU {number} here; there is {here}"
         raise EnvironmentFault(told, hint="runtime.device=cpu, or runtime=auto for whatever there is")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+    return torch.device("cuda", number) if device.type == "cuda" else device
 
 
 def choose_precision(setting: str, device: torch.device) -> str:

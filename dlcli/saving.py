@@ -78,3 +78,20 @@ class Saver:
     def close(self) -> None:
         """End the thread, once it has written what it was asked to."""
         self._thread.shutdown()
+
+
+class Bystander(Saver):
+    """On the other ranks: everything is written by rank 0, and found where it writes."""
+
+    def write(self, step: int, snapshot: Snapshot | None, *, is_best: bool) -> None:
+        folder = self.checkpoints / f"step-{step:08d}"
+        self.step, self.last = step, folder
+        self.best = folder if is_best else self.best
+
+    def settle(self, *, wait: bool = True) -> bool:
+        return True
+
+    def take_up(self, folder: Path, step: int, best_step: int | None) -> None:
+        self.last, self.step = folder, step
+        best = self.checkpoints / f"step-{best_step:08d}" if best_step is not None else None
+        self.best = best if best is not None and best.is_dir() else None

@@ -232,7 +232,12 @@ SETTINGS: dict[str, Setting] = {
     "runtime.channels_last": Setting(
         _AUTO_OR_SWITCH, "auto, true or false", "Keep images and filters channel by channel; auto: as measured."
     ),
-    "runtime.devices": whole(1, 65_536, "Devices used at once."),
+    "runtime.devices": whole(1, 65_536, "Devices used at once, each by a process (a rank) of its own."),
+    "runtime.parallel": word(
+        ("data", "shard", "tensor"),
+        "What each of several devices has: the whole network, a shard of it, or a part of each layer.",
+    ),
+    "runtime.sync_batch_norm": switch("Batch norm over the examples of all devices; false: each device its own."),
     "runtime.threads": Setting(
         Annotated[int, Field(strict=True, ge=1, le=4_096)] | Literal["auto"] | None,
         "a whole number from 1 to 4,096, or auto (or null)",

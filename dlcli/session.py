@@ -1,11 +1,8 @@
-"""What the commands call: a run from its folder to its last event. No torch is imported until the run is announced."""
+"""One execution of a run, from its first event to its last. No torch is imported until the run is announced."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import platform
-import subprocess
 import sys
 import time
 import traceback
@@ -14,32 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dlcli
-from dlcli.config import Composed, change_stored, check_stored
-from dlcli.display import Display, place
-from dlcli.errors import CheckpointError, ConfigError, DlcliError
-from dlcli.extension import ENDS, check_extension, more
+from dlcli.display import place
+from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
+from dlcli.ranks import Alone, Ranks
 from dlcli.record import Recorder, finite, now, read_events
-from dlcli.runs import RunFolder, all_runs, find_checkpoint, outputs_folder
+from dlcli.runs import RunFolder, all_runs, outputs_folder
 from dlcli.signals import Interrupted, Signals
-from dlcli.tracker import Follower, new_run_id, start_follower
+from dlcli.tracker import Follower, start_follower
 
 if TYPE_CHECKING:
     from dlcli.checkpoint import Checkpoint
     from dlcli.training import Training
-
-RESUME_KEYS = (
-    "trainer.epochs",
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.keep_checkpoints",
-    "trainer.save_every",
-    "regularization.early_stopping.patience",
-    "dataset.root",
-    "dataset.workers",
-    "runtime.device",
-    "runtime.threads",
-)
 
 
 @dataclass
@@ -61,6 +43,7 @@ class Session:
     training: Training | None = None
     test_scores: dict[str, float] = field(default_factory=dict)
     follower: Follower | None = None
+    ranks: Alone | Ranks = field(default_factory=Alone)
 
     def execute(self) -> int:
         """Run to the end and return the exit code. Raises the DlcliError that ended it, after it is on record."""
@@ -75,6 +58,7 @@ class Session:
             except DlcliError as error:
                 self._finish("failed", reason=error.message)
                 error.is_on_record = True
+                error.is_told_elsewhere = not self.ranks.is_primary and error.code != EnvironmentFault.code
                 raise
             except BaseException as error:
                 with contextlib.suppress(OSError):
@@ -85,10 +69,12 @@ class Session:
             finally:
                 self.recorder.close()
                 self.run.unlock()
+                self.ranks.close()
 
     def _train(self) -> None:
-        if self.resumes:  # said at once: reading the checkpoint imports torch
-            print(f"resuming {self.run.name}", file=sys.stderr, flush=True)
+        if self.resumes:
+            if self.ranks.is_primary:  # said at once: reading the checkpoint imports torch
+                print(f"resuming {self.run.name}", file=sys.stderr, flush=True)
             self.checkpoint = self._checkpoint_to_resume()
         if self.checkpoint is None:
             self._begin()
@@ -116,21 +102,27 @@ class Session:
         from dlcli.checkpoint import point
 
         # an extension that is killed from here on must not pass for the finished run it was
-        self.run.summary.unlink(missing_ok=True)
+        if self.ranks.is_primary:
+            self.run.summary.unlink(missing_ok=True)
         length = checkpoint.manifest.state.get("events_length")
         if isinstance(length, int) and 0 < length <= self.recorder.length():
             self.recorder.cut(length)
-        point(self.run.checkpoints, "last", checkpoint.folder)  # a kill may have come before the link
+        if self.ranks.is_primary:
+            point(self.run.checkpoints, "last", checkpoint.folder)  # a kill may have come before the link
         epoch = _last_epoch(checkpoint.manifest.state)
         step = checkpoint.manifest.step
         self.recorder.emit("run_resumed", time=now(), run=str(self.run.path), step=step, epoch=epoch)
         self._start_tracker()
 
     def _checkpoint_to_resume(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; None where the run never saved one."""
-        from dlcli.checkpoint import newest_valid
+        """The newest checkpoint that verifies; None where the run never saved one. Rank 0 chooses for all."""
+        from dlcli.checkpoint import newest_valid, read
 
+        if not self.ranks.is_primary:
+            chosen = self.ranks.same(None)
+            return read(Path(chosen)) if chosen else None
         checkpoint, damaged = newest_valid(self.run.checkpoints)
+        self.ranks.same(str(checkpoint.folder) if checkpoint else None)
         if checkpoint is None and damaged:
             raise CheckpointError(
                 f"no checkpoint of {self.run.name} is whole: {damaged[0]}", hint="Train it again: dlcli train"
@@ -140,7 +132,7 @@ class Session:
 
     def _start_tracker(self) -> None:
         settings = self.tree["tracker"]
-        if settings["name"] == "none":
+        if settings["name"] == "none" or not self.ranks.is_primary:
             return
         self.follower = start_follower(
             self.run.path,
@@ -168,6 +160,7 @@ class Session:
                 facts=facts,
                 resume_from=checkpoint,
                 teacher=teacher,
+                ranks=self.ranks,
             )
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
@@ -178,7 +171,8 @@ class Session:
             *(f"the resume will not be bit-exact: {w} was {b}, here it is {h}" for w, b, h in differs if h != b),
         ]
         self.record |= {"device": training.environment, "data": training.data.fingerprints()}
-        self.run.write_record(self.record)
+        if self.ranks.is_primary:
+            self.run.write_record(self.record)
         return training
 
     def _teacher(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -203,12 +197,13 @@ class Session:
     def _test(self) -> None:
         """Score the best checkpoint on the test split, which nothing was selected on."""
         from dlcli.checkpoint import read
+        from dlcli.state import load_weights
 
         training = self.training
         assert training is not None
-        if training.saver.best is not None:
-            best = read(training.saver.best)
-            training.task.load_state_dict(best.weights)
+        folder = self.ranks.same(str(training.saver.best) if training.saver.best else None)
+        if folder is not None:
+            load_weights(training.task, read(Path(folder)).weights)
             for average in training.averages.values():
                 for name, live in average.live.items():
                     average.shadow[name].copy_(live.detach())
@@ -221,6 +216,8 @@ class Session:
 
     def _finish(self, status: str, *, reason: str | None = None) -> None:
         """Pictures, summary, and the last event: on every way out."""
+        if not self.ranks.is_primary:
+            return
         self._draw_curves()
         summary: dict[str, Any] = {
             "run": str(self.run.path),
@@ -299,110 +296,9 @@ def in_a_command(run: RunFolder) -> str:
     return name if outputs == outputs_folder(None).absolute() else f"{name} --outputs {place(outputs)}"
 
 
-# ----------------------------------------------------------------------------------------------------------- beginnings
-
-
-def train(composed: Composed, *, outputs: Path, display: Display, trusted: Sequence[str] = ()) -> int:
-    """A new run of a composed config; returns the exit code."""
-    tree = complete(composed.tree)
-    if "teacher" in tree["task"]:
-        tree["task"]["teacher"] = str(find_checkpoint(tree["task"]["teacher"], outputs).resolve())
-    run = RunFolder.create(outputs.absolute(), composed.experiment, tree["name"])
-    run.lock()
-    run.checkpoints.mkdir(exist_ok=True)
-    record = {
-        "name": run.name,
-        "experiment": composed.experiment,
-        "created": now(),
-        "config": tree,
-        "overrides": list(composed.overrides),
-        "choices": composed.choices,
-        "versions": versions(),
-        "git": git_commit(),
-        "wandb_id": new_run_id(),
-    }
-    run.write_record(record)
-    recorder = Recorder(run.events, display)
-    return Session(run, tree, record, recorder, composed.search, trusted, warnings=composed.warnings).execute()
-
-
-def resume(
-    run: RunFolder, words: Sequence[str], *, display: Display, search: Sequence[Path], trusted: Sequence[str] = ()
-) -> int:
-    """Go on with an interrupted run, or further with a finished one; returns the exit code."""
-    run = RunFolder(run.path.absolute())
-    record = run.read_record()
-    try:
-        stored = check_stored(record.get("config"))
-        if lacking := [key for key in ("name", "experiment", "overrides", "versions", "wandb_id") if key not in record]:
-            raise ConfigError(f"it lacks {', '.join(lacking)}")
-    except (ConfigError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{run.run_yaml} cannot be resumed from: {error}", hint="Was the file edited?") from error
-    tree = change_stored(stored, words, RESUME_KEYS)
-    record["config"] = tree
-    run.lock()
-    summary = run.read_summary() or {}
-    if summary.get("status") == "completed" and not any(word.partition("=")[0] in ENDS for word in words):
-        run.unlock()
-        display.event(
-            {
-                "event": "note",
-                "message": f"{run.name} is finished already; nothing changed",
-                "hint": f"To train it further:  dlcli resume {in_a_command(run)} {more(tree, summary)}",
-            }
-        )
-        display.event(summary)
-        display.close()
-        return 0
-    if summary.get("status") == "completed":
-        check_extension(stored, tree, summary)
-    run.checkpoints.mkdir(exist_ok=True)
-    recorder = Recorder(run.events, display)
-    return Session(run, tree, record, recorder, search, trusted, resumes=True, words=words).execute()
-
-
 def _last_epoch(state: dict[str, Any]) -> int:
     """Of a stored state that has not been checked yet."""
     try:
         return int(state["progress"]["evaluations"][-1]["epoch"])
     except (KeyError, IndexError, TypeError, ValueError):
         return 0
-
-
-def complete(tree: dict[str, Any]) -> dict[str, Any]:
-    """What only the data can tell, read without torch: the number of classes in a folder of images."""
-    settings = tree["dataset"]
-    if settings["num_classes"] is None:
-        from dlcli.datasets.image_tree import peek_image_folder
-
-        reader = settings["reader"]
-        num_classes = len(peek_image_folder(reader.get("root"), path=reader.get("path")))
-        settings["num_classes"] = num_classes
-        for node in [tree["model"], *(n for n in tree["model"].values() if isinstance(n, dict))]:
-            if "num_classes" in node:
-                node["num_classes"] = num_classes
-    return tree
-
-
-def versions() -> dict[str, str]:
-    """Of dlcli, Python and what decides the bits; read from the packages' records, without importing them."""
-    found = {"dlcli": dlcli.__version__, "python": platform.python_version(), "platform": sys.platform}
-    for package in ("torch", "torchvision", "numpy", "hydra-core"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> dict[str, Any] | None:
-    """Commit of the working directory and whether files differ from it; None outside a repository."""
-
-    def ask(*words: str) -> str:
-        command = ["git", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -22,7 +22,6 @@ from dlcli.checkpoint import Checkpoint
 from dlcli.datasets.examples import ImageData
 from dlcli.errors import CheckpointError, DataError, printable
 from dlcli.regularization.averaging import Average, NoAverage
-from dlcli.runtime import random_tensors
 from dlcli.tasks.task import Task
 
 Averages = Mapping[str, Average | NoAverage]
@@ -52,7 +51,7 @@ class Progress:
 
 
 def gather(
-    task: Task, averages: Averages, optimizers: Optimizers, device: torch.device
+    task: Task, averages: Averages, optimizers: Optimizers
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """Weights to use (averaged where there is an average), the other tensors, and the optimizers' groups by phase.
 
@@ -67,11 +66,13 @@ def gather(
     for phase, optimizer in optimizers.items():
         tensors, groups[phase] = optimizer_tensors(phase, optimizer)
         state |= tensors
-    return weights, state | random_tensors(device), groups
+    return weights, state, groups
 
 
 def copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
+    """The whole tensor on the CPU; of a shard, which all ranks ask for together, the whole that it is a part of."""
+    whole = tensor.detach()
+    return (whole.full_tensor() if hasattr(whole, "full_tensor") else whole).to("cpu", copy=True)
 
 
 def optimizer_tensors(phase: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
@@ -115,7 +116,7 @@ def _shape(tensor: Tensor) -> str:
 @torch.no_grad()
 def restore_weights(task: Task, averages: Averages, saved: Checkpoint) -> None:
     """The weights, and behind them the raw ones that go on training. Raises ValueError where they do not fit."""
-    task.load_state_dict(saved.weights)
+    load_weights(task, saved.weights)
     for phase, average in averages.items():
         average.num_updates = int(saved.manifest.state["averages"][phase])
         for name, live in average.live.items():
@@ -176,8 +177,26 @@ def restore_optimizer(
 
 
 def laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """In the parameter's memory format where the shape is its own: fused optimizers walk both in memory's order."""
-    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor) if tensor.shape == parameter.shape else tensor
+    """In the parameter's memory format, or as this rank's shard, where the shape is its own: fused optimizers walk both
+    in memory's order.
+    """
+    if tensor.shape != parameter.shape:
+        return tensor
+    if hasattr(parameter, "full_tensor"):
+        from dlcli.sharding import shard_like
+
+        return shard_like(tensor, parameter)
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+
+
+def load_weights(task: Task, weights: Mapping[str, Tensor]) -> None:
+    """Whole tensors into the task, each rank its own part. Raises RuntimeError where they do not fit."""
+    if not any(hasattr(p, "full_tensor") for p in task.parameters()):
+        task.load_state_dict(weights)
+        return
+    from dlcli.sharding import load_full
+
+    load_full(task, weights)
 
 
 def _check_optimizer_state(

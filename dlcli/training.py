@@ -17,11 +17,13 @@ from torch import Tensor
 
 import dlcli
 from dlcli import loop
+from dlcli.agreement import Agreement, all_random_tensors, random_tensors_of, seed_of_rank
 from dlcli.assembly import Assembly
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
 from dlcli.plan import Plan
+from dlcli.ranks import Alone, Ranks
 from dlcli.record import Recorder, finite
 from dlcli.redaction import redact
 from dlcli.regularization.stopping import best_index, should_stop
@@ -30,11 +32,12 @@ from dlcli.runtime import (
     compile_faults,
     memory_faults,
     restore_random,
+    seed_everything,
     unchanged_random,
 )
-from dlcli.saving import Saver, Snapshot
+from dlcli.saving import Bystander, Saver, Snapshot
 from dlcli.schema import seconds
-from dlcli.signals import Signals
+from dlcli.signals import Interrupted, Signals
 from dlcli.state import (
     Progress,
     check_same_data,
@@ -59,7 +62,7 @@ class Training(Assembly):
     derived = (
         "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "environment", "teacher",
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
-        "runtime_reason",
+        "runtime_reason", "ranks", "agreement",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
         "saver", "failed_saves", "kept_best", "stop_reason", "times", "began",
@@ -76,19 +79,25 @@ class Training(Assembly):
         facts: dict[str, Any],
         resume_from: Checkpoint | None = None,
         teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
+        ranks: Alone | Ranks = loop.ALONE,
     ):
-        super().__init__(tree, signals, builder=builder, resume_from=resume_from, teacher=teacher)
+        super().__init__(tree, signals, builder=builder, resume_from=resume_from, teacher=teacher, ranks=ranks)
         self.run_folder, self.recorder, self.facts = run_folder, recorder, facts
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
         self.progress = Progress()
         answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
-        self.tally = Tally(answers)
-        self.saver = Saver(run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"])
+        self.tally = Tally(answers, self.ranks)
+        self.agreement = Agreement(self.ranks, signals)
+        self.saver = (Saver if self.ranks.is_primary else Bystander)(
+            run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"]
+        )
         self.failed_saves = 0
         self.kept_best: int | None = None
         self.times, self.began = Times(), time.monotonic()
         self.stop_reason: str | None = None
+        if self.ranks.data_rank:
+            seed_everything(seed_of_rank(tree["seed"], self.ranks.data_rank))
         if resume_from:
             self._restore(resume_from)
         self.plan = self._plan()
@@ -101,6 +110,7 @@ class Training(Assembly):
             "device": str(self.runtime.device),
             "device_name": self.runtime.device_name(),
             "precision": self.runtime.precision,
+            "devices": self.ranks.world_size,
             "threads": self.runtime.threads,
             "channels_last": self.runtime.channels_last,
             "runtime_reason": self.runtime_reason,
@@ -129,6 +139,7 @@ class Training(Assembly):
             steps_per_epoch=steps_per_epoch,
             min_delta=self.tree["regularization"]["early_stopping"]["min_delta"],
             before_s=self.progress.seconds,
+            ranks=self.ranks,
         )
 
     def is_done(self) -> bool:
@@ -159,6 +170,7 @@ class Training(Assembly):
             scaler=self.scaler,
             averages=self.averages,
             guard=self.guard,
+            ranks=self.ranks,
         )
         try:
             with memory_faults(self.memory_remedy), compile_faults():
@@ -172,6 +184,8 @@ class Training(Assembly):
         progress = self.progress
         has_stopped = self.has_stopped_early()
         while True:
+            self.plan.tick()
+            self.agreement.come_to(progress.step)
             is_end = self.is_done()
             if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
                 self.evaluate_and_save()
@@ -181,13 +195,14 @@ class Training(Assembly):
             self.settle(wait=is_end or has_stopped)
             if is_end or has_stopped:
                 break
-            if self.signals.received is not None:
+            if self.agreement.received is not None:
                 self.save_now()
                 self.signals.raise_if_received()
             try:
                 self.take_steps(steps, self.steps_until_due(interval, log_every, save_every))
             except (DataError, EnvironmentFault):  # of the source: the step it was for has touched nothing yet
-                self.save_now()
+                if self.agreement.is_alone:  # to gather a snapshot takes all ranks, and the others do not know
+                    self.save_now()
                 raise
             if progress.step % log_every == 0:
                 self.record_values()
@@ -209,11 +224,11 @@ class Training(Assembly):
         step = self.progress.step
         due = [interval - step % interval for interval in intervals if interval]
         due += [] if self.plan.steps is None else [self.plan.steps - step]
-        return min(*due, self.tally.most_pending - len(self.tally.pending))
+        return min(*due, self.tally.most_pending - len(self.tally.pending), self.agreement.steps_left(step))
 
     def take_steps(self, steps: Iterator[loop.StepDone], count: int) -> None:
         """`count` steps, fewer when a signal comes; their values stay on the device. All that every step pays for."""
-        tally, signals, progress = self.tally, self.signals, self.recorder.display.progress
+        tally, signals, progress = self.tally, self.agreement, self.recorder.display.progress
         pending, loss = tally.pending, tally.shown_loss
         try:
             for done in islice(steps, count):
@@ -248,14 +263,19 @@ class Training(Assembly):
         """Scores on held-out data; leaves random numbers and task as they were. Raises Interrupted on a signal."""
         with unchanged_random(self.runtime.device):
             return loop.evaluate(
-                self.task, self._watched(source), autocast=self.runtime.autocast(), averages=self.averages
+                self.task,
+                self._watched(source),
+                autocast=self.runtime.autocast(),
+                averages=self.averages,
+                ranks=self.ranks,
             )
 
     def _watched(self, source: Iterable[Any]) -> Iterator[Any]:
         batches = iter(source)
         try:
             for batch in batches:
-                self.signals.raise_if_received()
+                if self.agreement.received is not None:
+                    self.signals.raise_if_received()
                 yield batch
         finally:
             close(batches)
@@ -267,8 +287,9 @@ class Training(Assembly):
         try:
             with self.times.during("evaluation"):
                 scores = self.evaluate(self.val_source)
-        except BaseException:
-            self.save_now()  # at the clean step before the evaluation, which a resume makes first
+        except BaseException as error:
+            if self.agreement.is_alone or isinstance(error, Interrupted):
+                self.save_now()  # at the clean step before the evaluation, which a resume makes first
             raise
         self.plan.reserve_s = time.monotonic() - trained
         score = scores[self.monitor] * (1 if self.mode == "max" else -1)
@@ -353,7 +374,8 @@ class Training(Assembly):
 
     def snapshot(self) -> Snapshot:
         """Everything that a training is of, at this clean step."""
-        weights, state, groups = gather(self.task, self.averages, self.optimizers, self.runtime.device)
+        weights, state, groups = gather(self.task, self.averages, self.optimizers)
+        state |= all_random_tensors(self.ranks, self.runtime.device)
         self.tally.fold(self.progress)
         plain = {
             "progress": asdict(self.progress),
@@ -393,4 +415,4 @@ class Training(Assembly):
         check_same_data(saved, self.data)
         self.kept_best, best = self.progress.best, self.best_evaluation()
         self.saver.take_up(saved.folder, self.progress.step, best["step"] if best else None)
-        restore_random(saved.state, self.runtime.device)
+        restore_random(random_tensors_of(self.ranks, saved.state), self.runtime.device)

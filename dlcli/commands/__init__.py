@@ -16,3 +16,7 @@ Outputs = Annotated[
     str | None, typer.Option("--outputs", help="Where runs are kept; default $DLCLI_OUTPUTS or ./outputs.")
 ]
 Trust = Annotated[list[str] | None, typer.Option("--trust", help="A package of yours whose classes a config may name.")]
+MaxRestarts = Annotated[
+    int,
+    typer.Option("--max-restarts", min=0, max=1_000, help="With several devices: start again when a rank dies."),
+]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dlcli.commands import ConfigDir, Outputs, Trust
+from dlcli.commands import ConfigDir, MaxRestarts, Outputs, Trust
 
 
 def resume(
@@ -18,21 +18,23 @@ def resume(
     config_dir: ConfigDir = None,
     outputs: Outputs = None,
     trust: Trust = None,
+    max_restarts: MaxRestarts = 0,
 ) -> int:
     """Go on with an interrupted run exactly where it stopped, or train a finished one further.
 
     Example: dlcli resume latest trainer.epochs=40
     """
-    from dlcli import session
+    from dlcli import start
     from dlcli.confdir import search_path
     from dlcli.config import split_reference
-    from dlcli.display import open_display
     from dlcli.runs import find_run, outputs_folder
 
     reference, settings = split_reference(words)
     run = find_run(reference, outputs_folder(outputs))
-    display = open_display("json" if as_json else "auto")
+    if (devices := start.devices_to_launch(start.to_resume(run, settings)[1])) > 1:
+        return start.launch_again(devices, max_restarts)
+    display = start.open_display_of_rank(as_json=as_json)
     try:
-        return session.resume(run, settings, display=display, search=search_path(config_dir), trusted=trust or [])
+        return start.resume(run, settings, display=display, search=search_path(config_dir), trusted=trust or [])
     finally:
         display.close()

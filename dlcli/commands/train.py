@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dlcli.commands import ConfigDir, Outputs, Trust
+from dlcli.commands import ConfigDir, MaxRestarts, Outputs, Trust
 
 
 def train(
@@ -20,6 +20,7 @@ def train(
     config_dir: ConfigDir = None,
     outputs: Outputs = None,
     trust: Trust = None,
+    max_restarts: MaxRestarts = 0,
 ) -> int:
     """Train an experiment: compose its config, check it, train, evaluate, keep everything in a run folder.
 
@@ -29,12 +30,13 @@ def train(
 
     composed = compose_command(words or [], config_dir=config_dir)
 
-    from dlcli import session
-    from dlcli.display import open_display
+    from dlcli import start
     from dlcli.runs import outputs_folder
 
-    display = open_display("json" if as_json else "auto")
+    if (devices := start.devices_to_launch(composed.tree)) > 1:
+        return start.launch_again(devices, max_restarts)
+    display = start.open_display_of_rank(as_json=as_json)
     try:
-        return session.train(composed, outputs=outputs_folder(outputs), display=display, trusted=trust or [])
+        return start.train(composed, outputs=outputs_folder(outputs), display=display, trusted=trust or [])
     finally:
         display.close()

@@ -103,8 +103,9 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")
-    if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1:
-        yield (f"runtime.devices={runtime['devices']}", "one device is what works so far", "runtime.devices=1")
+    if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1 and ":" in str(runtime.get("device")):
+        told = f"names one GPU for runtime.devices={runtime['devices']}; each rank takes its own"
+        yield f"runtime.device={runtime['device']}", told, "runtime.device=cuda"
 
 
 def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Mapping[str, str]) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Augmentation of a whole batch at once, on its device, with one geometric pass over the pixels.
 
+Where only flips and shifts by whole pixels are switched on, pixels are copied; otherwise they are interpolated.
+
 Each image's transform depends on its key alone (see keyed_random), not on the batch it is in. A setting that is null
 or 0 costs nothing. Letters: B images, C channels, H rows, W columns.
 """
@@ -30,6 +32,7 @@ DRAWS = {  # setting -> the draws it needs
     "jitter": ("brightness", "contrast", "saturation"),
     "erase": ("erase", "erase_area", "erase_aspect", "erase_x", "erase_y"),
 }
+PADDING = {"black": "zeros", "mirror": "reflection"}  # edge -> its name in grid_sample
 MOST = {"rotation": 180, "flip": 1, "shift": math.inf, "jitter": 1, "erase": 1}
 CROP_ASPECT = math.log(4 / 3)  # width / height of a crop between 3/4 and 4/3, as in "Going deeper with convolutions"
 ERASE_AREA = (0.02, 0.2)  # of the image
@@ -40,9 +43,12 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class Augment:
     """augment(images_BCHW, keys_B) -> images_BCHW: float32 in [0, 1] before and after; a new tensor, or the given one.
 
-    rotation: at most so many degrees either way. flip: probability of a left-right flip.
+    rotation: at most so many degrees either way.
+    flip: probability of a left-right flip; or "alternate": every image is mirrored in every other epoch, half of them
+    in the even ones (Jordan 2024, arXiv 2404.00498). Whose turn it is, is told: augment(images, keys, turns_B).
     crop: [smallest, largest] share of the area that is cut out and scaled back to full size.
-    shift: at most so many whole pixels in each direction. What comes in at an edge is black.
+    shift: at most so many whole pixels in each direction.
+    edge: what comes in at an edge by rotation or shift: "black", or "mirror", the image's pixels from the edge inwards.
     jitter: brightness, contrast and (for 3 channels) saturation are each scaled by up to 1 - jitter .. 1 + jitter.
     erase: probability that a rectangle of 2 to 20 % of the area is blackened.
     """
@@ -51,23 +57,28 @@ class Augment:
         self,
         *,
         rotation: float | None = None,
-        flip: float | None = None,
+        flip: float | str | None = None,
         crop: Sequence[float] | None = None,
         shift: int | None = None,
         jitter: float | None = None,
         erase: float | None = None,
+        edge: str = "black",
     ) -> None:
+        self.alternates = flip == "alternate"
+        flip = 0.5 if self.alternates else flip
         given = {"rotation": rotation, "flip": flip, "shift": shift, "jitter": jitter, "erase": erase}
         for name, value in given.items():
-            if value is not None and not 0 <= value <= MOST[name]:
+            if value is not None and (isinstance(value, str) or not 0 <= value <= MOST[name]):
                 raise ConfigError(
                     f"augmentation.{name}={value} is out of range.", hint=f"0 to {MOST[name]}, or null to leave it out."
                 )
+        if edge not in PADDING:
+            raise ConfigError(f"augmentation.edge={edge} is no edge.", hint="black or mirror")
         if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
             raise ConfigError(
                 f"augmentation.crop={list(crop)} is no range of areas.", hint="[0.8, 1.0], or null to leave it out."
             )
-        self.rotation, self.flip, self.shift = rotation or 0.0, flip or 0.0, shift or 0
+        self.rotation, self.flip, self.shift, self.edge = rotation or 0.0, float(flip or 0.0), shift or 0, edge
         self.jitter, self.erase = jitter or 0.0, erase or 0.0
         self.crop = (float(crop[0]), float(crop[1])) if crop is not None and tuple(crop) != (1, 1) else None
         self.draws = tuple(draw for setting, draws in DRAWS.items() if getattr(self, setting) for draw in draws)
@@ -78,24 +89,39 @@ class Augment:
         """Nothing is switched on: the caller may leave it out."""
         return not self.draws
 
-    def __call__(self, images_BCHW: Tensor, keys_B: Tensor) -> Tensor:
+    def __call__(self, images_BCHW: Tensor, keys_B: Tensor, turns_B: Tensor | None = None) -> Tensor:
         if self.is_identity:
             return images_BCHW
         if self._streams.device != keys_B.device:
             self._streams = self._streams.to(keys_B.device)
         draws = dict(zip(self.draws, uniform(keys_B, self._streams).unbind(1), strict=True))
-        if self.rotation or self.crop or self.shift:
+        if self.alternates and turns_B is not None:
+            draws["flip"] = torch.where(turns_B, 0.0, 1.0)
+        if self.rotation or self.crop or self.shift % 1:
             images_BCHW = self._warp(images_BCHW, draws)
-        elif self.flip:  # alone it needs no interpolation
-            images_BCHW = torch.where((draws["flip"] < self.flip).view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
+        else:
+            images_BCHW = self._copy(images_BCHW, draws)
         if self.jitter:
             images_BCHW = self._jitter(images_BCHW, draws)
         if self.erase:
             images_BCHW = self._erase(images_BCHW, draws)
         return images_BCHW
 
+    def _copy(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """Flip and shift without interpolation: a quarter of the time of `_warp`, and no pixel is rounded."""
+        if self.flip:
+            images_BCHW = torch.where((draws["flip"] < self.flip).view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
+        if not self.shift:
+            return images_BCHW
+        _, _, height, width = images_BCHW.shape
+        most = int(self.shift)
+        padded = pad(images_BCHW, most, self.edge)
+        windows_BCYXHW = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view of every place there is
+        y_B, x_B = (most - whole(draws[axis], most).long() for axis in ("shift_y", "shift_x"))
+        return windows_BCYXHW[torch.arange(len(padded), device=padded.device), :, y_B, x_B]
+
     def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """Rotation, flip, crop and shift in one bilinear sampling; black outside.
+        """Rotation, flip, crop and shift in one bilinear sampling; what lies outside is as `edge` says.
 
         For each output pixel the source position is A (x, y) + t, in coordinates from -1 to 1. It is computed in
         elementwise products and sums: a matrix product (affine_grid's) may round differently in another batch size.
@@ -107,7 +133,9 @@ class Augment:
         # x and y in planes of their own: as pairs in memory, this sum and the sampling take twice as long.
         source_2BHW = (across_2B1 * x_W + offset_2B1)[:, :, None, :] + (down_2B1 * y_H)[:, :, :, None]
         grid_BHW2 = source_2BHW.permute(1, 2, 3, 0)
-        return F.grid_sample(images_BCHW, grid_BHW2, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return F.grid_sample(
+            images_BCHW, grid_BHW2, mode="bilinear", padding_mode=PADDING[self.edge], align_corners=False
+        )
 
     def _affine(self, draws: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
         """(a, b, c, d, e, f), each (B,) float64: source x = a x + b y + c, source y = d x + e y + f.
@@ -161,6 +189,17 @@ class Augment:
         rows = inside((area / aspect).sqrt().clamp(max=1), draws["erase_y"], height)
         hit = (draws["erase"] < self.erase)[:, None]
         return images_BCHW.masked_fill(((rows & hit)[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def pad(images_BCHW: Tensor, size: int, edge: str) -> Tensor:
+    """(B, C, H + 2 size, W + 2 size): with black around, or mirrored at the outer side of the outermost pixels."""
+    if edge == "black":
+        return F.pad(images_BCHW, (size,) * 4)
+    for dim in (2, 3):
+        length = images_BCHW.shape[dim]
+        place = torch.arange(-size, length + size, device=images_BCHW.device) % (2 * length)
+        images_BCHW = images_BCHW.index_select(dim, torch.minimum(place, 2 * length - 1 - place))
+    return images_BCHW
 
 
 def centres(size: int, device: torch.device) -> Tensor:

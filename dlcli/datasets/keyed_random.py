@@ -19,6 +19,12 @@ def sample_keys(seed: int, epoch: int, index_B: Tensor) -> Tensor:
     return splitmix_tensor(index_B + signed(base))
 
 
+def mirror_turns(seed: int, epoch: int, index_B: Tensor) -> Tensor:
+    """(B,) bool: whose turn it is to be mirrored. For each example every other epoch; the first by seed and index."""
+    first_B = shifted(sample_keys(seed, 0, index_B), 63)
+    return (first_B + epoch) % 2 == 1
+
+
 def uniform(keys_B: Tensor, streams_K: Tensor) -> Tensor:
     """(B, K) float64 in [0, 1), in steps of 2**-53: stream k of each key. `streams_K` comes from `streams`."""
     words = splitmix_tensor(keys_B[:, None] + streams_K)

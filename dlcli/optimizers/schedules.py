@@ -2,7 +2,8 @@
 
 Each takes a `Position` and its own settings and gives the share of `optimizer.lr` for the next step, in [0, 1].
 `warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) stand in front of any of them, up to its first value;
-cosine and one_cycle are stretched over the steps that remain, step_decay and plateau count epochs and evaluations.
+cosine, one_cycle and triangle are stretched over the steps that remain; step_decay and plateau count epochs and
+evaluations.
 """
 
 from __future__ import annotations
@@ -65,6 +66,16 @@ def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float 
     if share < rise:
         return start + (1 - start) * (1 - cos(pi * share / rise)) / 2
     return final + (1 - final) * (1 + cos(pi * (share - rise) / (1 - rise))) / 2
+
+
+def triangle(at: Position, *, warmup: int = 0, rise: float = 0.25, start: float = 0.2, final: float = 0.0) -> float:
+    """A straight line up from `start` to 1 and another down to `final` (Smith 2017); with a `rise` of 0 only down."""
+    if at.step < warmup:
+        return warm(at, warmup) * (start if rise else 1.0)
+    share = progress(at, warmup)
+    if share < rise:
+        return start + (1 - start) * share / rise
+    return final + (1 - final) * (1 - share) / (1 - rise)
 
 
 def plateau(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
@@ -19,12 +20,23 @@ class Classification(Task):
 
     A batch has images (B, C, H, W) float and labels (B,) int64; the model gives logits (B, K). mixup and cutmix are
     the alphas of their Beta distributions, 0 for off; with both on, each batch takes one of them at random.
+    test_time_augmentation: {"mirror": bool, "shift": pixels}, of held-out images only; see `answer`.
     """
 
-    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        test_time_augmentation: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
         self.model = model
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
+        augmentation = test_time_augmentation or {}
+        self.mirrors, self.shift = bool(augmentation.get("mirror")), int(augmentation.get("shift") or 0)
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         if self.mixup or self.cutmix:
@@ -47,7 +59,23 @@ class Classification(Task):
         return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), labels_B)}
 
     def metrics(self, batch: Any) -> dict[str, Tensor]:
-        return self.measure(self.model(batch.images), batch.labels)
+        return self.measure(self.answer(batch.images), batch.labels)
+
+    def answer(self, images_BCHW: Tensor) -> Tensor:
+        """Logits (B, K) of held-out images: the model's, or with test-time augmentation the mean over several views.
+
+        The views of cifar10-airbench: the image for one half, its copies moved up-left and down-right for the other;
+        with `mirrors` each of these as it is and mirrored, in equal parts.
+        """
+        logits_BK = self._both_ways(images_BCHW)
+        if not self.shift:
+            return logits_BK
+        moved = [self._both_ways(move(images_BCHW, by)) for by in (-self.shift, self.shift)]
+        return (logits_BK + (moved[0] + moved[1]) / 2) / 2
+
+    def _both_ways(self, images_BCHW: Tensor) -> Tensor:
+        logits_BK = self.model(images_BCHW)
+        return (logits_BK + self.model(images_BCHW.flip(-1))) / 2 if self.mirrors else logits_BK
 
     def measure(self, logits_BK: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
         """What `metrics` says of logits that are there already: name -> (B,) float."""
@@ -57,7 +85,15 @@ class Classification(Task):
     @torch.no_grad()
     def predict(self, images_BCHW: Tensor) -> Tensor:
         """Probabilities (B, K) float32 of normalised images, each row summing to 1."""
-        return self.model(images_BCHW).float().softmax(1)
+        return self.answer(images_BCHW).float().softmax(1)
+
+
+def move(images_BCHW: Tensor, by: int) -> Tensor:
+    """The images moved down and right by so many pixels, up and left where negative; their edge pixels fill the gap."""
+    size, (height, width) = abs(by), images_BCHW.shape[-2:]
+    padded = F.pad(images_BCHW, (size,) * 4, mode="replicate")
+    start = size - by
+    return padded[:, :, start : start + height, start : start + width]
 
 
 def mix(images_BCHW: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, float]:

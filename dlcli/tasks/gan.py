@@ -46,7 +46,7 @@ class GAN(Task):
             loss = F.softplus(-self.judge(self.sample(len(real)))).mean()
         return loss, {f"loss/{phase}": loss.detach()}
 
-    def evaluate(self, source: Iterable[Any]) -> dict[str, float]:
+    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
         """Fréchet distance between as many generated images as there are real ones, in pixel space.
 
         The features are the normalised pixels themselves, not Inception's: a number for this data set only.

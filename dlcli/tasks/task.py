@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -57,15 +57,21 @@ class Task(nn.Module):
         """Endless training batches, as lists of micro-batches. A task with an environment acts in it here."""
         return source.from_step(step)
 
-    def evaluate(self, source: Iterable[Any]) -> dict[str, float]:
-        """Mean of `metrics` over every example, summed in float64. Override for measures of a whole set."""
+    def evaluate(
+        self, source: Iterable[Any], *, pool: Callable[[list[float]], list[float]] = lambda numbers: numbers
+    ) -> dict[str, float]:
+        """Mean of `metrics` over every example, summed in float64. Override for measures of a whole set.
+
+        pool: gives the sums over all ranks of the sums over one.
+        """
         total: dict[str, Tensor] = {}
         count: dict[str, int] = {}
         for batch in source:
             for name, value_B in self.metrics(batch).items():
                 total[name] = total.get(name, 0) + value_B.double().sum()
                 count[name] = count.get(name, 0) + value_B.numel()
-        return {name: (total[name] / count[name]).item() for name in total}
+        pooled = pool([*(t.item() for t in total.values()), *count.values()])
+        return {name: pooled[i] / pooled[len(total) + i] for i, name in enumerate(total)}
 
     def after_step(self, step: int) -> None:
         """Moving averages, target networks, annealed temperatures."""

@@ -175,5 +175,5 @@ def test_every_config_builds_and_opens_with_its_command(path: Path) -> None:
     text = path.read_text()
     config = yaml.safe_load(text)
     assert text.startswith("# dlcli train ") and config.pop("_target_") == "dlcli.datasets.augmentation.Augment"
-    assert list(config) == ["rotation", "flip", "crop", "shift", "jitter", "erase"]
+    assert list(config) == ["rotation", "flip", "crop", "shift", "jitter", "erase", "edge"]
     assert Augment(**config).is_identity == (path.stem == "none")

@@ -1,0 +1,93 @@
+"""A small Vision Transformer (Dosovitskiy et al. 2021, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.errors import ConfigError
+
+
+class ViT(nn.Module):
+    """Patches of the image and a class token go through `layers` pre-norm blocks; the class token is read out.
+
+    Takes images (B, C, H, W) float, gives logits (B, num_classes). patch: side of a patch in pixels, which divides H
+    and W; width: D, of every token; heads: which divides D. Shapes: N = 1 + patches, E = D / heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        image_shape: Sequence[int],
+        patch: int = 4,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        channels, height, width_px = image_shape
+        if height % patch or width_px % patch:
+            sides = [n for n in range(1, min(height, width_px) + 1) if height % n == width_px % n == 0]
+            raise ConfigError(
+                f"model.patch={patch}: images of {height} x {width_px} pixels are not whole patches of that side",
+                hint=f"model.patch may be {', '.join(map(str, sides))}.",
+            )
+        if width % heads:
+            raise ConfigError(
+                f"model.heads={heads} does not divide model.width={width}",
+                hint=f"model.heads may be {', '.join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}.",
+            )
+        self.heads = heads
+        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
+        num_tokens = 1 + (height // patch) * (width_px // patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, num_tokens, width))
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        patches_BND = self.patches(images_BCHW).flatten(2).transpose(1, 2)
+        class_B1D = self.class_token.expand(len(patches_BND), -1, -1)
+        x_BND = self.dropout(torch.cat([class_B1D, patches_BND], 1) + self.positions)
+        for block in self.blocks:
+            x_BND = block(x_BND)
+        return self.head(self.norm(x_BND[:, 0]))
+
+    def tensor_parallel_plan(self) -> dict[str, str]:
+        """How its layers may be split over devices: by columns, whole heads each, and then by rows."""
+        split = {"q": "colwise", "k": "colwise", "v": "colwise", "out": "rowwise", "up": "colwise", "down": "rowwise"}
+        return {f"blocks.{i}.{layer}": how for i in range(len(self.blocks)) for layer, how in split.items()}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); the MLP is four times as wide, with GELU."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.head_width, self.dropout = width // heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        x_BND = x_BND + self.drop(self.out(self.attend(self.norm1(x_BND))))
+        return x_BND + self.drop(self.down(self.drop(F.gelu(self.up(self.norm2(x_BND))))))
+
+    def attend(self, x_BND: Tensor) -> Tensor:
+        """Softmax(q k^T / sqrt(E)) v of every head here: split over devices, each has only some of them."""
+        q, k, v = (self.split(layer(x_BND)) for layer in (self.q, self.k, self.v))
+        mixed_BHNE = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return mixed_BHNE.transpose(1, 2).flatten(2)
+
+    def split(self, x_BND: Tensor) -> Tensor:
+        """(B, N, heads * E) -> (B, heads, N, E)."""
+        return x_BND.unflatten(2, (-1, self.head_width)).transpose(1, 2)
