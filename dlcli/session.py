@@ -44,6 +44,7 @@ class Session:
     test_scores: dict[str, float] = field(default_factory=dict)
     follower: Follower | None = None
     ranks: Alone | Ranks = field(default_factory=Alone)
+    profile: bool = False
 
     def execute(self) -> int:
         """Run to the end and return the exit code. Raises the DlcliError that ended it, after it is on record."""
@@ -85,7 +86,7 @@ class Session:
         for warning in self.warnings:
             self.recorder.warn(warning)
         self.recorder.emit("run_prepared", **self.training.describe())
-        self.training.run()
+        self.training.run(profile=self.profile and self.ranks.is_primary)
         self._test()
 
     def _begin(self) -> None:

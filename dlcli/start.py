@@ -38,7 +38,9 @@ RESUME_KEYS = (
 )
 
 
-def train(composed: Composed, *, outputs: Path, display: Display, trusted: Sequence[str] = ()) -> int:
+def train(
+    composed: Composed, *, outputs: Path, display: Display, trusted: Sequence[str] = (), profile: bool = False
+) -> int:
     """A new run of a composed config; returns the exit code. Among ranks, this rank's part in it."""
     ranks = meet(composed.tree)
     if found := ranks.same(launched_before(outputs) if ranks.is_primary and ranks.attempt else None):
@@ -69,6 +71,7 @@ def train(composed: Composed, *, outputs: Path, display: Display, trusted: Seque
     ranks.same(str(run.path))
     recorder = Recorder(run.events, display)
     session = Session(run, tree, record, recorder, composed.search, trusted, warnings=composed.warnings, ranks=ranks)
+    session.profile = profile
     return session.execute()
 
 

@@ -151,8 +151,10 @@ class Training(Assembly):
 
     # ----------------------------------------------------------------------------------------------------- the training
 
-    def run(self) -> None:
-        """Train to the end. Raises Interrupted, with the state saved, when a signal came."""
+    def run(self, *, profile: bool = False) -> None:
+        """Train to the end; profile: watch some of the first steps. Raises Interrupted, with the state saved, when a
+        signal came.
+        """
         interval = self.tree["trainer"]["eval_every"] or self.train_source.steps_per_epoch
         save_every = self.tree["trainer"]["save_every"]
         log_every = self.tree["trainer"]["log_every"]
@@ -172,10 +174,16 @@ class Training(Assembly):
             guard=self.guard,
             ranks=self.ranks,
         )
+        if profile:
+            from dlcli.profiling import profiled
+
+            folder, most = self.run_folder.path / "profile", self.steps_until_due(interval, save_every)
+            steps = profiled(steps, folder, self.runtime.device, most=most, tell=self.recorder.note)
         try:
             with memory_faults(self.memory_remedy), compile_faults():
                 self._run(steps, interval=interval, log_every=log_every, save_every=save_every)
         finally:
+            close(steps)
             close(batches)
             self.finish_saving()
 

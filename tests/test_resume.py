@@ -597,8 +597,8 @@ def build_training(cwd: Path, resume_from: Any = None) -> Any:
     from dlcli.display import open_display
     from dlcli.record import Recorder
     from dlcli.runs import RunFolder
-    from dlcli.session import complete
     from dlcli.signals import Signals
+    from dlcli.start import complete
     from dlcli.training import Training
 
     tree = complete(compose_command(list(EVERYTHING)).tree)

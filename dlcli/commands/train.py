@@ -21,6 +21,9 @@ def train(
     outputs: Outputs = None,
     trust: Trust = None,
     max_restarts: MaxRestarts = 0,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Watch some steps: a trace for the browser, the dearest operations.")
+    ] = False,
 ) -> int:
     """Train an experiment: compose its config, check it, train, evaluate, keep everything in a run folder.
 
@@ -37,6 +40,8 @@ def train(
         return start.launch_again(devices, max_restarts)
     display = start.open_display_of_rank(as_json=as_json)
     try:
-        return start.train(composed, outputs=outputs_folder(outputs), display=display, trusted=trust or [])
+        return start.train(
+            composed, outputs=outputs_folder(outputs), display=display, trusted=trust or [], profile=profile
+        )
     finally:
         display.close()
