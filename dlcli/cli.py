@@ -62,7 +62,7 @@ def make_app() -> Any:
     import typer
 
     from dlcli import __version__
-    from dlcli.commands import completion, config, doctor, evaluate, predict, resume, runs, sync, train
+    from dlcli.commands import completion, config, doctor, evaluate, predict, resume, runs, sync, train, tune
     from dlcli.commands import list as list_command
 
     app = typer.Typer(
@@ -94,6 +94,7 @@ def make_app() -> Any:
     app.command()(predict.predict)
     app.add_typer(runs.app, name="runs")
     app.add_typer(config.app, name="config")
+    app.add_typer(tune.app, name="tune")
     app.command("list")(list_command.list_options)
     app.command()(sync.sync)
     app.command()(doctor.doctor)

@@ -23,7 +23,7 @@ from dlcli.runs import RunFolder
 
 COMMANDS = (
     "train", "eval", "resume", "predict", "runs ls", "runs show", "config show", "config why", "list", "sync", "doctor",
-    "completion",
+    "completion", "tune batch", "tune lr", "tune workers",
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn")
 
