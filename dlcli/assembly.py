@@ -44,7 +44,7 @@ class Assembly:
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree)
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
-        build.check_shapes(meta, tree)
+        self.activations = build.check_shapes(meta, tree)
         build.check_parameter_groups(meta, tree)
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)
@@ -65,8 +65,10 @@ class Assembly:
             self.builder, self.tree, self.data.train, train, device, share=share
         )
         held_out = share if share_evaluation else (0, 1)
-        self.val_source = build.build_eval_source(self.tree, val_examples, val, device, share=held_out)
-        self.test_source = build.build_eval_source(self.tree, self.data.test, None, device, share=held_out)
+        self.val_source, self.test_source = (
+            build.build_eval_source(self.tree, examples, rows, device, share=held_out, activations=self.activations)
+            for examples, rows in ((val_examples, val), (self.data.test, None))
+        )
 
     def _build_task(self, teacher_weights: dict[str, Tensor] | None, *, is_fresh: bool) -> None:
         seed_everything(self.tree["seed"])

@@ -24,6 +24,7 @@ from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.residency import choose_residency, image_bytes
 from dlcli.datasets.source import EvalSource, Share, TrainSource
 from dlcli.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, printable
+from dlcli.fitting import bytes_per_example, eval_batch_size
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Schedule
 from dlcli.optimizers.stepping import spare_compiler
@@ -150,8 +151,10 @@ def build_meta_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None
     return task
 
 
-def check_shapes(task: Task, tree: Tree) -> None:
+def check_shapes(task: Task, tree: Tree) -> float:
     """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit.
+
+    Gives the bytes per example that an evaluation's largest activation takes, 0 for a task without metrics.
 
     Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
     CPU-second of the two that a start takes. Draws from torch's global generator.
@@ -161,14 +164,19 @@ def check_shapes(task: Task, tree: Tree) -> None:
     if shape[1] * shape[2] <= TRIED_PIXELS and sum(p.numel() for p in task.parameters()) <= TRIED_PARAMETERS:
         device = torch.device("cpu")
         task = zeros_like(task)
-    labels = torch.zeros(4, dtype=torch.int64, device=device)
-    batch = Batch(torch.zeros(4, *shape, device=device), labels, labels)
+
+    def batch(size: int) -> Batch:
+        labels = torch.zeros(size, dtype=torch.int64, device=device)
+        return Batch(torch.zeros(size, *shape, device=device), labels, labels)
+
     try:
         with torch.no_grad():
             for phase in task.phases:
-                task.loss(batch, phase)
-            if type(task).metrics is not Task.metrics:
-                task.metrics(batch)
+                task.loss(batch(4), phase)
+            if type(task).metrics is Task.metrics:
+                return 0.0
+            task.eval()
+            return bytes_per_example(lambda size: task.metrics(batch(size)))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(
             f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: "
@@ -286,13 +294,15 @@ def build_eval_source(
     device: torch.device,
     *,
     share: Share = (0, 1),
+    activations: float = 0.0,
 ) -> EvalSource:
-    settings = tree["dataset"]
+    """activations: bytes per example, as `check_shapes` gives them."""
+    settings, chosen = tree["dataset"], tree["dataset"]["eval_batch_size"]
     is_resident, _ = choose_residency(image_bytes(examples), settings["resident"], settings["workers"], device)
     return EvalSource(
         examples,
         torch.arange(len(examples)) if indices is None else indices,
-        batch_size=settings["eval_batch_size"],
+        batch_size=eval_batch_size(activations, device) if chosen == "auto" else chosen,
         device=device,
         mean=settings["mean"],
         std=settings["std"],

@@ -130,7 +130,11 @@ SETTINGS: dict[str, Setting] = {
     ),
     "dataset.download": switch("Look on the network when no folder has the data."),
     "dataset.batch_size": whole(1, 1_000_000, "Examples of one micro-batch; with accumulate=1, of one step."),
-    "dataset.eval_batch_size": whole(1, 1_000_000, "Examples of one batch of evaluation."),
+    "dataset.eval_batch_size": Setting(
+        Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | Literal["auto"],
+        "a whole number from 1 to 1,000,000, or auto",
+        "Examples of one batch of evaluation; auto: as many as fit.",
+    ),
     "dataset.val_size": Setting(
         Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)],
         "a whole number, 1 or more, or a share between 0 and 1",

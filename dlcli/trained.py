@@ -51,6 +51,7 @@ class Trained:
     runtime: Runtime
     builder: Builder
     folder: Path
+    activations: float  # bytes per example, of an evaluation's largest
 
     @property
     def run_folder(self) -> Path | None:
@@ -69,6 +70,7 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
     with stored_faults(stored.folder):
         check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
+        activations = build.check_shapes(meta, tree)
     check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):
@@ -77,7 +79,7 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
         task.load_state_dict(stored.weights)
         runtime.place(task)
         task.eval()
-    return Trained(task, stored.manifest, tree, runtime, builder, stored.folder)
+    return Trained(task, stored.manifest, tree, runtime, builder, stored.folder, activations)
 
 
 def _checked_tree(stored: Checkpoint) -> dict[str, Any]:
@@ -143,7 +145,9 @@ def score(trained: Trained, data: ImageData, split: str) -> Report:
     """Evaluate one split of the data, as the run would have."""
     with stored_faults(trained.folder):
         examples, indices, fingerprint_name = _split(trained, data, split)
-        source = build.build_eval_source(trained.tree, examples, indices, trained.runtime.device)
+        source = build.build_eval_source(
+            trained.tree, examples, indices, trained.runtime.device, activations=trained.activations
+        )
     before = trained.manifest.data.get(fingerprint_name)
     is_same = None if before is None else before == examples.fingerprint
     common: dict[str, Any] = {
@@ -152,7 +156,7 @@ def score(trained: Trained, data: ImageData, split: str) -> Report:
         "is_same_data": is_same,
         "fingerprint": examples.fingerprint,
     }
-    with memory_faults(lambda: f"dataset.eval_batch_size={max(1, trained.tree['dataset']['eval_batch_size'] // 4)}"):
+    with memory_faults(lambda: f"dataset.eval_batch_size={max(1, source.batch_size // 4)}"):
         if isinstance(trained.task, Classification):
             return _score_classifier(trained, trained.task, source, common)
         metrics = loop.evaluate(trained.task, source, autocast=trained.runtime.autocast())

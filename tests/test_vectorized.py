@@ -135,6 +135,7 @@ def test_one_by_one_is_what_dlcli_train_does_to_the_last_bit(tmp_path: Path, dig
         ("regularization.ema=0.9",),
         ("optimizer=nesterov", "augmentation=light"),
         ("optimizer=adamw", "regularization.weight_decay=0.1"),
+        ("task.test_time_augmentation.mirror=true", "task.test_time_augmentation.shift=1"),
         (
             "optimizer=momentum",
             "optimizer.momentum=0.5",

@@ -103,6 +103,8 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")
+    if runtime.get("parallel") == "shard" and runtime.get("devices") != 1 and tree["regularization"].get("l1"):
+        yield "regularization.l1", "a sum over all weights cannot be made of shards", "regularization.l1=0.0"
     if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1 and ":" in str(runtime.get("device")):
         told = f"names one GPU for runtime.devices={runtime['devices']}; each rank takes its own"
         yield f"runtime.device={runtime['device']}", told, "runtime.device=cuda"

@@ -120,6 +120,10 @@ class EvalSource:
             share=share,
         )
 
+    @property
+    def batch_size(self) -> int:
+        return self._supply.batch_size
+
     def __len__(self) -> int:
         return len(batch_bounds(self.num_examples, self._supply.batch_size, self._supply.share[1])) - 1
 
