@@ -12,7 +12,7 @@ from torch import Tensor
 from dlcli import build, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
-from dlcli.choices import choose
+from dlcli.choices import Timer, choose
 from dlcli.ranks import Alone, Ranks
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
 from dlcli.signals import Signals
@@ -117,7 +117,8 @@ class Assembly:
         """Measured where the config leaves it open."""
         trainer, per_epoch = self.tree["trainer"], self.train_source.steps_per_epoch
         steps = trainer["max_steps"] or trainer["epochs"] * per_epoch
-        chosen, self.runtime_reason = choose(self.runtime, self.tree["runtime"], self.task, steps, self._made_up_steps)
+        timer = Timer(self.task, self._made_up_steps)
+        chosen, self.runtime_reason = choose(self.runtime, self.tree["runtime"], timer, steps)
         words = {"precision": chosen.precision, "channels_last": chosen.channels_last, "threads": chosen.threads}
         self.runtime = replace(self.runtime, **self.ranks.same(words))
         self.runtime.use_threads()

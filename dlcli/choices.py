@@ -29,17 +29,13 @@ ROUNDS = 2  # in turn, so that a busy moment hits all ways alike
 Loop = Callable[[Task, Runtime], Iterator[StepDone]]
 
 
-def choose(runtime: Runtime, settings: Mapping[str, Any], task: Task, steps: int, loop: Loop) -> tuple[Runtime, str]:
-    """The runtime to train with, and why in one clause; empty where nothing was left open.
-
-    loop: (task, runtime) -> training of that task, for ever, on batches of the right shape. steps: of the whole run.
-    """
+def choose(runtime: Runtime, settings: Mapping[str, Any], timer: Timer, steps: int) -> tuple[Runtime, str]:
+    """The runtime to train with, and why in one clause; empty where nothing was left open. steps: of the whole run."""
     if runtime.device.type != "cpu":
         return on_gpu(runtime, settings)
     is_open = {key: settings[key] == "auto" for key in ("threads", "channels_last", "precision")}
     if not any(is_open.values()):
         return runtime, ""
-    timer = Timer(task, loop)
     many, first = runtime, replace(runtime, threads=1) if is_open["threads"] else runtime
     alone_s = timer.seconds(first)
     if is_open["threads"] and many.threads > 1 and alone_s >= SMALL_S and alone_s * steps > SHORT_S / 10:
@@ -71,7 +67,10 @@ def told(runtime: Runtime) -> str:
 
 
 class Timer:
-    """Seconds of a step in each way, measured once."""
+    """Seconds of a step in each way.
+
+    loop: (task, runtime) -> training of that task, for ever, on batches of the right shape.
+    """
 
     def __init__(self, task: Task, loop: Loop):
         self.task, self.loop = task, loop

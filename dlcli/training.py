@@ -21,6 +21,7 @@ from dlcli.agreement import Agreement, all_random_tensors, random_tensors_of, se
 from dlcli.assembly import Assembly
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
+from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
 from dlcli.plan import Plan
 from dlcli.ranks import Alone, Ranks
@@ -180,7 +181,7 @@ class Training(Assembly):
             folder, most = self.run_folder.path / "profile", self.steps_until_due(interval, save_every)
             steps = profiled(steps, folder, self.runtime.device, most=most, tell=self.recorder.note)
         try:
-            with memory_faults(self.memory_remedy), compile_faults():
+            with self.ranks.peer_faults(), memory_faults(self.memory_remedy), compile_faults():
                 self._run(steps, interval=interval, log_every=log_every, save_every=save_every)
         finally:
             close(steps)
@@ -267,8 +268,20 @@ class Training(Assembly):
 
     # --------------------------------------------------------------------------------------------------- the evaluation
 
-    def evaluate(self, source: Iterable[Any]) -> dict[str, float]:
-        """Scores on held-out data; leaves random numbers and task as they were. Raises Interrupted on a signal."""
+    def evaluate(self, source: EvalSource) -> dict[str, float]:
+        """Scores on held-out data; leaves random numbers and task as they were. Raises Interrupted on a signal.
+
+        Where a batch does not fit into the device's memory, half of it is tried, and so on.
+        """
+        while True:
+            try:
+                return self._evaluate(source)
+            except torch.OutOfMemoryError:
+                if source.batch_size == 1 or not self.agreement.is_alone:
+                    raise
+            source.halve()
+
+    def _evaluate(self, source: EvalSource) -> dict[str, float]:
         with unchanged_random(self.runtime.device):
             return loop.evaluate(
                 self.task,

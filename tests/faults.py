@@ -34,11 +34,13 @@ PATIENCE_S = 180  # against a hang only; nothing here is judged by a clock
 class Forge:
     """The parent of the children; a context."""
 
+    program = __file__  # of the process that forks
+
     def __enter__(self) -> Forge:
         from program import REPOSITORY, environment
 
         self.server = subprocess.Popen(
-            [sys.executable, "-P", __file__],
+            [sys.executable, "-P", self.program],
             cwd=REPOSITORY,
             env=environment(OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1", MPLBACKEND="agg"),
             stdin=subprocess.PIPE,

@@ -41,6 +41,8 @@ VARIANTS = {
     "gan": ("digits_gan", "trainer.epochs=4", "trainer.save_every=8", *PLAIN),
     "ema": ("digits", "regularization.ema=0.95", "trainer.epochs=4", "trainer.save_every=5", *PLAIN),
     "accumulate": ("digits", "trainer.accumulate=2", "trainer.epochs=6", "trainer.save_every=5", *PLAIN),
+    "channels last": ("digits", "model=simple_cnn", "model.channels=[8]", "model.hidden=[]", "optimizer=momentum",
+                      "runtime.channels_last=true", "trainer.epochs=3", "trainer.save_every=9", *PLAIN),
     "bf16": ("digits", "runtime.precision=bf16", "trainer.epochs=4", "trainer.save_every=9", *PLAIN),
     "fp32": ("digits", "runtime.precision=fp32", "trainer.epochs=4", "trainer.save_every=9", *PLAIN),
     "plateau": ("digits", "schedule=plateau", "schedule.patience=0", "trainer.epochs=3", *PLAIN),

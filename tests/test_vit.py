@@ -54,7 +54,7 @@ def test_it_learns_to_tell_where_a_dot_is() -> None:
     for label in range(16):
         images[label, 0, label // 4 * 2, label % 4 * 2] = 1
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(60):
+    for _ in range(150):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), torch.arange(16)).backward()
         optimizer.step()

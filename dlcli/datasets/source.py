@@ -124,6 +124,10 @@ class EvalSource:
     def batch_size(self) -> int:
         return self._supply.batch_size
 
+    def halve(self) -> None:
+        """Smaller batches from the next iteration on: these did not fit."""
+        self._supply.batch_size = max(1, self._supply.batch_size // 2)
+
     def __len__(self) -> int:
         return len(batch_bounds(self.num_examples, self._supply.batch_size, self._supply.share[1])) - 1
 

@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,11 @@ from dlcli.training import Training
 
 STEPS = 2_000
 ROUNDS = 10
-WORDS = (
+TINY = (
     "mnist", "model=mlp", "model.hidden=[64]", "optimizer=sgd", "optimizer.lr=0.01", "regularization=none",
-    f"trainer.max_steps={STEPS}", "trainer.eval_every=1000000", "dataset.val_size=1000", "runtime=cpu",
-    "runtime.threads=1",
+    "trainer.eval_every=1000000", "dataset.val_size=1000", "runtime=cpu", "runtime.threads=1",
 )  # fmt: skip
+WORDS = (*TINY, f"trainer.max_steps={STEPS}")
 
 
 class Timed(Training):
@@ -53,9 +55,10 @@ class Timed(Training):
         self.between_s += time.process_time() - start
 
 
-def dlcli_us(tree: dict[str, Any], outputs: Path) -> float:
-    """CPU microseconds per step, default reporting on."""
-    run = RunFolder.create(outputs, "overhead")
+@contextmanager
+def reporting(tree: dict[str, Any], outputs: Path, kind: type[Training] = Training) -> Iterator[Training]:
+    """A training ready to run, with all that a user sees by default: on a terminal, with events and W&B offline."""
+    run = RunFolder.create(outputs, "bench")
     run.checkpoints.mkdir()
     master, slave = pty.openpty()
     reader = subprocess.Popen(
@@ -66,21 +69,27 @@ def dlcli_us(tree: dict[str, Any], outputs: Path) -> float:
         display = RichDisplay(screen)
         recorder = Recorder(run.events, display)
         recorder.emit(
-            "run_started", run=str(run.path), name=run.name, experiment="overhead", overrides=[], seed=0, config=tree
+            "run_started", run=str(run.path), name=run.name, experiment="bench", overrides=[], seed=0, config=tree
         )
         follower = start_follower(run.path, project="bench", mode="offline", run_id=new_run_id())
-        facts = {"run": run.name, "experiment": "overhead"}
-        training = Timed(tree, run, recorder, Signals(), builder=Builder.for_search(), facts=facts)
+        facts = {"run": run.name, "experiment": "bench"}
+        training = kind(tree, run, recorder, Signals(), builder=Builder.for_search(), facts=facts)
         recorder.emit("run_prepared", **training.describe())
-        gc.collect()
-        start = time.process_time()
-        training.run()
-        taken = time.process_time() - start - training.between_s
+        yield training
         recorder.emit("run_finished", status="completed", run=str(run.path), checkpoint=None, metrics={}, next=[])
         display.close()
         if follower:
             follower.finish(20)
     reader.wait()
+
+
+def dlcli_us(tree: dict[str, Any], outputs: Path) -> float:
+    """CPU microseconds per step, default reporting on."""
+    with reporting(tree, outputs, Timed) as training:
+        gc.collect()
+        start = time.process_time()
+        training.run()
+        taken = time.process_time() - start - training.between_s
     return taken / STEPS * 1e6
 
 
@@ -112,6 +121,7 @@ def written(images: Tensor) -> Tensor:
 
 
 def run() -> str:
+    """CPU time per step of dlcli with its own data path and all reporting, against two bare loops."""
     torch.set_num_threads(1)
     tree = compose_command(list(WORDS)).tree
     with tempfile.TemporaryDirectory() as folder:
