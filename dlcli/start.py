@@ -131,6 +131,7 @@ def resume(
     record["config"] = tree
     if not ranks.is_primary:
         if not ranks.same(None):
+            ranks.close()
             return 0
         return Session(run, tree, record, Unheard(), search, trusted, resumes=True, ranks=ranks).execute()
     run.lock()
@@ -138,6 +139,7 @@ def resume(
     if summary.get("status") == "completed" and not any(word.partition("=")[0] in ENDS for word in words):
         run.unlock()
         ranks.same(False)
+        ranks.close()
         display.event(
             {
                 "event": "note",

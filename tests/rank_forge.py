@@ -23,9 +23,7 @@ class RankForge(Forge):
 def start_ranks(forge: Forge, *words: str, cwd: Path, ranks: int = 2, **env: str) -> list[Child]:
     """`dlcli WORDS` on each of several ranks, with what torchrun would tell them."""
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} | env
-    return [
-        forge.start(*words, cwd=cwd, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(ranks)
-    ]
+    return [forge.start(*words, cwd=cwd, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(ranks)]
 
 
 def run_ranks(forge: Forge, *words: str, cwd: Path, ranks: int = 2, **env: str) -> list[Child]:

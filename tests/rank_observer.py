@@ -29,7 +29,7 @@ def holdings(training: Any) -> dict[str, Any]:
 
     tensors = dict(training.task.state_dict())
     for phase, optimizer in training.optimizers.items():
-        state, groups = optimizer_tensors(phase, optimizer)
+        state, _ = optimizer_tensors(phase, optimizer)
         tensors |= state
     for phase, average in training.averages.items():
         tensors |= {f"average/{phase}/{name}": tensor for name, tensor in average.shadow.items()}

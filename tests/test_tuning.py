@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_learning_rate_proposed_learns_faster_than_far_smaller_and_larger_on
 def test_batch_sizes_double_and_the_proposed_one_is_among_them(tmp_path: Path) -> None:
     rows, last = proposed(tmp_path, "batch", "model.hidden=[16]")
     sizes = [row["batch_size"] for row in rows]
-    assert sizes[:3] == [8, 16, 32] and all(b == 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert sizes[:3] == [8, 16, 32] and all(b == 2 * a for a, b in pairwise(sizes))
     assert last["words"] in [[f"dataset.batch_size={size}"] for size in sizes]
 
 
