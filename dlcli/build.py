@@ -176,7 +176,7 @@ def check_shapes(task: Task, tree: Tree) -> float:
             if type(task).metrics is Task.metrics:
                 return 0.0
             task.eval()
-            return bytes_per_example(lambda size: task.metrics(batch(size)))
+            return bytes_per_example(task, lambda size: task.metrics(batch(size)))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(
             f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: "

@@ -1,45 +1,40 @@
-"""How many examples an evaluation takes at once: as many as fit, by what the network's operations give out."""
+"""How many examples an evaluation takes at once: as many as fit, by what the network's modules give out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from dlcli.datasets.residency import free_memory
 
 CPU_BYTES = 128 * 2**20  # for activations: on a CPU a larger batch is no faster, and only takes memory
 GPU_SHARE = 0.5  # of the free memory
-AT_ONCE = 3  # outputs of the largest operation that are alive together: what it reads, what it gives, and one to spare
+AT_ONCE = 3  # outputs of the largest module that are alive together: what it reads, what it gives, and one to spare
 MOST = 8_192  # examples
 WITHOUT_MEASURE = 1_000  # where nothing could be measured
 
 
-class Outputs(TorchDispatchMode):
-    """Within the block: the bytes of the largest tensor that each operation has given, in their order."""
+def bytes_per_example(network: nn.Module, run: Callable[[int], Any]) -> float:
+    """Of the largest output of a module that grows with the batch. run: does the operations on so many examples.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_bytes: list[int] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = func(*args, **(kwargs or {}))
-        tensors = [t for t in (given if isinstance(given, tuple | list) else (given,)) if isinstance(t, torch.Tensor)]
-        self.num_bytes.append(max((t.numel() * t.element_size() for t in tensors), default=0))
-        return given
-
-
-def bytes_per_example(run: Callable[[int], Any]) -> float:
-    """Of the largest output that grows with the batch. run: does the operations on a batch of so many examples."""
+    By hooks on the modules: a dispatch mode would see every operation, but imports the compiler for it.
+    """
     measured = []
     for num_examples in (4, 8):
-        with Outputs() as outputs:
-            run(num_examples)
-        measured.append(outputs.num_bytes)
+        found: list[int] = []
+
+        def note(module: nn.Module, given: Any, output: Any, found: list[int] = found) -> None:
+            if isinstance(output, torch.Tensor):
+                found.append(output.numel() * output.element_size())
+
+        hooks = [module.register_forward_hook(note) for module in network.modules()]
+        run(num_examples)
+        for hook in hooks:
+            hook.remove()
+        measured.append(found)
     few, many = measured
     return max((b - a for a, b in zip(few, many, strict=False)), default=0) / 4
 

@@ -92,7 +92,7 @@ def test_the_choice_is_recorded_and_a_resume_takes_it_over(tmp_path: Path) -> No
 def test_an_evaluation_takes_as_many_examples_as_fit() -> None:
     network = torch.nn.Sequential(torch.nn.Linear(1_000, 5_000), torch.nn.ReLU(), torch.nn.Linear(5_000, 10))
     with torch.no_grad():
-        found = bytes_per_example(lambda size: network(torch.zeros(size, 1_000)))
+        found = bytes_per_example(network, lambda size: network(torch.zeros(size, 1_000)))
     assert found == 5_000 * 4  # of the widest layer's output; weights do not grow with the batch
     assert eval_batch_size(found, CPU) == 2_048
     assert eval_batch_size(10**12, CPU) == 1 and eval_batch_size(0.0, CPU) == 1_000
