@@ -11,7 +11,7 @@ from program import QUICK, dlcli, events_of
 from safetensors.torch import load_file
 
 from dlcli import loop
-from dlcli.choices import Timer, choose
+from dlcli.choices import Cost, Timer, choose
 from dlcli.fitting import bytes_per_example, eval_batch_size
 from dlcli.models.mnist_net import MnistNet
 from dlcli.runtime import Runtime
@@ -27,8 +27,9 @@ class Told(Timer):
     def __init__(self, seconds: dict[tuple[str, bool, int], float]):
         self.table, self.measured = seconds, {}
 
-    def _measure(self, runtime: Runtime) -> float:
-        return self.table[runtime.precision, runtime.channels_last, runtime.threads]
+    def _measure(self, runtime: Runtime) -> Cost:
+        seconds = self.table[runtime.precision, runtime.channels_last, runtime.threads]
+        return Cost(seconds, seconds)
 
 
 def test_what_the_config_settles_is_not_measured() -> None:
