@@ -134,6 +134,8 @@ def _opening_comments(path: Path) -> list[str]:
             if not text.startswith("#") and (text or lines):
                 break
             words = text.lstrip("#").strip()
+            if not words and len(lines) > 1:  # what follows an empty comment line is for who reads the file
+                break
             if words and not words.startswith("@"):
                 lines.append(printable(words))
     return lines

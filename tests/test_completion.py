@@ -89,7 +89,7 @@ def test_fixed_choices_are_offered(conf: Path) -> None:
     assert complete(["list"], "mo") == ["model"] and complete(["list", "model"], "") == []
     assert complete(["eval", "--split"], "") == ["test", "val", "train"]
     assert complete(["eval", "latest"], "--split=v") == ["--split=val"]
-    precisions = [f"runtime.precision={word}" for word in ("auto", "fp32", "bf16", "fp16")]
+    precisions = [f"runtime.precision={word}" for word in ("auto", "fp32", "tf32", "bf16", "fp16")]
     assert complete(["train", "mnist"], "runtime.precision=") == precisions
     assert complete(["train", "mnist"], "dataset.download=") == ["dataset.download=true", "dataset.download=false"]
     assert complete(["train", "cifar10", "model=resnet"], "model.stem=") == ["model.stem=cifar", "model.stem=imagenet"]
