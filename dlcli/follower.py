@@ -77,7 +77,7 @@ def follow(run: RunFolder, plan: dict[str, Any], status: Status) -> None:
         send(wandb_run, event)
         finished = event if event.get("event") == "run_finished" else None
     ended_well = finished is None and plan.get("pid") is None
-    exit_code = 0 if ended_well or (finished or {}).get("status") == "completed" else 1
+    exit_code = 0 if ended_well or (finished or {}).get("status") in ("completed", "pruned") else 1
     stuck = threading.Timer(FINISH_S + 30, os._exit, [1])  # finish() of an older wandb knows no time limit
     stuck.daemon = True
     stuck.start()
@@ -203,6 +203,7 @@ def _init(run: RunFolder, plan: dict[str, Any], first: dict[str, Any], mode: str
         project=plan["project"],
         entity=plan.get("entity"),
         name=plan["name"],
+        group=plan.get("group"),
         id=plan["run_id"],
         resume="allow",
         mode=mode,  # type: ignore[arg-type]

@@ -148,7 +148,7 @@ def _target(run: RunFolder, name: str) -> str | None:
 def _next_commands(run: RunFolder, status: str, has_checkpoint: bool) -> list[str]:
     if status == "running":
         return ["dlcli runs ls"]
-    newest = next((other for other in all_runs(run.path.parent.parent) if other.name == run.name), run)
+    newest = next((other for other in all_runs(run.outputs) if other.name == run.name), run)
     name = run.name if newest.path == run.path else run.folder_name  # the name alone means the newest of that name
     stopped = status in ("interrupted", "killed") and run.run_yaml.is_file()
     if not has_checkpoint:

@@ -1,6 +1,6 @@
 """The run folders: make one, lock it, write and read its record, find it again by any of its names, list them all.
 
-    outputs/<experiment>/<YYYYMMDD-HHMMSS>-<two-word-name>/
+    outputs/<experiment>/<YYYYMMDD-HHMMSS>-<two-word-name>/           and outputs/sweeps/<sweep>/<trial>/
         run.yaml  events.jsonl  checkpoints/  curves.png  summary.json  log.txt  .lock  wandb/
 
 Order among runs is the date and time in the name, then the order of making; never a file's time of change.
@@ -8,8 +8,6 @@ Order among runs is the date and time in the name, then the order of making; nev
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import re
@@ -22,7 +20,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dlcli.disk import environment_fault, read_json, write_atomically
+from dlcli.disk import environment_fault, flock, read_json, write_atomically
 from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
 from dlcli.redaction import redact
 from dlcli.run_names import RESERVED_NAMES, candidates, checked_name
@@ -30,6 +28,7 @@ from dlcli.run_names import RESERVED_NAMES, candidates, checked_name
 MAX_RECORD_BYTES = 4_000_000
 _FOLDER = re.compile(r"(\d{8}-\d{6})-(.+)")
 _STEP_FOLDER = re.compile(r"step-\d+")
+SWEEPS = "sweeps"
 _LOCK_PATIENCE_S = 0.3  # somebody listing the runs holds a lock for microseconds while looking at it
 
 
@@ -39,9 +38,13 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.folder_name = path.name
-        match = _FOLDER.fullmatch(path.name)
+        match, group = _FOLDER.fullmatch(path.name), _FOLDER.fullmatch(path.parent.name)
+        self.is_member = match is None and (group is not None or path.parent.parent.name == SWEEPS)  # seed or trial
         self.stamp, self.name = (match[1], match[2]) if match else ("", path.name)
-        self.experiment = path.parent.name
+        self.experiment, self.outputs = path.parent.name, path.parent.parent
+        if self.is_member:
+            self.name = f"{group[2] if group else path.parent.name}/{path.name}"
+            self.experiment, self.outputs = (path.parent if group is None else self.outputs).name, self.outputs.parent
         self.events = path / "events.jsonl"
         self.checkpoints = path / "checkpoints"
         self.run_yaml = path / "run.yaml"
@@ -90,7 +93,7 @@ class RunFolder:
             fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise environment_fault(error, self.lock_file, "the run cannot be locked") from error
-        if not _flock(fd, _LOCK_PATIENCE_S):
+        if not flock(fd, _LOCK_PATIENCE_S):
             os.close(fd)
             raise self._is_active()
         holder = _lock_note(self.lock_file) | {
@@ -122,7 +125,7 @@ class RunFolder:
         except OSError:
             return False
         try:
-            return not _flock(fd, 0.0, shared=True)
+            return not flock(fd, 0.0, shared=True)
         finally:
             os.close(fd)
 
@@ -193,7 +196,7 @@ def find_run(reference: str | None, outputs: Path) -> RunFolder:
     Errors: ConfigError when none or several answer to it, with the names nearest to it.
     """
     if reference not in (None, "latest"):
-        for path in (Path(os.path.expanduser(reference)), outputs / reference):
+        for path in (Path(os.path.expanduser(reference)), outputs / reference, *_members(reference, outputs)):
             if reference and _is_run(path):
                 return RunFolder(path)
     runs = all_runs(outputs)
@@ -212,6 +215,15 @@ def find_run(reference: str | None, outputs: Path) -> RunFolder:
     if len(found) == 1:
         return found[0]
     raise _ambiguous(reference, found) if found else _unknown(reference, runs)
+
+
+def _members(reference: str, outputs: Path) -> Iterator[Path]:
+    """Where SWEEP/NUMBER and NAME/seed-NUMBER would lie."""
+    group, slash, member = reference.rpartition("/")
+    if slash and member.isdecimal():
+        yield outputs / SWEEPS / group / f"{int(member):04}"
+    elif slash and member.startswith("seed-"):
+        yield from (run.path / member for run in all_runs(outputs) if run.name == group)
 
 
 def find_checkpoint(reference: str | None, outputs: Path) -> Path:
@@ -395,23 +407,6 @@ def _unknown(reference: str, runs: list[RunFolder]) -> ConfigError:
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
-
-
-def _flock(fd: int, patience_s: float, *, shared: bool = False) -> bool:
-    """Try to lock; False while another holds it. A file system without locks locks nothing and stops nobody."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
-        except OSError as error:
-            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-                return True
-            raise
 
 
 def _lock_note(path: Path) -> dict[str, Any]:

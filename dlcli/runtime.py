@@ -22,6 +22,7 @@ from torch.nn import Module
 
 from dlcli.errors import CheckpointError, EnvironmentFault
 
+TORCHS_THREADS = torch.get_num_threads()  # before any run has set them: a process may train several, one by one
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -86,7 +87,7 @@ class Runtime:
 def start_runtime(
     settings: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None, local_rank: int = 0
 ) -> Runtime:
-    """Choose the device and set what is global to a process. local_rank: whose GPU it is, where several work together.
+    """Choose the device and set all that is global to a process, whatever ran in it before. local_rank: whose GPU it is, where several work together.
 
     stored: `fingerprint()` of the run that goes on or is looked at; its choices win where the settings leave one open.
     Raises EnvironmentFault for a device that is not there.
@@ -94,13 +95,13 @@ def start_runtime(
     device = choose_device(settings["device"], local_rank)
     keep_memory()
     before = _choices(stored or {})
-    if wanted := (before if settings["threads"] in (None, "auto") else settings).get("threads"):
-        torch.set_num_threads(wanted)
-    if settings["deterministic"]:
+    wanted = (before if settings["threads"] in (None, "auto") else settings).get("threads")
+    torch.set_num_threads(wanted or TORCHS_THREADS)
+    if settings["deterministic"] != torch.are_deterministic_algorithms_enabled():
         import os
 
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with this
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(settings["deterministic"])
     precision = before.get("precision", "auto") if settings["precision"] == "auto" else settings["precision"]
     precision = choose_precision(precision, device)
     if device.type == "cuda":
@@ -130,7 +131,8 @@ def keep_memory() -> None:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
-    for option, number in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, number in ((M_MMAP_THRESHOLD, 2**30), (TORCHS_THREADS = torch.get_num_threads()  # before any run has set them: a process may train several, one by one
+M_TRIM_THRESHOLD, 2**31 - 1)):
         library.mallopt(option, number)
 
 

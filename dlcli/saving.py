@@ -6,9 +6,10 @@ is as atomic as if it were waited for, and a kill meanwhile costs that one check
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -28,49 +29,88 @@ class Snapshot(NamedTuple):
     body: Mapping[str, Any]
 
 
-class Saver:
-    """keep: newest checkpoints that stay. step: of the last one, -1 before there is one; last, best: folders."""
+class Item(NamedTuple):
+    """One checkpoint to write; without a snapshot it is written already, and turned out to be the best."""
 
-    def __init__(self, checkpoints: Path, recorder: Recorder, keep: int):
-        self.checkpoints, self.recorder, self.keep = checkpoints, recorder, keep
+    step: int
+    snapshot: Snapshot | None
+    is_best: bool
+
+
+class Saver:
+    """keep: newest checkpoints that stay. step: of the last one, -1 before there is one; last, best: folders.
+
+    gap_s: the least time between two. What comes sooner is not written, and the best is held in memory: a small network
+    would spend its time on the disk. A kill costs what was trained since the last one on disk, and nothing else.
+    """
+
+    def __init__(self, checkpoints: Path, recorder: Recorder, keep: int, gap_s: float = 0.0):
+        self.checkpoints, self.recorder, self.keep, self.gap_s = checkpoints, recorder, keep, gap_s
         self.step = -1
         self.last: Path | None = None
         self.best: Path | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
-        self._pending: Future[Path] | None = None
-        self._asked = (-1, False)
+        self._pending: Future[None] | None = None
+        self._asked: list[Item] = []
+        self._held: list[Item] = []
+        self._next_s = monotonic() + gap_s
 
-    def write(self, step: int, snapshot: Snapshot | None, *, is_best: bool) -> None:
-        """Begin to write; `settle` first. snapshot: None where this step is written and turned out to be the best."""
+    def write(self, step: int, take: Callable[[], Snapshot] | None, *, is_best: bool, now: bool = True) -> None:
+        """Begin to write; `settle` first. take: makes the snapshot, None where this step is written and turned out to
+        be the best; now: even if it is too early.
+        """
         assert self._pending is None
-        self._asked = (step, is_best)
-        self._pending = self._thread.submit(self._write, step, snapshot, is_best)
+        is_early = not now and monotonic() < self._next_s
+        if is_early and not is_best:
+            return
+        held = [] if is_best else self._held  # the best before anything later: a checkpoint tells which it is
+        items = [*held, Item(step, take() if take else None, is_best)]
+        if is_early:
+            self._held = items
+        else:
+            self._submit(items)
+
+    def flush(self) -> bool:
+        """Begin to write what is held; `settle` first. Whether there is something."""
+        has_held = bool(self._held)
+        if has_held:
+            self._submit(self._held)
+        return has_held
+
+    def _submit(self, items: list[Item]) -> None:
+        self._asked, self._held = items, []
+        self._next_s = monotonic() + self.gap_s
+        self._pending = self._thread.submit(self._write, items)
 
     def settle(self, *, wait: bool = True) -> bool:
         """Whether a checkpoint has become whole since the last call. Raises what went wrong with it, once."""
         if self._pending is None or not (wait or self._pending.done()):
             return False
         pending, self._pending = self._pending, None
-        self.last = folder = pending.result()
-        self.step, is_best = self._asked
-        self.best = folder if is_best else self.best
-        path = f"{self.checkpoints.name}/{folder.name}"
-        self.recorder.emit("checkpoint", step=self.step, path=path, best=is_best)
+        pending.result()
+        for step, _, is_best in self._asked:
+            self.step, self.last = step, self._folder(step)
+            self.best = self.last if is_best else self.best
+            path = f"{self.checkpoints.name}/{self.last.name}"
+            self.recorder.emit("checkpoint", step=step, path=path, best=is_best)
         return True
 
-    def _write(self, step: int, snapshot: Snapshot | None, is_best: bool) -> Path:
-        folder = self.last if snapshot is None else checkpoint.save(self.checkpoints, step, *snapshot)
-        assert folder is not None
-        if is_best:
-            checkpoint.point(self.checkpoints, "best", folder)
-        checkpoint.point(self.checkpoints, "last", folder)
+    def _write(self, items: list[Item]) -> None:
+        for step, snapshot, is_best in items:
+            if snapshot is not None:
+                checkpoint.save(self.checkpoints, step, *snapshot)
+            if is_best:
+                checkpoint.point(self.checkpoints, "best", self._folder(step))
+            checkpoint.point(self.checkpoints, "last", self._folder(step))
         checkpoint.prune(self.checkpoints, self.keep)
-        return folder
+
+    def _folder(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
 
     def take_up(self, folder: Path, step: int, best_step: int | None) -> None:
         """Go on from a checkpoint, with `best` again where it was: a kill may have come before the link."""
         self.last, self.step = folder, step
-        best = self.checkpoints / f"step-{best_step:08d}" if best_step is not None else None
+        best = None if best_step is None else self._folder(best_step)
         if best is not None and best.is_dir():
             checkpoint.point(self.checkpoints, "best", best)
             self.best = best
@@ -83,15 +123,16 @@ class Saver:
 class Bystander(Saver):
     """On the other ranks: everything is written by rank 0, and found where it writes."""
 
-    def write(self, step: int, snapshot: Snapshot | None, *, is_best: bool) -> None:
-        folder = self.checkpoints / f"step-{step:08d}"
-        self.step, self.last = step, folder
-        self.best = folder if is_best else self.best
+    def write(self, step: int, take: Callable[[], Snapshot] | None, *, is_best: bool, now: bool = True) -> None:
+        if take:
+            take()  # all ranks gather for it
+        self.step, self.last = step, self._folder(step)
+        self.best = self.last if is_best else self.best
 
     def settle(self, *, wait: bool = True) -> bool:
         return True
 
     def take_up(self, folder: Path, step: int, best_step: int | None) -> None:
         self.last, self.step = folder, step
-        best = self.checkpoints / f"step-{best_step:08d}" if best_step is not None else None
+        best = None if best_step is None else self._folder(best_step)
         self.best = best if best is not None and best.is_dir() else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.display import place
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
+from dlcli.pruning import NEVER, Pruned, Pruner
 from dlcli.ranks import Alone, Ranks
 from dlcli.record import Recorder, finite, now, read_events
 from dlcli.runs import RunFolder, all_runs, outputs_folder
@@ -22,6 +23,19 @@ from dlcli.tracker import Follower, start_follower
 if TYPE_CHECKING:
     from dlcli.checkpoint import Checkpoint
     from dlcli.training import Training
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run of a sweep has besides: who stops it early, and the W&B group of its sweep.
+
+    save_gap_s: least seconds between two checkpoints. It is neither scored on the test split, which nothing is selected
+    on, nor drawn: the sweep draws those that it keeps.
+    """
+
+    group: str
+    pruner: Pruner = NEVER
+    save_gap_s: float = 5.0
 
 
 @dataclass
@@ -45,6 +59,7 @@ class Session:
     follower: Follower | None = None
     ranks: Alone | Ranks = field(default_factory=Alone)
     profile: bool = False
+    trial: Trial | None = None
 
     def execute(self) -> int:
         """Run to the end and return the exit code. Raises the DlcliError that ended it, after it is on record."""
@@ -56,6 +71,9 @@ class Session:
             except Interrupted:
                 self._finish("interrupted")
                 return self.signals.exit_code
+            except Pruned as why:
+                self._finish("pruned", reason=str(why))
+                return 0
             except DlcliError as error:
                 self._finish("failed", reason=error.message)
                 error.is_on_record = True
@@ -87,14 +105,15 @@ class Session:
             self.recorder.warn(warning)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run(profile=self.profile and self.ranks.is_primary)
-        self._test()
+        if self.trial is None:
+            self._test()
 
     def _begin(self) -> None:
         self.recorder.cut(0)  # of a run that was killed before its first checkpoint
         self.recorder.emit(
             "run_started", time=now(), run=str(self.run.path), name=self.run.name, seed=self.tree["seed"],
             experiment=self.record["experiment"], overrides=self.record["overrides"],
-            config=self.tree, versions=self.record["versions"],
+            choices=self.record.get("choices"), config=self.tree, versions=self.record["versions"],
         )  # fmt: skip
         self._start_tracker()
 
@@ -141,6 +160,7 @@ class Session:
             entity=settings["entity"],
             mode=settings["mode"],
             run_id=self.record["wandb_id"],
+            group=self.record.get("group"),
         )
         if self.follower is not None:
             self.recorder.note(self.follower.message)
@@ -162,6 +182,8 @@ class Session:
                 resume_from=checkpoint,
                 teacher=teacher,
                 ranks=self.ranks,
+                pruner=self.trial.pruner if self.trial else NEVER,
+                save_gap_s=self.trial.save_gap_s if self.trial else 0.0,
             )
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
@@ -219,7 +241,8 @@ class Session:
         """Pictures, summary, and the last event: on every way out."""
         if not self.ranks.is_primary:
             return
-        self._draw_curves()
+        if self.trial is None:
+            self._draw_curves()
         summary: dict[str, Any] = {
             "run": str(self.run.path),
             "status": status,
@@ -291,7 +314,7 @@ class Session:
 
 def in_a_command(run: RunFolder) -> str:
     """How a run is named so that a pasted command means it: a name alone is the newest of that name, in ./outputs."""
-    outputs = run.path.parent.parent
+    outputs = run.outputs
     newest = next((other for other in all_runs(outputs) if other.name == run.name), run)
     name = run.name if newest.path.resolve() == run.path.resolve() else run.folder_name
     return name if outputs == outputs_folder(None).absolute() else f"{name} --outputs {place(outputs)}"

@@ -9,6 +9,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from dlcli.extension import ENDS, check_extension, more
 from dlcli.ranks import Alone, Ranks, find_ranks
 from dlcli.record import Recorder, Unheard, now
 from dlcli.runs import RunFolder, all_runs, find_checkpoint
-from dlcli.session import Session, in_a_command
+from dlcli.session import Session, Trial, in_a_command
 from dlcli.tracker import new_run_id
 
 RESUME_KEYS = (
@@ -53,25 +55,42 @@ def train(
         record = run.read_record()
         return Session(run, record["config"], record, Unheard(), composed.search, trusted, ranks=ranks).execute()
     run = RunFolder.create(outputs.absolute(), composed.experiment, tree["name"])
+    return train_in(run, replace(composed, tree=tree), display=display, trusted=trusted, profile=profile, ranks=ranks)
+
+
+def train_in(
+    run: RunFolder,
+    composed: Composed,
+    *,
+    display: Display,
+    trusted: Sequence[str] = (),
+    profile: bool = False,
+    ranks: Alone | Ranks | None = None,
+    trial: Trial | None = None,
+    **facts: Any,
+) -> int:
+    """A new run in a folder that was made for it; the exit code. facts: what else stands in its record."""
     run.lock()
     run.checkpoints.mkdir(exist_ok=True)
     record = {
         "name": run.name,
         "experiment": composed.experiment,
         "created": now(),
-        "config": tree,
+        "config": composed.tree,
         "overrides": list(composed.overrides),
         "choices": composed.choices,
         "versions": versions(),
         "git": git_commit(),
         "wandb_id": new_run_id(),
         "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
+        **facts,
     }
     run.write_record(record)
+    ranks = ranks or Alone()
     ranks.same(str(run.path))
     recorder = Recorder(run.events, display)
-    session = Session(run, tree, record, recorder, composed.search, trusted, warnings=composed.warnings, ranks=ranks)
-    session.profile = profile
+    session = Session(run, composed.tree, record, recorder, composed.search, trusted, warnings=composed.warnings)
+    session.ranks, session.profile, session.trial = ranks, profile, trial
     return session.execute()
 
 
@@ -123,6 +142,7 @@ def resume(
     search: Sequence[Path],
     trusted: Sequence[str] = (),
     ranks: Alone | Ranks | None = None,
+    trial: Trial | None = None,
 ) -> int:
     """Go on with an interrupted run, or further with a finished one; returns the exit code."""
     run = RunFolder(run.path.absolute())
@@ -155,7 +175,9 @@ def resume(
     run.checkpoints.mkdir(exist_ok=True)
     ranks.same(True)
     recorder = Recorder(run.events, display)
-    return Session(run, tree, record, recorder, search, trusted, resumes=True, words=words, ranks=ranks).execute()
+    session = Session(run, tree, record, recorder, search, trusted, resumes=True, words=words, ranks=ranks)
+    session.trial = trial
+    return session.execute()
 
 
 def to_resume(run: RunFolder, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -204,6 +226,7 @@ def complete(tree: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of dlcli, Python and what decides the bits; read from the packages' records, without importing them."""
     found = {"dlcli": dlcli.__version__, "python": platform.python_version(), "platform": sys.platform}
@@ -215,6 +238,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache  # of the code that runs, whatever is committed meanwhile
 def git_commit() -> dict[str, Any] | None:
     """Commit of the working directory and whether files differ from it; None outside a repository."""
 

@@ -120,6 +120,7 @@ def start_follower(
     run_id: str,
     entity: str | None = None,
     name: str | None = None,
+    group: str | None = None,
     pid: int | None = None,
 ) -> Follower | None:
     """Start the process that feeds W&B from `run_folder`'s events; None when there is nothing to feed.
@@ -139,6 +140,7 @@ def start_follower(
         "project": project,
         "entity": entity,
         "name": name or run.name,
+        "group": group,
         "run_id": run_id,
         "mode": chosen,
         "pid": pid or os.getpid(),
@@ -210,6 +212,7 @@ def sync_run(run: RunFolder, *, project: str | None = None, connect_s: float = 2
         "project": project or settings.get("project") or "dlcli",
         "entity": settings.get("entity"),
         "name": run.name,
+        "group": settings["group"],
         "run_id": settings["run_id"],
         "mode": "online",
         "pid": None,
@@ -231,6 +234,7 @@ def _tracker_settings(run: RunFolder) -> dict[str, Any]:
     config = record.get("config")
     tracker = config.get("tracker") if isinstance(config, dict) else None
     settings = dict(tracker) if isinstance(tracker, dict) else {}
+    settings["group"] = record.get("group")
     settings["run_id"] = record.get("wandb_id") or sha256(run.folder_name.encode()).hexdigest()[:12]
     return settings
 

@@ -24,6 +24,7 @@ from dlcli.checkpoint import Checkpoint
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
 from dlcli.plan import Plan
+from dlcli.pruning import NEVER, Pruner
 from dlcli.ranks import Alone, Ranks
 from dlcli.record import Recorder, finite
 from dlcli.redaction import redact
@@ -66,7 +67,7 @@ class Training(Assembly):
         "runtime_reason", "activations", "ranks", "agreement",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
-        "saver", "failed_saves", "kept_best", "stop_reason", "times", "began",
+        "saver", "failed_saves", "kept_best", "stop_reason", "times", "began", "pruner",
     )  # fmt: skip
 
     def __init__(
@@ -81,9 +82,11 @@ class Training(Assembly):
         resume_from: Checkpoint | None = None,
         teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
         ranks: Alone | Ranks = loop.ALONE,
+        pruner: Pruner = NEVER,
+        save_gap_s: float = 0.0,
     ):
         super().__init__(tree, signals, builder=builder, resume_from=resume_from, teacher=teacher, ranks=ranks)
-        self.run_folder, self.recorder, self.facts = run_folder, recorder, facts
+        self.run_folder, self.recorder, self.facts, self.pruner = run_folder, recorder, facts, pruner
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
         self.progress = Progress()
@@ -91,7 +94,7 @@ class Training(Assembly):
         self.tally = Tally(answers, self.ranks)
         self.agreement = Agreement(self.ranks, signals)
         self.saver = (Saver if self.ranks.is_primary else Bystander)(
-            run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"]
+            run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"], save_gap_s
         )
         self.failed_saves = 0
         self.kept_best: int | None = None
@@ -199,9 +202,11 @@ class Training(Assembly):
             if progress.step > progress.evaluated and (is_end or progress.step % interval == 0):
                 self.evaluate_and_save()
                 is_end, has_stopped = is_end or self.is_done(), self.has_stopped_early()
+                if not (is_end or has_stopped):
+                    self.pruner.look(len(progress.evaluations), progress.evaluations[-1]["scores"][self.monitor])
             elif save_every and progress.step % save_every == 0:
                 self.try_save()
-            self.settle(wait=is_end or has_stopped)
+            self.settle(wait=is_end or has_stopped, flush=is_end or has_stopped)
             if is_end or has_stopped:
                 break
             if self.agreement.received is not None:
@@ -345,19 +350,19 @@ class Training(Assembly):
     # -------------------------------------------------------------------------------------------------------- the state
 
     def try_save(self, *, is_best: bool = False) -> None:
-        """Begin to save, once what was being saved is whole or has failed."""
+        """Begin to save, unless it is too early, once what was being saved is whole or has failed."""
         self.settle()
         self.save(is_best=is_best)
 
     def save_now(self) -> None:
         """Save, and wait until it is on disk."""
         self.settle()
-        self.save()
+        self.save(now=True)
         self.settle()
 
-    def settle(self, *, wait: bool = True) -> None:
-        """See to the checkpoint being written. A full disk is a warning until it has been one several times, or this
-        is the end.
+    def settle(self, *, wait: bool = True, flush: bool = False) -> None:
+        """See to the checkpoint being written, then to the one held back. A full disk is a warning until it has been
+        one several times, or this is the end.
         """
         try:
             with self.times.during("saving"):
@@ -370,17 +375,21 @@ class Training(Assembly):
             if self.failed_saves >= FAILED_SAVES or is_last:
                 raise
             self.recorder.warn(f"{error.message}; training goes on and will try again", error.hint)
+        if flush and self.saver.flush():
+            self.settle()
 
     def finish_saving(self) -> None:
         """On every way out: what was begun is written. A fault of it comes second to what ended the training."""
         try:
             self.saver.settle()
+            if self.saver.flush():
+                self.saver.settle()
         except DlcliError as error:
             self.recorder.warn(error.message, error.hint)
         finally:
             self.saver.close()
 
-    def save(self, *, is_best: bool = False) -> None:
+    def save(self, *, is_best: bool = False, now: bool = False) -> None:
         """Begin to write a checkpoint of this clean step, once; nothing at step 0, where there is nothing to lose."""
         progress = self.progress
         is_new = self.saver.step != progress.step
@@ -391,7 +400,7 @@ class Training(Assembly):
         if is_best:
             progress.best = len(progress.evaluations) - 1
         with self.times.during("saving"):
-            self.saver.write(progress.step, self.snapshot() if is_new else None, is_best=is_best)
+            self.saver.write(progress.step, self.snapshot if is_new else None, is_best=is_best, now=now)
 
     def snapshot(self) -> Snapshot:
         """Everything that a training is of, at this clean step."""
