@@ -87,8 +87,9 @@ class Runtime:
 def start_runtime(
     settings: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None, local_rank: int = 0
 ) -> Runtime:
-    """Choose the device and set all that is global to a process, whatever ran in it before. local_rank: whose GPU it is, where several work together.
+    """Choose the device and set all that is global to a process, whatever ran in it before.
 
+    local_rank: whose GPU it is, where several work together.
     stored: `fingerprint()` of the run that goes on or is looked at; its choices win where the settings leave one open.
     Raises EnvironmentFault for a device that is not there.
     """
@@ -131,8 +132,7 @@ def keep_memory() -> None:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
-    for option, number in ((M_MMAP_THRESHOLD, 2**30), (TORCHS_THREADS = torch.get_num_threads()  # before any run has set them: a process may train several, one by one
-M_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, number in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
         library.mallopt(option, number)
 
 
