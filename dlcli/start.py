@@ -47,7 +47,7 @@ def train(
     ranks = meet(composed.tree)
     if found := ranks.same(launched_before(outputs) if ranks.is_primary and ranks.attempt else None):
         return resume(RunFolder(Path(found)), (), display=display, search=composed.search, trusted=trusted, ranks=ranks)
-    tree = complete(composed.tree, outputs)
+    tree = settle(composed.tree, outputs)
     if not ranks.is_primary:
         run = RunFolder(Path(ranks.same(None)))
         record = run.read_record()
@@ -209,10 +209,15 @@ def keep_batch(stored: dict[str, Any], tree: dict[str, Any]) -> None:
     tree["trainer"]["accumulate"] = total // now_many
 
 
-def complete(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
-    """What only files can tell, without torch: the checkpoint that a teacher is, how many classes a folder has."""
+def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
+    """What only files can tell: which checkpoint the teacher is, and what `complete` reads."""
     if "teacher" in tree["task"]:
         tree["task"]["teacher"] = str(find_checkpoint(tree["task"]["teacher"], outputs).resolve())
+    return complete(tree)
+
+
+def complete(tree: dict[str, Any]) -> dict[str, Any]:
+    """What only the data can tell, read without torch: the number of classes in a folder of images."""
     settings = tree["dataset"]
     if settings["num_classes"] is None:
         from dlcli.datasets.image_tree import peek_image_folder
