@@ -1,64 +1,93 @@
-"""`dlcli runs ls` and `dlcli runs show RUN`: the runs there are, and what came of one."""
+"""`dlcli runs`: list and filter them, show one, remove and restore, free disk, export a table."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List the runs, or show one.")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dlcli.run_bin import Moved, Waste
+    from dlcli.run_facts import RunFacts
+    from dlcli.run_query import Query
+
+app = typer.Typer(no_args_is_help=True, help="List and filter runs, show one, remove, restore, free disk, export.")
 
 Outputs = Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[EXPERIMENT] [FILTER]...",
+        help='An experiment, and conditions KEY OP VALUE in quotes: "val/accuracy>0.98 model=lenet5 seed<3". '
+        "OP: = != > >= < <= ~ (contains). KEY: metric, group, config key, name, status, created, seconds, epochs.",
+    ),
+]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: name, folder, the beginning of one, latest.")]
+Sort = Annotated[
+    str | None,
+    typer.Option("--sort", help="By a key: metrics best first, all else from small to large; -KEY turns it round."),
+]
+Sweep = Annotated[str | None, typer.Option("--sweep", help="The trials of this sweep, instead of the runs.")]
 
 
 @app.command("ls")
 def ls(
-    experiment: Annotated[str | None, typer.Argument(help="Only the runs of this experiment.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="The newest so many; 0 for all.", min=0)] = 20,
+    words: Words = None,
+    sort: Sort = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="The first so many; 0 for all.", min=0)] = 20,
+    in_bin: Annotated[bool, typer.Option("--bin", help="The removed runs, instead of the others.")] = False,
+    sweep: Sweep = None,
     outputs: Outputs = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs, newest first: name, experiment, status, epochs and metrics.
+    """List the runs, newest first, or those that a filter means: name, experiment, status, epochs and metrics.
 
-    Example: dlcli runs ls
+    Example: dlcli runs ls "val/accuracy>0.5 model=mlp" --sort val/accuracy
     """
+    from dlcli.run_facts import gather
+    from dlcli.run_query import parse_query, select
+    from dlcli.runs import outputs_folder
+
+    query, folder = parse_query(words or ()), outputs_folder(outputs)
+    every = gather(folder, in_bin=in_bin, sweep=sweep)
+    selection = select(every, query, sort)
+    shown = selection.runs[: limit or None]
+    _print_list(shown, folder, selection.asked, as_json=as_json)
+    if not as_json and not shown:
+        typer.echo(_nothing(every, query, folder, in_bin=in_bin), err=True)
+    elif not as_json and len(shown) < len(selection.runs):
+        typer.echo(f"{len(selection.runs) - len(shown)} more: add --limit 0", err=True)
+
+
+def _print_list(runs: Sequence[RunFacts], folder: Path, asked: Sequence[str], *, as_json: bool) -> None:
     import os
     import sys
 
     from dlcli.display import is_terminal, print_table, width_of
-    from dlcli.run_report import list_table, row_as_json
-    from dlcli.runs import list_runs, outputs_folder
+    from dlcli.run_table import json_row, list_table
 
-    folder = outputs_folder(outputs)
-    every = list_runs(folder)
-    rows = [row for row in every if experiment in (None, row.experiment)]
-    if experiment is not None and every and not rows:
-        _check_experiment(experiment, {row.experiment for row in every})
-    shown = rows[: limit or None]
-    json_rows = [row_as_json(row) for row in shown] if as_json else None
+    json_rows = [json_row(run) for run in runs] if as_json else None
     is_narrow = is_terminal(sys.stdout) or "COLUMNS" in os.environ  # a file or a pipe gets every column
-    columns, cells = list_table(shown, width_of(sys.stdout) if is_narrow else 10_000)
+    columns, cells = list_table(runs, width_of(sys.stdout) if is_narrow else 10_000, asked)
     print_table(f"Runs in {folder}", columns, cells, json_rows=json_rows)
-    if not as_json and not shown:
-        of = f" of {experiment}" if experiment and every else ""
-        typer.echo(f"no runs{of} in {folder}; make one with: dlcli train {experiment if of else 'digits'}", err=True)
-    elif not as_json and len(shown) < len(rows):
-        typer.echo(f"{len(rows) - len(shown)} older runs: dlcli runs ls --limit 0", err=True)
 
 
-def _check_experiment(experiment: str, with_runs: set[str]) -> None:
-    """Raise ConfigError for an experiment that has neither runs nor a config."""
-    from dlcli.confdir import options, search_path
-    from dlcli.errors import ConfigError, nearest, printable
+def _nothing(every: Sequence[RunFacts], query: Query, folder: Path, *, in_bin: bool) -> str:
+    """What an empty list means."""
+    from dlcli.run_query import why_none
 
-    if experiment in options("experiment", search_path()):
-        return
-    better = nearest(experiment, sorted(with_runs))
-    raise ConfigError(
-        f"there is no experiment {printable(experiment)}",
-        hint=f"{f'Did you mean {better}? ' if better else ''}There are runs of: {', '.join(sorted(with_runs))}.",
-    )
+    if not every:
+        return f"the bin of {folder} is empty" if in_bin else f"no runs in {folder}; make one with: dlcli train digits"
+    of = f" of {query.experiment}" if query.experiment else ""
+    if not query.conditions:
+        return f"no runs{of} in {folder}; make one with: dlcli train {query.experiment or 'digits'}"
+    why = why_none(every, query)
+    conditions = " ".join(map(str, query.conditions))
+    return f"no run{of} has {conditions}" + (f": {why}" if why else "")
 
 
 @app.command("show")
@@ -98,3 +127,128 @@ def _print_report(report: dict[str, Any]) -> None:
         print_table(last if len(rows) < len(report["epochs"]) else "Epochs", columns, rows)
     for command in report["next"]:
         typer.echo(f"next: {command}", err=True)
+
+
+@app.command("rm")
+def rm(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> None:
+    """Remove runs: they go to a bin, from which `dlcli runs restore` brings them back.
+
+    Example: dlcli runs rm latest
+    """
+    from dlcli.run_bin import remove
+    from dlcli.runs import outputs_folder
+
+    folder = outputs_folder(outputs)
+    moved = remove(runs, folder)
+    _print_moved("removed", moved, as_json=as_json)
+    if not as_json:
+        names = " ".join(one.run.folder_name for one in moved)
+        typer.echo(f"bring back:  dlcli runs restore {names}", err=True)
+        typer.echo("free the disk:  dlcli runs prune --yes", err=True)
+
+
+@app.command("restore")
+def restore(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> None:
+    """Bring removed runs back to where they were; `dlcli runs ls --bin` lists them.
+
+    Example: dlcli runs restore latest
+    """
+    from dlcli.run_bin import restore as bring_back
+    from dlcli.runs import outputs_folder
+
+    _print_moved("restored", bring_back(runs, outputs_folder(outputs)), as_json=as_json)
+
+
+def _print_moved(what: str, moved: Sequence[Moved], *, as_json: bool) -> None:
+    import json
+
+    for one in moved:
+        data = {
+            "name": one.run.name,
+            "experiment": one.run.experiment,
+            "from": str(one.run.path),
+            "path": str(one.path),
+        }
+        typer.echo(json.dumps(data) if as_json else f"{what} {one.run.name}: {one.path}")
+
+
+@app.command("prune")
+def prune(
+    words: Words = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it, for good; without it only told.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help="Only of runs made so long ago: 12h, 30d, 8w.")
+    ] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights", help="All checkpoints of the finished runs that the filter means.")
+    ] = False,
+    sweep: Sweep = None,
+    outputs: Outputs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what disk could be freed, and with --yes free it.
+
+    What goes: removed runs; checkpoints of finished runs, but for `best` and `last`; what killed saves left over.
+
+    Example: dlcli runs prune --older-than 30d
+    """
+    from dlcli.run_bin import find_waste, free
+    from dlcli.runs import outputs_folder
+
+    found = find_waste(outputs_folder(outputs), words or (), older_than=older_than, sweep=sweep, weights=weights)
+    if yes:
+        free(found)
+    _print_waste(found, as_json=as_json, is_freed=yes)
+
+
+def _print_waste(found: Sequence[Waste], *, as_json: bool, is_freed: bool) -> None:
+    from dlcli.display import print_table
+    from dlcli.run_bin import waste_table
+
+    json_rows = [
+        {"name": w.run.name, "kind": w.kind, "path": str(w.path), "bytes": w.size, "deleted": is_freed} for w in found
+    ]
+    if found or as_json:
+        columns, cells = waste_table(found)
+        print_table("Freed" if is_freed else "Could be freed", columns, cells, json_rows=json_rows if as_json else None)
+    if not as_json:
+        total = f"{sum(waste.size for waste in found) / 1e6:,.1f} MB"
+        told = f"{total} freed" if is_freed else f"{total} could be freed; nothing was deleted: add --yes"
+        typer.echo(told if found else "there is nothing to free", err=True)
+
+
+@app.command("export")
+def export(
+    words: Words = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="csv|json|markdown", help="Default: by the file's ending, or csv.")
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="FILE", help="Write there instead of to stdout.")] = None,
+    sort: Sort = None,
+    sweep: Sweep = None,
+    outputs: Outputs = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export the runs as a table for other programs, one row each: facts, overrides, choices, every metric.
+
+    Example: dlcli runs export status=completed --format markdown
+    """
+    import sys
+    from pathlib import Path
+
+    from dlcli import run_export
+    from dlcli.display import Output
+    from dlcli.run_facts import gather
+    from dlcli.run_query import parse_query, select
+    from dlcli.runs import outputs_folder
+
+    target = Path(to).expanduser() if to is not None else None
+    form = "json lines" if as_json else run_export.chosen_format(form, target)
+    query = parse_query(words or ())
+    runs = select(gather(outputs_folder(outputs), sweep=sweep), query, sort).runs
+    text = run_export.export(runs, form)
+    if target is None:
+        Output(sys.stdout).write(text)
+    else:
+        run_export.write(text, target)
+        typer.echo(f"{len(runs)} run{'s' if len(runs) != 1 else ''}: {target}", err=True)

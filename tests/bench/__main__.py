@@ -30,6 +30,7 @@ from tests.bench import (
     overhead,
     peers,
     ranks,
+    registry,
     startup,
     vectorized,
 )
@@ -38,6 +39,7 @@ BENCHES = {  # those to accuracy take minutes to an hour, the others less than f
     "overhead": overhead.run,
     "peers": peers.run,
     "help": startup.help,
+    "registry": registry.run,
     "first_step": startup.first_step,
     "classic": against_classic.run,
     "memory": against_classic.memory,
