@@ -22,9 +22,11 @@ TAKES_EXPERIMENT = ("train", "config", "sweep", "explain")
 TAKES_RUN = ("eval", "resume", "runs", "sync", "compare", "export", "serve")
 TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
 TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
+TAKES_FILTER = ("ls", "prune", "export")
 SPLITS = ("test", "val", "train")
 TAKES_VALUE = (  # options that are followed by a word of their own
-    "--config-dir", "--limit", "--outputs", "--project", "--run", "--split", "--timeout", "--top", "--trust", "-n",
+    "--config-dir", "--format", "--limit", "--older-than", "--outputs", "--project", "--run", "--sort",
+    "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
@@ -66,8 +68,12 @@ def complete(words: Sequence[str], current: str) -> list[str]:
         return [] if rest else _matching(current, list(SCRIPTS))
     if command == "list":
         return [] if rest else _matching(current, confdir.groups(confdir.search_path(_value_of("--config-dir", words))))
-    if plain[:2] == ["runs", "ls"]:
+    if command == "runs" and plain[1] in TAKES_FILTER:
         return [] if rest else _matching(current, confdir.options("experiment", confdir.search_path()))
+    if plain[:2] == ["runs", "rm"]:
+        return _matching(current, _runs(words, current, checkpoints=False))
+    if plain[:2] == ["runs", "restore"]:
+        return _matching(current, _removed(words))
     if command in TAKES_RUN and not (rest and command != "compare"):
         return _matching(current, _runs(words, current, checkpoints=command in TAKES_CHECKPOINT))
     if plain[:2] == ["config", "why"] and "=" not in current:
@@ -116,6 +122,8 @@ def _option_values(option: str, command: str, words: Sequence[str], current: str
     """What may follow an option; nothing where the shell knows better (folders), or nobody does."""
     if option == "--split":
         return SPLITS
+    if command == "runs" and option in ("--format", "--sweep"):
+        return ("csv", "json", "markdown") if option == "--format" else _sweeps(words)
     return _runs(words, current, checkpoints=command in TAKES_CHECKPOINT) if option == "--run" else ()
 
 
@@ -135,6 +143,21 @@ def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]
     if current[:1].isdigit():
         return [run.folder_name for run in found]
     return [*(["latest"] if found else []), *(run.name for run in found)]
+
+
+def _removed(words: Sequence[str]) -> list[str]:
+    """The runs in the bin, for `runs restore`."""
+    from dlcli import run_facts, runs
+
+    found = run_facts.binned_runs(runs.outputs_folder(_value_of("--outputs", words)))[:MOST_RUNS]
+    return [*(["latest"] if found else []), *(run.name for run in found), *(run.folder_name for run in found)]
+
+
+def _sweeps(words: Sequence[str]) -> list[str]:
+    from dlcli import run_facts, runs
+
+    outputs = runs.outputs_folder(_value_of("--outputs", words))
+    return [folder.name for folder in run_facts.folders(outputs / runs.SWEEPS)]
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:

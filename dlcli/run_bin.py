@@ -216,7 +216,7 @@ def waste_table(found: Sequence[Waste]) -> tuple[list[str], list[list[object]]]:
 
 def _of_run(facts: RunFacts, weights: bool) -> Iterator[Waste]:
     """The waste of a run and of its seeds; none of one that is running, no checkpoints of one that may go on."""
-    if facts.row.status == "running":
+    if facts.row.status == "running" or facts.run.path.is_symlink():
         return
     run, is_finished = facts.run, facts.row.status in FINISHED
     places = (run.path, run.checkpoints)

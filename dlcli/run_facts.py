@@ -67,11 +67,14 @@ class RunFacts:
         for said in (self.summary, self.started):
             if isinstance(chosen := said.get("choices"), dict):
                 return {str(group): str(option) for group, option in chosen.items()}
+        return _recorded_choices(self.run.run_yaml) or self._derived_choices()
+
+    def _derived_choices(self) -> dict[str, str]:
         from dlcli.display import choice
 
         nodes = ((group, self.config.get(group)) for group in CHOICES)
         told = {group: node.get("name") or choice(node) for group, node in nodes if isinstance(node, dict)}
-        return {group: str(option) for group, option in told.items() if option} | _recorded_choices(self.run.run_yaml)
+        return {group: str(option) for group, option in told.items() if option}
 
     @property
     def overrides(self) -> list[str]:

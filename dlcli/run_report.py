@@ -4,68 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from dlcli.confdir import GROUPS
 from dlcli.errors import CheckpointError
-from dlcli.layout import metric_value
 from dlcli.record import read_events
 from dlcli.runs import RunFolder, RunRow, all_runs, checkpoint_steps, row
 
 EPOCHS_SHOWN = 12
-LISTS = (  # columns of the list of runs, from the widest window to the narrowest
-    ("run", "experiment", "status", "epochs", "metrics", "created"),
-    ("run", "experiment", "status", "epochs", "val", "test", "created"),
-    ("run", "experiment", "status", "epochs", "val", "test", "date"),
-    ("run", "experiment", "status", "val", "test", "date"),
-    ("run", "experiment", "status", "val", "test", "day"),
-    ("run", "experiment", "status", "val", "test"),
-    ("run", "status", "val", "test"),
-    ("run", "status", "val"),
-)
 _BARS = "▁▂▃▄▅▆▇█"
-
-
-# ------------------------------------------------------------------------------------------------------------ the list
-
-
-def list_table(runs: Sequence[RunRow], width: int) -> tuple[tuple[str, ...], list[list[object]]]:
-    """Columns and rows, of which each fits on one line of `width` characters: no cell is cut, columns are left out."""
-    cells = [_list_cells(run) for run in runs]
-    for columns in LISTS:
-        rows = [[row[name] for name in columns] for row in cells]
-        widths = [max(len(str(cell or "-")) for cell in column) for column in zip(columns, *rows, strict=True)]
-        if sum(widths) + 2 * (len(columns) - 1) <= width:
-            break
-    return columns, rows
-
-
-def _list_cells(run: RunRow) -> dict[str, object]:
-    """What may stand in each column; of the metrics those of held-out data, at most three."""
-    held_out = {name: value for name, value in run.metrics.items() if not name.startswith("train/")} or run.metrics
-    return {
-        "run": run.name,
-        "experiment": run.experiment,
-        "status": run.status,
-        "epochs": run.epochs,
-        "metrics": "  ".join(f"{name} {number(value)}" for name, value in list(held_out.items())[:3]),
-        "val": _score(run, "val/"),
-        "test": _score(run, "test/"),
-        "created": run.created.replace("T", " "),
-        "date": run.created.replace("T", " ")[5:16],
-        "day": run.created[5:10],
-    }
-
-
-def _score(run: RunRow, split: str) -> str | None:
-    """The accuracy on a split, else its first score with its name, as recorded at the best checkpoint."""
-    names = sorted((n for n in run.metrics if n.startswith(split)), key=lambda n: not n.endswith("accuracy"))
-    if not names:
-        return None
-    value = run.metrics[names[0]]
-    is_accuracy = names[0].endswith("accuracy")
-    return metric_value(names[0], value) if is_accuracy else f"{names[0].removeprefix(split)} {number(value)}"
 
 
 def row_as_json(run: RunRow) -> dict[str, Any]:

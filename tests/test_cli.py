@@ -22,7 +22,8 @@ from dlcli.checkpoint import read
 from dlcli.runs import RunFolder
 
 COMMANDS = (
-    "train", "eval", "resume", "predict", "runs ls", "runs show", "config show", "config why", "list", "sync", "doctor",
+    "train", "eval", "resume", "predict", "runs ls", "runs show", "runs rm",
+    "runs restore", "runs prune", "runs export", "config show", "config why", "list", "sync", "doctor",
     "completion", "tune batch", "tune lr", "tune workers",
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn")
@@ -54,11 +55,13 @@ def example_of(command: str) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_example_in_the_help_works_when_pasted(command: str, quick_run: Path, tmp_path: Path) -> None:
-    """In a folder with one run; `train` and `resume` with fewer epochs, `sync` without a key."""
+    """In a folder with one run, or one removed; `train` and `resume` with fewer epochs, `sync` without a key."""
     example = example_of(command)
     assert example.startswith(f"dlcli {command}"), "it shows this command"
     shutil.copytree(quick_run.parents[1], tmp_path / "outputs", symlinks=True)
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
+    if command == "runs restore":
+        assert dlcli("runs", "rm", "latest", cwd=tmp_path).returncode == 0
     words = [re.sub(r"epochs=\d+", "epochs=3", word) for word in shlex.split(example)[1:]]
     if command == "train":
         words += ["trainer.epochs=1", "tracker=none"]
@@ -86,6 +89,9 @@ def test_the_help_names_every_command() -> None:
         ["list"],
         ["list", "model"],
         ["runs", "ls"],
+        ["runs", "ls", "model=mlp val/loss<9", "--sort", "optimizer.lr"],
+        ["runs", "export", "--format", "markdown"],
+        ["runs", "prune", "seed=0"],
         ["runs", "show"],
         ["completion", "bash"],
     ],

@@ -42,7 +42,7 @@ def test_commands_flags_and_subcommands_are_offered() -> None:
     assert complete([], "ev") == ["eval"]
     assert {"runs", "sync", "doctor", "completion"} <= set(complete([], ""))
     assert complete(["sync"], "--js") == ["--json"]
-    assert complete(["runs"], "") == ["ls", "show"]
+    assert complete(["runs"], "") == ["ls", "show", "rm", "restore", "prune", "export"]
     of_eval = ["--help", "--config-dir", "--json", "--outputs", "--split", "--trust"]
     assert complete(["eval"], "--") == of_eval, "those that several commands share too"
     assert complete(["completion"], "") == ["bash", "zsh", "fish"]
@@ -72,6 +72,24 @@ def test_runs_and_their_checkpoints_are_offered(conf: Path) -> None:
     assert complete(["eval"], "calm-otter/") == ["calm-otter/best", "calm-otter/last", "calm-otter/step-00000060"]
     assert complete(["sync"], run.stamp[:6]) == [run.folder_name]
     assert complete(["sync", "--outputs", "elsewhere"], "") == complete(["sync", "calm-otter"], "") == []
+
+
+def test_removed_runs_are_offered_to_be_restored(conf: Path) -> None:
+    RunFolder.create(conf / "outputs", "digits", "calm-otter")
+    assert complete(["runs", "rm"], "") == complete(["runs", "rm", "x"], "") == ["latest", "calm-otter"]
+    assert complete(["runs", "restore"], "") == []
+    removed = RunFolder.create(conf / "outputs" / ".bin", "digits", "old-otter")
+    assert complete(["runs", "restore"], "") == ["latest", "old-otter", removed.folder_name]
+    assert complete(["runs", "rm"], "old") == []
+
+
+def test_filters_begin_with_an_experiment(conf: Path) -> None:
+    for command in ("ls", "prune", "export"):
+        assert complete(["runs", command], "zeb") == ["zebra"]
+        assert complete(["runs", command, "--sort", "val/loss"], "zeb") == ["zebra"]
+    assert complete(["runs", "export", "--format"], "") == ["csv", "json", "markdown"]
+    (conf / "outputs/sweeps/my-sweep/0001").mkdir(parents=True)
+    assert complete(["runs", "ls", "--sweep"], "m") == ["my-sweep"]
 
 
 def test_only_runs_with_a_checkpoint_are_offered_where_one_is_needed(conf: Path) -> None:

@@ -144,7 +144,7 @@ def rm(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> None:
     if not as_json:
         names = " ".join(one.run.folder_name for one in moved)
         typer.echo(f"bring back:  dlcli runs restore {names}", err=True)
-        typer.echo("free the disk:  dlcli runs prune --yes", err=True)
+        typer.echo("what could be freed:  dlcli runs prune", err=True)
 
 
 @app.command("restore")
