@@ -62,7 +62,7 @@ def make_app() -> Any:
     import typer
 
     from dlcli import __version__
-    from dlcli.commands import completion, config, doctor, evaluate, predict, resume, runs, sync, train, tune
+    from dlcli.commands import completion, config, doctor, evaluate, plan, predict, resume, runs, sync, train, tune
     from dlcli.commands import list as list_command
 
     app = typer.Typer(
@@ -90,6 +90,7 @@ def make_app() -> Any:
     free = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
     app.command(context_settings=free)(train.train)
     app.command("eval")(evaluate.evaluate)
+    app.command(context_settings=free)(plan.plan)
     app.command()(resume.resume)
     app.command()(predict.predict)
     app.add_typer(runs.app, name="runs")
