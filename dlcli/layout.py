@@ -145,6 +145,16 @@ def metric_value(name: str, value: object) -> str:
     return f"{value:.4f}" if ordinary else f"{value:.2e}"
 
 
+def metric_spread(name: str, middle: float, spread: float | None) -> str:
+    """98.13 ± 0.12 %: a mean and its standard deviation over runs, where there is one."""
+    shown = metric_value(name, middle)
+    if spread is None:
+        return shown
+    if name.endswith("accuracy"):
+        return f"{shown.removesuffix(' %')} ± {100 * spread:.2f} %"
+    return f"{shown} ± {spread:.2g}"
+
+
 def spark_value(name: str, value: float) -> str:
     return f"{100 * value:.1f}" if name.endswith("accuracy") else f"{value:.3g}"
 

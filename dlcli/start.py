@@ -70,7 +70,19 @@ def train_in(
     """A new run in a folder that was made for it; the exit code. facts: what else stands in its record."""
     run.lock()
     run.checkpoints.mkdir(exist_ok=True)
-    record = {
+    record = new_record(run, composed, **facts)
+    run.write_record(record)
+    ranks = ranks or Alone()
+    ranks.same(str(run.path))
+    recorder = Recorder(run.events, display)
+    session = Session(run, composed.tree, record, recorder, composed.search, trusted, warnings=composed.warnings)
+    session.ranks, session.profile, session.trial = ranks, profile, trial
+    return session.execute()
+
+
+def new_record(run: RunFolder, composed: Composed, **facts: Any) -> dict[str, Any]:
+    """What run.yaml says before the first step."""
+    return {
         "name": run.name,
         "experiment": composed.experiment,
         "created": now(),
@@ -83,13 +95,21 @@ def train_in(
         "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
         **facts,
     }
-    run.write_record(record)
-    ranks = ranks or Alone()
-    ranks.same(str(run.path))
-    recorder = Recorder(run.events, display)
-    session = Session(run, composed.tree, record, recorder, composed.search, trusted, warnings=composed.warnings)
-    session.ranks, session.profile, session.trial = ranks, profile, trial
-    return session.execute()
+
+
+def composed_again(record: dict[str, Any], tree: dict[str, Any], search: Sequence[Path]) -> Composed:
+    """What a run's record was composed to, with `tree` as its config."""
+    choices = record.get("choices") or {}
+    return Composed(record["experiment"], tuple(record["overrides"]), dict(choices), tree, tuple(search))
+
+
+def measured(tree: dict[str, Any], device: object) -> dict[str, Any]:
+    """The config with what the runtime left open as it was measured. device: the fingerprint in a run's record."""
+    runtime, found = dict(tree["runtime"]), device if isinstance(device, dict) else {}
+    for key in ("threads", "precision", "channels_last"):
+        if runtime.get(key) == "auto" and found.get(key) is not None:
+            runtime[key] = found[key]
+    return {**tree, "runtime": runtime}
 
 
 def devices_to_launch(tree: dict[str, Any]) -> int:

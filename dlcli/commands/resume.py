@@ -24,14 +24,19 @@ def resume(
 
     Example: dlcli resume latest trainer.epochs=40
     """
-    from dlcli import start
+    from dlcli import seeds, start
     from dlcli.confdir import search_path
     from dlcli.config import split_reference
     from dlcli.runs import find_run, outputs_folder
+    from dlcli.seeds_display import open_seeds_display
 
     reference, settings = split_reference(words)
     run = find_run(reference, outputs_folder(outputs))
-    if (devices := start.devices_to_launch(start.to_resume(run, settings)[1])) > 1:
+    record, tree, _ = start.to_resume(run, settings)
+    if seeds.is_group(record):
+        display = open_seeds_display(as_json=as_json)
+        return seeds.resume(run, settings, display=display, search=search_path(config_dir), trusted=trust or [])
+    if (devices := start.devices_to_launch(tree)) > 1:
         return start.launch_again(devices, max_restarts)
     display = start.open_display_of_rank(as_json=as_json)
     try:

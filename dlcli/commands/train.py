@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +25,9 @@ def train(
     profile: Annotated[
         bool, typer.Option("--profile", help="Watch some steps: a trace for the browser, the dearest operations.")
     ] = False,
+    num_seeds: Annotated[
+        int | None, typer.Option("--seeds", help="So many runs that differ in the seed only; their mean and spread.")
+    ] = None,
 ) -> int:
     """Train an experiment: compose its config, check it, train, evaluate, keep everything in a run folder.
 
@@ -36,6 +40,10 @@ def train(
     from dlcli import start
     from dlcli.runs import outputs_folder
 
+    if num_seeds is not None:
+        return train_seeds(
+            composed, num_seeds, outputs_folder(outputs), as_json=as_json, trusted=trust or [], profile=profile
+        )
     if (devices := start.devices_to_launch(composed.tree)) > 1:
         return start.launch_again(devices, max_restarts)
     display = start.open_display_of_rank(as_json=as_json)
@@ -43,5 +51,17 @@ def train(
         return start.train(
             composed, outputs=outputs_folder(outputs), display=display, trusted=trust or [], profile=profile
         )
+    finally:
+        display.close()
+
+
+def train_seeds(composed: Any, count: int, outputs: Path, *, as_json: bool, **options: Any) -> int:
+    from dlcli import seeds
+    from dlcli.seeds_display import open_seeds_display
+
+    seeds.check_count(composed, count)
+    display = open_seeds_display(as_json=as_json)
+    try:
+        return seeds.train(composed, count, outputs=outputs, display=display, **options)
     finally:
         display.close()
