@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, TextIO
 
 from dlcli.display import (
     Display,
@@ -38,6 +38,12 @@ def open_seeds_display(*, as_json: bool) -> Display:
 class PlainSeeds(PlainDisplay):
     """`key=value` words: the start, the first run's facts, a line per seed; warnings and advice once, on stderr."""
 
+    def __init__(self, stdout: TextIO, stderr: TextIO):
+        super().__init__(stdout, stderr)
+        self._said: set[str] = set()
+        self._seed: int | None = None
+        self._is_prepared = False
+
     def event(self, event: dict[str, Any]) -> None:
         kind = str(event.get("event"))
         show = getattr(self, f"_on_{kind}", None)
@@ -45,8 +51,6 @@ class PlainSeeds(PlainDisplay):
             show(event)
 
     def _on_seeds_started(self, event: dict[str, Any]) -> None:
-        self._said: set[str] = set()
-        self._seed, self._is_prepared = None, False
         facts = {"run": event["run"], "experiment": event["experiment"]}
         facts |= {"model": choice(event["config"].get("model")), "seeds": told_seeds(event["seeds"]).replace(" ", "")}
         self._out.write(pairs("start", facts | {"changed": " ".join(event.get("overrides") or ()) or None}) + "\n")
@@ -85,12 +89,12 @@ class PlainSeeds(PlainDisplay):
 class TerminalSeeds(PlainSeeds):
     """For people: a header, a line per seed, one line of progress that comes and goes."""
 
-    _drawn = 0.0
-    _progress = ""
-    _steps: int | None = None
+    def __init__(self, stdout: TextIO, stderr: TextIO):
+        super().__init__(stdout, stderr)
+        self._drawn, self._progress, self._number = 0.0, "", ""  # when and what was drawn; which of how many runs
+        self._steps: int | None = None
 
     def _on_seeds_started(self, event: dict[str, Any]) -> None:
-        self._said, self._seed, self._is_prepared, self._number = set(), None, False, ""
         self._show(
             *flow(
                 [f"{event['experiment']} with {len(event['seeds'])} seeds", place(event["run"])],
@@ -188,8 +192,9 @@ def print_seeds(event: Mapping[str, Any]) -> None:
 
 
 def interval(name: str, bounds: tuple[float, float] | list[float]) -> str:
-    """97.98 to 98.28 %"""
-    low, high = (metric_value(name, bound) for bound in bounds)
+    """97.98 to 98.28 %; a share ends at 0 and 1, though the t distribution does not."""
+    is_share = name.endswith("accuracy")
+    low, high = (metric_value(name, min(1.0, max(0.0, bound)) if is_share else bound) for bound in bounds)
     return f"{low.removesuffix(' %')} to {high}"
 
 
