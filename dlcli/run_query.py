@@ -76,7 +76,7 @@ def parse_query(words: Sequence[str]) -> Query:
         key, sign, word = _split(token)
         if token == "and":
             continue
-        if sign and key and word:
+        if sign and key and word and not _SIGN.search(word):
             conditions.append(Condition(key, sign, word))
         elif not sign and experiment is None and not _looks_like_a_key(token):
             experiment = token
@@ -180,6 +180,8 @@ def _malformed(token: str, key: str, sign: str) -> str:
         return "conditions hold together (and); there is no `or`: ask twice"
     if not sign:
         return "it is no condition"
+    if key and not token.endswith(sign):
+        return "it has two signs: between two conditions stands a blank"
     return "a key is missing in front" if not key else "a value is missing behind it"
 
 
