@@ -5,6 +5,7 @@
       DataError                 3  data are missing, damaged or unusable
       CheckpointError           4  damaged, of another model, or refused
       EnvironmentFault          5  device, memory, disk, permission, missing package
+        OutOfMemory             5  what was to be computed does not fit
       DivergedError             6  the loss is not a number any more
       TrackerError              7  the tracker failed where it was required
 
@@ -60,6 +61,10 @@ class CheckpointError(DlcliError):
 
 class EnvironmentFault(DlcliError):
     code = 5
+
+
+class OutOfMemory(EnvironmentFault):
+    pass
 
 
 class DivergedError(DlcliError):

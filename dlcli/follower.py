@@ -1,4 +1,4 @@
-"""The process that feeds Weights & Biases: `python -m dlcli.follower RUN_DIR`, started by tracker.py.
+"""The process that feeds Weights & Biases: `python -m dlcli.follower RUN_DIR`, or a file of several, by tracker.py.
 
 It reads <run>/events.jsonl from the beginning, goes on as the file grows, and ends when the run is finished or the
 training process is gone. Every row carries its own step (`trainer/step`) as the axis of all charts, so that rows that
@@ -24,7 +24,7 @@ from dlcli.disk import read_json, write_atomically
 from dlcli.errors import printable
 from dlcli.redaction import redact
 from dlcli.runs import RunFolder
-from dlcli.tracker import PLAN, STATUS
+from dlcli.tracker import END, PLAN, QUEUE, STATUS
 
 POLL_S = 0.2
 QUIET_S = 1.0  # a file that has not grown for so long has ended, once its writer is gone
@@ -47,11 +47,19 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def main(run_dir: str) -> int:
+def main(what: str) -> int:
     # The training decides when to stop, on its own signals; its end is this process's end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    run = RunFolder(Path(run_dir))
+    if not what.endswith(QUEUE):
+        return follow_one(Path(what))
+    with contextlib.suppress(OSError):
+        os.nice(10)  # the next trials are being trained
+    return max((follow_one(path) for path in queued(Path(what))), default=0)
+
+
+def follow_one(path: Path) -> int:
+    run = RunFolder(path)
     plan = read_json(run.wandb / PLAN) or {}
     status = Status(run, str(plan.get("mode")))
     try:
@@ -64,9 +72,25 @@ def main(run_dir: str) -> int:
         return 1
 
 
+def queued(path: Path) -> Iterator[Path]:
+    """The runs that stand in a queue's file, as they come, until its end is told or the worker of the last is gone."""
+    done, pid = 0, None
+    while True:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for line in lines[done:]:
+            if line == END:
+                return
+            pid = (read_json(RunFolder(Path(line)).wandb / PLAN) or {}).get("pid")
+            yield Path(line)
+        if len(lines) == done and _start_of(pid) is None:
+            return
+        done = len(lines)
+        time.sleep(POLL_S)
+
+
 def follow(run: RunFolder, plan: dict[str, Any], status: Status) -> None:
     tail = EventTail(run.events)
-    events = wait_for_events(tail, plan.get("pid"))
+    events = wait_for_events(tail, plan.get("pid"), quiet_s=0.0 if plan.get("is_queued") else QUIET_S)
     first = next(events, None)
     if first is None:  # the training ended before it began
         status.write("finished")
@@ -82,6 +106,7 @@ def follow(run: RunFolder, plan: dict[str, Any], status: Status) -> None:
     stuck.daemon = True
     stuck.start()
     wandb_run.finish(exit_code=exit_code)
+    stuck.cancel()
     status.write("finished")
 
 
@@ -127,7 +152,7 @@ class EventTail:
         return event if isinstance(event, dict) else None
 
 
-def wait_for_events(tail: EventTail, pid: int | None) -> Iterator[dict[str, Any]]:
+def wait_for_events(tail: EventTail, pid: int | None, quiet_s: float = QUIET_S) -> Iterator[dict[str, Any]]:
     """All events, as they come, until the run is finished or process `pid` is gone (None: until the file's end)."""
     born = _start_of(pid)
     quiet_since, finished = time.monotonic(), False
@@ -139,7 +164,7 @@ def wait_for_events(tail: EventTail, pid: int | None) -> Iterator[dict[str, Any]
             yield event
         if events:
             quiet_since = time.monotonic()
-        elif (finished or not alive) and (pid is None or time.monotonic() - quiet_since >= QUIET_S):
+        elif (finished or not alive) and (pid is None or time.monotonic() - quiet_since >= quiet_s):
             return
         else:
             time.sleep(POLL_S)

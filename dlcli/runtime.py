@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from dlcli.errors import CheckpointError, EnvironmentFault
+from dlcli.errors import CheckpointError, EnvironmentFault, OutOfMemory
 
 TORCHS_THREADS = torch.get_num_threads()  # before any run has set them: a process may train several, one by one
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -223,15 +223,15 @@ def unchanged_random(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def memory_faults(remedy: Callable[[], str]) -> Iterator[None]:
-    """Turns the several ways of running out of memory into one EnvironmentFault."""
+    """Turns the several ways of running out of memory into OutOfMemory."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EnvironmentFault(f"out of memory: {_brief(error)}", hint=remedy()) from error
+        raise OutOfMemory(f"out of memory: {_brief(error)}", hint=remedy()) from error
     except RuntimeError as error:
         if not any(words in str(error) for words in ("can't allocate memory", "not enough memory", "Cannot allocate")):
             raise
-        raise EnvironmentFault(f"out of memory: {_brief(error)}", hint=remedy()) from error
+        raise OutOfMemory(f"out of memory: {_brief(error)}", hint=remedy()) from error
 
 
 def _brief(error: BaseException) -> str:

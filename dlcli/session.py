@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run of a sweep has besides: who stops it early, and the W&B group of its sweep.
+    """What a run of a sweep has besides: the W&B group of its sweep, who stops it early, who feeds W&B from it.
 
     save_gap_s: least seconds between two checkpoints. It is neither scored on the test split, which nothing is selected
     on, nor drawn: the sweep draws those that it keeps.
     """
 
     group: str
-    pruner: Pruner = NEVER
-    save_gap_s: float = 5.0
+    pruner: Pruner
+    feed: Callable[[RunFolder, dict[str, Any]], object]
+    save_gap_s: float
 
 
 @dataclass
@@ -154,14 +155,11 @@ class Session:
         settings = self.tree["tracker"]
         if settings["name"] == "none" or not self.ranks.is_primary:
             return
-        self.follower = start_follower(
-            self.run.path,
-            project=settings["project"],
-            entity=settings["entity"],
-            mode=settings["mode"],
-            run_id=self.record["wandb_id"],
-            group=self.record.get("group"),
-        )
+        facts = {key: settings[key] for key in ("project", "entity", "mode")} | {"run_id": self.record["wandb_id"]}
+        if self.trial is not None:
+            self.trial.feed(self.run, facts | {"group": self.trial.group})
+            return
+        self.follower = start_follower(self.run.path, **facts)
         if self.follower is not None:
             self.recorder.note(self.follower.message)
 

@@ -39,6 +39,8 @@ _NEEDED = (
     "PATH HOME USER LOGNAME LANG LANGUAGE TMPDIR NETRC VIRTUAL_ENV LD_LIBRARY_PATH SSL_CERT_FILE SSL_CERT_DIR "
     "REQUESTS_CA_BUNDLE CURL_CA_BUNDLE HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY"
 )
+QUEUE, END = ".runs", "."  # the ending of a queue's file, and its last line
+QUEUE_WAIT_S = 20.0
 PLAN, STATUS = "follower.json", "status.json"  # in <run>/wandb: what the follower is to do, and how it fares
 
 
@@ -112,8 +114,19 @@ class Follower:
         return f"W&B: failed ({printable(status.get('error', 'no answer'))}); upload with: {upload}"
 
 
-def start_follower(
-    run_folder: Path,
+def start_follower(run_folder: Path, *, mode: str, **facts: Any) -> Follower | None:
+    """Start the process that feeds W&B from `run_folder`'s events; None when there is nothing to feed.
+
+    At a resume, call this after events.jsonl was cut back to the checkpoint. facts: as for `plan_for`.
+    Errors, only when W&B was asked for by name (mode "online"): TrackerError without a key or without wandb.
+    """
+    run = RunFolder(Path(run_folder).resolve())
+    plan = plan_for(run, mode=mode, **facts)
+    return Follower(run, plan["mode"], _spawn(run, plan)) if plan else None
+
+
+def plan_for(
+    run: RunFolder,
     *,
     project: str,
     mode: str,
@@ -122,11 +135,9 @@ def start_follower(
     name: str | None = None,
     group: str | None = None,
     pid: int | None = None,
-) -> Follower | None:
-    """Start the process that feeds W&B from `run_folder`'s events; None when there is nothing to feed.
-
-    At a resume, call this after events.jsonl was cut back to the checkpoint. `pid`: the training's, else this process.
-    Errors, only when W&B was asked for by name (mode "online"): TrackerError without a key or without wandb.
+) -> dict[str, Any] | None:
+    """What the follower is to do for a run; None when W&B is switched off or not installed. pid: of the training, else
+    this process; group: of runs that W&B shows together.
     """
     if mode not in MODES:
         raise ConfigError(f"tracker.mode={printable(mode)} is not known", hint=f"It is one of: {', '.join(MODES)}.")
@@ -135,8 +146,7 @@ def start_follower(
         _require_online()
     if chosen == "disabled" or find_spec("wandb") is None:
         return None
-    run = RunFolder(Path(run_folder).resolve())
-    plan = {
+    return {
         "project": project,
         "entity": entity,
         "name": name or run.name,
@@ -146,7 +156,44 @@ def start_follower(
         "pid": pid or os.getpid(),
         "fall_back": True,
     }
-    return Follower(run, chosen, _spawn(run, plan))
+
+
+class RunQueue:
+    """One process that feeds W&B from the runs of a worker, one after another: wandb is imported once.
+
+    folder: of the sweep; name: of the worker. The process outlives the worker if it must.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.path = folder / "workers" / f"{name}{QUEUE}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def add(self, run: RunFolder, facts: Mapping[str, Any]) -> None:
+        """Feed this run next. facts: as for `plan_for`."""
+        run = RunFolder(run.path.resolve())
+        if (plan := plan_for(run, **facts)) is None:
+            return
+        _write_plan(run, plan | {"is_queued": True})
+        self.path.parent.mkdir(exist_ok=True)
+        self._tell(str(run.path))
+        if self._process is None:
+            self._process = _start(self.path, run)
+
+    def _tell(self, line: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def __enter__(self) -> RunQueue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is None:
+            return
+        self._tell(END)
+        try:
+            self._process.wait(QUEUE_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.returncode = 0  # left to itself on purpose
 
 
 def _require_online() -> None:
@@ -158,13 +205,24 @@ def _require_online() -> None:
 
 def _spawn(run: RunFolder, plan: dict[str, Any]) -> subprocess.Popen[bytes]:
     """The arguments hold the run's path and nothing else: W&B writes its process's arguments into its file."""
+    _write_plan(run, plan)
+    return _start(run.path, run)
+
+
+def _write_plan(run: RunFolder, plan: dict[str, Any]) -> None:
     try:
         run.wandb.mkdir(exist_ok=True)
         write_atomically(run.wandb / PLAN, json.dumps(redact(plan)).encode())
         write_atomically(run.wandb / STATUS, json.dumps({"state": "starting", "mode": plan["mode"]}).encode())
+    except OSError as error:
+        raise _not_started(error) from error
+
+
+def _start(what: Path, run: RunFolder) -> subprocess.Popen[bytes]:
+    try:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "dlcli.follower", str(run.path)],  # -P: no module of the user's folder
-            cwd=run.path,
+            [sys.executable, "-P", "-m", "dlcli.follower", str(what)],  # -P: no module of the user's folder
+            cwd=what if what.is_dir() else what.parent,
             env=_environment(run),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -172,9 +230,11 @@ def _spawn(run: RunFolder, plan: dict[str, Any]) -> subprocess.Popen[bytes]:
             start_new_session=True,  # the terminal's Ctrl-C is not meant for it
         )
     except OSError as error:
-        raise TrackerError(
-            f"the W&B process cannot be started: {error}", hint="Train without it: tracker=none"
-        ) from error
+        raise _not_started(error) from error
+
+
+def _not_started(error: OSError) -> TrackerError:
+    return TrackerError(f"the W&B process cannot be started: {error}", hint="Train without it: tracker=none")
 
 
 def _environment(run: RunFolder) -> dict[str, str]:

@@ -14,6 +14,7 @@ group belonged to the option it replaced.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,24 @@ class Composed:
     warnings: tuple[str, ...] = ()
 
 
-def compose_command(words: Sequence[str], *, config_dir: str | None = None, command: str = "train") -> Composed:
-    """The config that a command means. Raises ConfigError with every mistake in it; imports no torch."""
+def compose_command(
+    words: Sequence[str],
+    *,
+    config_dir: str | None = None,
+    command: str = "train",
+    made: dict[tuple[str, ...], tuple[Any, dict[str, str]]] | None = None,
+) -> Composed:
+    """The config that a command means. Raises ConfigError with every mistake in it; imports no torch.
+
+    made: filled with what Hydra composes, to be given again by who composes many commands that differ in values only:
+    that is ten times as fast, and changes of config files are not seen meanwhile.
+    """
     reading = read_words(words, search_path(config_dir))
-    check_files(reading)
     tree, raw = {}, {}
+    if made is None:
+        check_files(reading)
     if not _is_uncomposed(reading):
-        config = compose(reading)
+        config = compose(reading) if made is None else _compose_once(reading, made)
         if config is not None:
             set_values(config, reading)
             raw = plain_data(config, resolve=False)
@@ -60,6 +72,20 @@ def compose_command(words: Sequence[str], *, config_dir: str | None = None, comm
     overrides = tuple(w.text for w in [*reading.chosen.values(), *reading.values])
     warnings = tuple(without_effect(tree, raw, reading.choices))
     return Composed(reading.experiment, overrides, reading.choices, tree, tuple(reading.search), warnings)
+
+
+def _compose_once(reading: Reading, made: dict[tuple[str, ...], tuple[Any, dict[str, str]]]) -> Any:
+    groups = sorted(f"{group}={word.value}" for group, word in reading.chosen.items())
+    key = (reading.experiment, str(reading.experiment_path), *map(str, reading.search), *groups)
+    if key not in made:
+        check_files(reading)
+        config = None if _is_uncomposed(reading) else compose(reading)
+        if config is None or reading.problems:
+            return config
+        made[key] = (config, reading.choices)
+    config, choices = made[key]
+    reading.choices = dict(choices)
+    return deepcopy(config)
 
 
 def _is_uncomposed(reading: Reading) -> bool:

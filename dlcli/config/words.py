@@ -14,7 +14,7 @@ from dlcli.schema import SETTINGS
 
 DEFAULT_EXPERIMENT = "digits"
 LONGEST_WORD = 4_096
-FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--trust", "--help")
+FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--seeds", "--trust", "--help")
 
 
 @dataclass
@@ -76,7 +76,23 @@ def read_words(words: Sequence[str], search: Sequence[Path]) -> Reading:
 
 
 def parse_word(text: str, reading: Reading) -> Word | None:
-    """Hydra's grammar on one word; None, and a problem noted, when it does not parse or means several values."""
+    """A word of one value; None, and a problem noted, when it does not parse or means several values."""
+    override = parse_override(text, reading)
+    if override is None:
+        return None
+    if override.is_sweep_override():
+        reading.wrong(text, "means several values; one value is needed here")
+        return None
+    value = override.value()
+    if override.package is not None or not re.fullmatch(r"[\w./-]+", override.key_or_group or ""):
+        reading.wrong(text, "is not written like key=value")
+        return None
+    prefix = re.match(r"^(\+\+|\+|~)?", text)
+    return Word(text, override.key_or_group, _unquoted(value), prefix.group(0) if prefix else "")
+
+
+def parse_override(text: str, reading: Reading) -> Any:
+    """Hydra's grammar on one word: its Override; None, and a problem noted, when it does not parse."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -88,18 +104,11 @@ def parse_word(text: str, reading: Reading) -> Word | None:
         return None
     try:
         override = OverridesParser.create().parse_override(text)
-        if override.is_sweep_override():
-            reading.wrong(text, "means several values; one value is needed here")
-            return None
-        value = override.value()
+        override.value()
     except (HydraException, RecursionError, ValueError, AttributeError, TypeError) as error:
         reading.wrong(text, f"is not written like key=value{_caret(str(error))}")
         return None
-    if override.package is not None or not re.fullmatch(r"[\w./-]+", override.key_or_group or ""):
-        reading.wrong(text, "is not written like key=value")
-        return None
-    prefix = re.match(r"^(\+\+|\+|~)?", text)
-    return Word(text, override.key_or_group, _unquoted(value), prefix.group(0) if prefix else "")
+    return override
 
 
 def _unquoted(value: Any) -> Any:

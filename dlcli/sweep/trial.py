@@ -1,0 +1,163 @@
+"""One trial, trained in this process: begun or gone on with, watched by the pruner, and told how it ended."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dlcli import start
+from dlcli.confdir import search_path
+from dlcli.config import compose_command
+from dlcli.display import Silent
+from dlcli.errors import DataError, DivergedError, DlcliError, EnvironmentFault, OutOfMemory
+from dlcli.pruning import Pruned
+from dlcli.record import read_events
+from dlcli.runs import RunFolder, find_checkpoint
+from dlcli.session import Trial
+from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
+from dlcli.sweep.ledger import Claim, now
+from dlcli.sweep.record import Record, trial_folder
+from dlcli.tracker import RunQueue
+
+LATENCY_S, MOST_ANSWERS = 0.5, 500  # for one figure
+SAVE_GAP_S = 5.0
+
+
+class Interrupted(Exception):
+    """A signal came: the trial is saved, and goes back to the ledger."""
+
+
+class LedgerPruner:
+    """Tells the ledger each score, and asks it whether others do better."""
+
+    def __init__(self, claim: Claim, definition: Definition):
+        self.trial, self.name = claim.trial, definition.pruner
+        self.reports: dict[str, float] = {}
+        self._known = set(claim.trial.study.get_trials(deepcopy=False)[claim.record.number].intermediate_values)
+
+    def look(self, evaluation: int, score: float | None) -> None:
+        if score is None or not math.isfinite(score):
+            return
+        self.reports[str(evaluation)] = score
+        if self.name == "none":
+            return
+        if evaluation not in self._known:
+            self.trial.report(score, evaluation)
+        if self.trial.should_prune():
+            raise Pruned(f"others were better at evaluation {evaluation} ({self.name})")
+
+
+def run_trial(
+    claim: Claim, definition: Definition, folder: Path, made: dict[tuple[str, ...], Any], tracker: RunQueue
+) -> Record:
+    """Train a claimed trial to its end; its record. made: what Hydra has composed in this process.
+
+    Raises Interrupted on a signal, and EnvironmentFault where it is the machine that fails: the trial is not at fault.
+    """
+    run = RunFolder(trial_folder(folder, claim.record.number))
+    pruner = LedgerPruner(claim, definition)
+    try:
+        summary = run.read_summary() or {}
+        if summary.get("status") not in ("completed", "pruned"):
+            trial = Trial(definition.name, pruner, tracker.add, SAVE_GAP_S)
+            _train(claim, definition, run, trial, made)
+            summary = run.read_summary() or {}
+        record = _result(claim.record, definition, run, summary)
+    except DivergedError as error:
+        record = claim.record.be(state="diverged", reason=error.message)
+    except OutOfMemory as error:
+        record = claim.record.be(state="out of memory", reason=error.message, signature="out of memory")
+    except DataError as error:
+        record = claim.record.be(state="data", reason=error.message, signature=f"data: {error.message}")
+    except EnvironmentFault:
+        raise
+    except DlcliError as error:
+        record = claim.record.be(state="bug", reason=error.message, signature=_signature(error))
+    except Exception as error:
+        run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+        told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        record = claim.record.be(state="bug", reason=told, signature=_signature(error))
+    reports = {**claim.record.reports, **pruner.reports}
+    return record.be(finished=now(), reports=reports, seconds=_seconds(run))
+
+
+def _train(
+    claim: Claim, definition: Definition, run: RunFolder, trial: Trial, made: dict[tuple[str, ...], Any]
+) -> None:
+    if claim.is_begun:
+        code = start.resume(
+            run,
+            (),
+            display=Silent(),
+            search=search_path(definition.config_dir),
+            trusted=definition.trusted,
+            trial=trial,
+        )
+    else:
+        composed = compose_command(definition.words_of(claim.record.point), config_dir=definition.config_dir, made=made)
+        code = start.train_in(
+            run, replace(composed, tree=start.settle(composed.tree, run.outputs)), display=Silent(),
+            trusted=definition.trusted, trial=trial, group=definition.name, number=claim.record.number,
+        )  # fmt: skip
+    if code:
+        raise Interrupted
+
+
+def _result(record: Record, definition: Definition, run: RunFolder, summary: dict[str, Any]) -> Record:
+    if summary.get("status") == "pruned":
+        return record.be(state="pruned", reason=summary.get("reason"))
+    metrics = {name: value for name, value in (summary.get("metrics") or {}).items() if isinstance(value, int | float)}
+    metrics |= {name: _measured(name, run, summary, definition) for name in _extra(definition)}
+    values = [metrics.get(objective.name) for objective in definition.objectives]
+    if any(value is None or not math.isfinite(value) for value in values):
+        return record.be(state="diverged", reason="no evaluation gave a finite score", metrics=metrics)
+    return record.be(state="completed", values=values, metrics=metrics)
+
+
+def _extra(definition: Definition) -> list[str]:
+    return [objective.name for objective in definition.objectives if objective.name in EXTRA_OBJECTIVES]
+
+
+def _measured(name: str, run: RunFolder, summary: dict[str, Any], definition: Definition) -> float:
+    if name == "time":
+        return float(summary["seconds"])
+    if name == "parameters":
+        events = read_events(run.events)
+        return float(next(event["parameters"] for event in events if event.get("event") == "run_prepared"))
+    return latency_ms(run, definition)
+
+
+def latency_ms(run: RunFolder, definition: Definition) -> float:
+    """Median time of the trained network's answer for one example, in ms, on this worker's device."""
+    import torch
+
+    from dlcli import trained
+    from dlcli.build import Builder
+
+    builder = Builder.for_search(search_path(definition.config_dir), definition.trusted)
+    loaded = trained.load(find_checkpoint(str(run.path), run.outputs), builder=builder)
+    image = torch.zeros(1, *loaded.tree["dataset"]["image_shape"], dtype=torch.uint8)
+    times: list[float] = []
+    trained.predict(loaded, image)  # the first sets things up
+    while sum(times) < LATENCY_S and len(times) < MOST_ANSWERS:
+        began = time.perf_counter()
+        trained.predict(loaded, image)  # on the CPU again at the end: the device has been waited for
+        times.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(times)
+
+
+def _signature(error: BaseException) -> str:
+    """What makes two failures the same: their kind and where they came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__} at {where}"
+
+
+def _seconds(run: RunFolder) -> float | None:
+    seconds = (run.read_summary() or {}).get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else None
