@@ -137,9 +137,15 @@ def _move(moves: Sequence[Moved], taken: str) -> list[Moved]:
         done.append(move)
     for move in moves:
         if move.run.path.parent.parent.name == BIN:
-            with contextlib.suppress(OSError):  # others lie there still
-                move.run.path.parent.rmdir()
+            _tidy(move.run)
     return done
+
+
+def _tidy(removed: RunFolder) -> None:
+    """Take away the bin's folder of an experiment once it is empty, and then the bin's."""
+    with contextlib.suppress(OSError):  # others lie there still
+        removed.path.parent.rmdir()
+        removed.path.parent.parent.rmdir()
 
 
 def _unmoved(error: OSError, move: Moved) -> EnvironmentFault:
@@ -198,8 +204,7 @@ def free(found: Sequence[Waste]) -> None:
                 _unlink_names(waste.run)
             _delete(waste.path)
         if waste.kind == REMOVED:
-            with contextlib.suppress(OSError):  # others lie beside it
-                waste.path.parent.rmdir()
+            _tidy(waste.run)
 
 
 def waste_table(found: Sequence[Waste]) -> tuple[list[str], list[list[object]]]:

@@ -52,7 +52,7 @@ def _list_cells(facts: RunFacts) -> dict[str, object]:
     return {
         "run": run.name,
         "experiment": run.experiment,
-        "status": f"{run.status}, {facts.num_seeds} seeds" if facts.num_seeds else run.status,
+        "status": _status(facts),
         "epochs": run.epochs,
         "metrics": "  ".join(f"{name} {number(run.metrics[name])}{_spread(facts, name)}" for name in held_out[:3]),
         "val": _score(facts, "val/"),
@@ -61,6 +61,13 @@ def _list_cells(facts: RunFacts) -> dict[str, object]:
         "date": run.created.replace("T", " ")[5:16],
         "day": run.created[5:10],
     }
+
+
+def _status(facts: RunFacts) -> str:
+    if not facts.num_seeds:
+        return facts.row.status
+    ended = "" if facts.row.status == "completed" else f"{facts.row.status}, "
+    return f"{ended}{facts.num_seeds} seeds"
 
 
 def _score(facts: RunFacts, split: str) -> str | None:

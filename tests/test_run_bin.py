@@ -43,7 +43,7 @@ def test_a_removed_run_comes_back_as_it_was(tmp_path: Path) -> None:
     assert moved.path == tmp_path / ".bin/digits" / run.folder_name
     restore(["calm-otter"], tmp_path)
     assert names(tmp_path) == ["wise-crane", "calm-otter"] and content(run.path) == before
-    assert binned_runs(tmp_path) == [] and not (tmp_path / ".bin/digits").exists()
+    assert binned_runs(tmp_path) == [] and not (tmp_path / ".bin").exists()
 
 
 def test_a_removed_run_is_found_by_every_name_it_has(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_group_of_seeds_is_one_row_with_its_deviation(tmp_path: Path) -> None:
     assert names(tmp_path, "model=mlp optimizer=momentum optimizer.lr=0.001 val/accuracy>0.98") == ["three-seeds"]
     columns, rows = list_table(gather(tmp_path), 80)
     row = dict(zip(columns, rows[0], strict=True))
-    assert (row["val"], row["status"]) == ("98.20 ± 0.13 %", "completed, 3 seeds")
+    assert (row["val"], row["status"]) == ("98.20 ± 0.13 %", "3 seeds")
     (data,) = events_of(dlcli("runs", "ls", "--json", "--outputs", str(tmp_path), cwd=tmp_path).stdout)
     assert data["seeds"] == [0, 1, 2] and data["deviations"] == {"val/accuracy": 0.0013}
 
