@@ -62,7 +62,23 @@ def make_app() -> Any:
     import typer
 
     from dlcli import __version__
-    from dlcli.commands import completion, config, doctor, evaluate, plan, predict, resume, runs, sync, train, tune
+    from dlcli.commands import (
+        compare,
+        completion,
+        config,
+        doctor,
+        evaluate,
+        plan,
+        predict,
+        rerun,
+        resume,
+        runs,
+        sweep,
+        sync,
+        train,
+        tune,
+        why,
+    )
     from dlcli.commands import list as list_command
 
     app = typer.Typer(
@@ -92,10 +108,14 @@ def make_app() -> Any:
     app.command("eval")(evaluate.evaluate)
     app.command(context_settings=free)(plan.plan)
     app.command()(resume.resume)
+    app.command()(rerun.rerun)
+    app.command()(compare.compare)
     app.command()(predict.predict)
+    app.command()(why.why)
     app.add_typer(runs.app, name="runs")
     app.add_typer(config.app, name="config")
     app.add_typer(tune.app, name="tune")
+    app.add_typer(sweep.app, name="sweep")
     app.command("list")(list_command.list_options)
     app.command()(sync.sync)
     app.command()(doctor.doctor)

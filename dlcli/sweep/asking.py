@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from dlcli.sweep.space import Axis, Space
 DEFAULT_TRIALS = 20
 MOST_TRIALS = 100_000
 MOST_ARCHITECTURES = 64  # combinations of groups that are all composed before anything starts
-RANGE_OF = {"grid": "trials are the points of the grid"}
 FILE_KEYS = ("space", "trials", "sampler", "pruner", "objectives", "keep", "workers", "max_failures", "seed")
 
 
@@ -38,6 +36,7 @@ class Request:
     grace_s: float = 60.0
     config_dir: str | None = None
     trusted: tuple[str, ...] = ()
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -289,13 +288,3 @@ def _pinned(
     if composed.tree["trainer"]["monitor"] != score:
         pinned.append(f"trainer.monitor={score}")
     return pinned, notes
-
-
-def first_points(definition: Definition, count: int) -> list[Mapping[str, str]]:
-    """The first points of a sampler that needs no results, [] of one that does."""
-    from dlcli.sweep.points import point
-
-    if definition.sampler not in ("grid", "random", "quasi-random"):
-        return []
-    numbers = range(min(count, definition.trials))
-    return list(itertools.islice((point(definition, number) for number in numbers), count))

@@ -26,8 +26,7 @@ PEERS = 4  # trials that must have come as far
 
 def make_sampler(definition: Definition, number: int) -> BaseSampler:
     seed = int.from_bytes(hashlib.sha256(f"{definition.seed}/{number}".encode()).digest()[:4], "big")
-    starts = max(2, min(MOST_STARTS, definition.trials // 4))
-    name = definition.sampler
+    starts, name = num_starts(definition), definition.sampler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls some of its options experimental
         if name in ("tpe", "gp") and number < starts and len(definition.objectives) == 1:
@@ -43,6 +42,10 @@ def make_sampler(definition: Definition, number: int) -> BaseSampler:
         if name == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, definition.trials // 3)))
     return Points(definition, number)
+
+
+def num_starts(definition: Definition) -> int:
+    return max(2, min(MOST_STARTS, definition.trials // 4))
 
 
 class Points(BaseSampler):

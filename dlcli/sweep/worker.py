@@ -21,10 +21,10 @@ from dlcli.sweep.definition import Definition, read_definition
 from dlcli.sweep.keeping import keep_best
 from dlcli.sweep.ledger import Claim, Ledger, Wait, open_ledger
 from dlcli.sweep.life import Beat, this_worker
+from dlcli.sweep.local import MORE
 from dlcli.tracker import RunQueue
 
 POLL_S = 0.3
-MORE = 75  # exit code: this process has done its trial, and another is to go on (EX_TEMPFAIL)
 
 
 def work(folder: Path, *, storage: str | None = None) -> int:

@@ -1,0 +1,151 @@
+"""What the commands of a sweep call: start one, go on with one, join one."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from dlcli.display import Display, JsonDisplay, is_terminal
+from dlcli.errors import ConfigError, EnvironmentFault, printable
+from dlcli.run_names import candidates, checked_name
+from dlcli.sweep.asking import Request, read_request
+from dlcli.sweep.definition import Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
+from dlcli.sweep.launchers import Launch, read_launch
+from dlcli.sweep.local import threads_each, visible_gpus
+from dlcli.sweep.overseeing import Overseer
+from dlcli.sweep.reading import open_reader
+from dlcli.sweep.shared import VARIABLE, checked_address, shared_definition, without_password
+
+
+def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
+    words, launch = read_launch(words)
+    workers = request.workers or max(1, len(visible_gpus()))
+    address = _address(request.storage)
+    request = replace(request, storage=address and without_password(address))
+    asked = read_request(words, request, device_is_cpu=not visible_gpus(), threads=threads_each(workers))
+    workers = request.workers or asked.workers or workers
+    if dry_run:
+        from dlcli.sweep.dry_run import show
+
+        return show(asked, workers=workers, as_json=as_json)
+    command = shlex.join(["dlcli", "sweep", *words])
+    definition = replace(
+        asked.definition, created=datetime.now().astimezone().isoformat(timespec="milliseconds"), command=command
+    )
+    folder, definition = _make_folder(outputs.absolute(), definition, request.name)
+    display = _open_display(as_json)
+    for note in asked.notes:
+        display.event({"event": "note", "message": note})
+    return _oversee(folder, definition, workers, address, display, launch)
+
+
+def resume(
+    name: str, *, outputs: Path, trials: int | None, workers: int | None, storage: str | None, as_json: bool
+) -> int:
+    folder = find_sweep(name, outputs)
+    definition = read_definition(folder)
+    address = _address(storage) or definition.storage
+    if trials is not None:
+        definition = _extended(definition, trials)
+        definition.write(folder)
+    from dlcli.sweep.ledger import open_ledger
+
+    ledger = open_ledger(folder, definition, storage=address)
+    with ledger.exclusively():
+        ledger.reap()
+        if ledger.paused():
+            ledger.pause(None)
+    display = _open_display(as_json)
+    count = workers or max(1, len(visible_gpus()))
+    return _oversee(folder, definition, count, address, display, Launch(), resumed=True)
+
+
+def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, as_json: bool) -> int:
+    """The folder, where this machine sees it; otherwise one is made here, for what is trained here."""
+    address = _address(storage)
+    try:
+        folder = find_sweep(name, outputs)
+    except ConfigError:
+        if address is None:
+            raise
+        definition = shared_definition(name, address)
+        folder = sweeps_folder(outputs.absolute()) / definition.name
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(definition, storage=without_password(address)).write(folder)
+    definition = read_definition(folder)
+    count = workers or max(1, len(visible_gpus()))
+    display = _open_display(as_json)
+    return _oversee(folder, definition, count, address or definition.storage, display, Launch(), resumed=True)
+
+
+def _oversee(
+    folder: Path,
+    definition: Definition,
+    workers: int,
+    address: str | None,
+    display: Display,
+    launch: Launch,
+    *,
+    resumed: bool = False,
+) -> int:
+    try:
+        reader = open_reader(folder, definition, address)
+        started = launch.workers(folder, definition, workers, address)
+        return Overseer(folder, definition, reader, display, started).execute(resumed=resumed)
+    finally:
+        display.close()
+
+
+def _address(option: str | None) -> str | None:
+    address = option or os.environ.get(VARIABLE)
+    return checked_address(address) if address else None
+
+
+def _extended(definition: Definition, trials: int) -> Definition:
+    if trials < definition.trials:
+        told = f"--trials {trials}: the sweep has {definition.trials} already, and none is taken away"
+        raise ConfigError(told, hint=f"--trials {definition.trials + 10} adds ten.")
+    if definition.sampler == "grid" and trials > (size := len(definition.space.grid())):
+        raise ConfigError(f"--trials {trials}: the grid has {size} points", hint=f"--trials {size}")
+    return replace(definition, trials=trials)
+
+
+def _make_folder(outputs: Path, definition: Definition, name: str | None) -> tuple[Path, Definition]:
+    """A folder that no other sweep has: `mnist-brave-heron`."""
+    parent = sweeps_folder(outputs)
+    if name is not None and checked_name(name, "name") in ("latest",):
+        raise ConfigError(f"a sweep cannot be called {name}", hint="The word means the newest one.")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = {folder.name for folder in all_sweeps(outputs)}
+        if name in taken:
+            hint = f"dlcli sweep resume {name} goes on with it; --name {name}-2 is another."
+            raise ConfigError(f"there is a sweep {printable(name)} already", hint=hint)
+        prefix = checked_name(definition.experiment.replace("/", "-"), "experiment")
+        for word in [name] if name else (f"{prefix}-{drawn}" for drawn in candidates(None, set())):
+            folder = parent / word
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            definition = replace(definition, name=word)
+            definition.write(folder)
+            return folder, definition
+    except OSError as error:
+        from dlcli.disk import environment_fault
+
+        raise environment_fault(error, parent, "the sweep's folder cannot be made") from error
+    raise EnvironmentFault(f"{printable(parent / str(name))} is in the way", hint="Choose another --name.")
+
+
+def _open_display(as_json: bool) -> Display:
+    if as_json:
+        return JsonDisplay(sys.stdout)
+    from dlcli.sweep.display import LiveSweep, PlainSweep
+
+    return LiveSweep(sys.stdout) if is_terminal(sys.stdout) else PlainSweep(sys.stdout, sys.stderr)
