@@ -18,15 +18,15 @@ from dlcli import confdir
 
 COMMANDS = Path(__file__).resolve().parent / "commands"
 NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
-TAKES_EXPERIMENT = ("train", "config", "sweep", "explain")
-TAKES_RUN = ("eval", "resume", "runs", "sync", "compare", "export", "serve")
+TAKES_EXPERIMENT = ("train", "config", "plan", "sweep", "explain")
+TAKES_RUN = ("eval", "resume", "rerun", "runs", "sync", "why", "compare", "export", "serve")
 TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
 TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
 TAKES_FILTER = ("ls", "prune", "export")
 SPLITS = ("test", "val", "train")
 TAKES_VALUE = (  # options that are followed by a word of their own
-    "--config-dir", "--format", "--limit", "--older-than", "--outputs", "--project", "--run", "--sort",
-    "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n",
+    "--config-dir", "--fail-if", "--format", "--limit", "--metric", "--older-than", "--outputs", "--project", "--run",
+    "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
@@ -120,8 +120,8 @@ def _subcommands(command: str) -> list[str]:
 
 def _option_values(option: str, command: str, words: Sequence[str], current: str) -> Iterable[str]:
     """What may follow an option; nothing where the shell knows better (folders), or nobody does."""
-    if option == "--split":
-        return SPLITS
+    if option in ("--split", "--fail-if"):
+        return SPLITS if option == "--split" else ("worse", "not-better")
     if command == "runs" and option in ("--format", "--sweep"):
         return ("csv", "json", "markdown") if option == "--format" else _sweeps(words)
     return _runs(words, current, checkpoints=command in TAKES_CHECKPOINT) if option == "--run" else ()
@@ -135,6 +135,8 @@ def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]
 
     outputs = runs.outputs_folder(_value_of("--outputs", words))
     name, slash, _ = current.rpartition("/")
+    if slash and (seeds := sorted(path.name for path in runs.find_run(name, outputs).path.glob("seed-*"))):
+        return [f"{name}/{seed}" for seed in seeds]
     if checkpoints and slash:
         steps = runs.checkpoint_steps(runs.find_run(name, outputs))
         return [f"{name}/{which}" for which in ("best", "last", *(path.name for path in steps))]

@@ -203,8 +203,8 @@ class SeedGroup:
         composed = replace(
             self.composed, tree=self.config_of(seed), warnings=self.composed.warnings if seed == self.seeds[0] else ()
         )
-        facts = {"group": self.run.folder_name}
-        return start.train_in(run, composed, display=self.display, trusted=self.trusted, profile=profile, **facts)
+        group = self.run.folder_name  # of the tracker's charts
+        return start.train_in(run, composed, display=self.display, trusted=self.trusted, profile=profile, group=group)
 
     def _tell_what_is_taken_over(self, seed: int) -> None:
         """Once, before the second seed: what the first has measured."""

@@ -103,11 +103,11 @@ def composed_again(record: dict[str, Any], tree: dict[str, Any], search: Sequenc
     return Composed(record["experiment"], tuple(record["overrides"]), dict(choices), tree, tuple(search))
 
 
-def measured(tree: dict[str, Any], device: object) -> dict[str, Any]:
-    """The config with what the runtime left open as it was measured. device: the fingerprint in a run's record."""
+def measured(tree: dict[str, Any], device: object, *, left_open: Sequence[object] = ("auto",)) -> dict[str, Any]:
+    """The config with what it left open as it was with a run. device: the fingerprint in that run's record."""
     runtime, found = dict(tree["runtime"]), device if isinstance(device, dict) else {}
     for key in ("threads", "precision", "channels_last"):
-        if runtime.get(key) == "auto" and found.get(key) is not None:
+        if runtime.get(key) in left_open and found.get(key) is not None:
             runtime[key] = found[key]
     return {**tree, "runtime": runtime}
 

@@ -126,6 +126,7 @@ class Report:
     """Held-out scores. intervals: 95 %, where there is one; the rest is None for tasks that do not classify.
 
     mistakes: rows of the split that were answered wrongly, the most confident first.
+    rows, right: (N,) int64, ascending, and bool: which examples were answered rightly.
     """
 
     split: str
@@ -139,6 +140,8 @@ class Report:
     confusion: list[list[int]] | None = None
     hardest: list[tuple[str, str, int]] | None = None
     mistakes: tuple[Tensor, Tensor, Tensor] | None = None  # rows (M,), predicted (M,), confidence (M,)
+    rows: Tensor | None = None
+    right: Tensor | None = None
 
 
 def score(trained: Trained, data: ImageData, split: str) -> Report:
@@ -191,7 +194,7 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
     confusion = scores.confusion_matrix(labels_N, predicted_N, len(classes))
     wrong = (predicted_N != labels_N).nonzero()[:, 0]
     worst = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:NUM_MISTAKES]
-    majority = trained.manifest.majority
+    majority, order = trained.manifest.majority, rows_N.argsort()
     return Report(
         **common,
         metrics={name: value_N.mean().item() for name, value_N in values.items()},
@@ -201,6 +204,8 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
         confusion=confusion.tolist(),
         hardest=[(classes[t], classes[p], n) for t, p, n in scores.hardest_pairs(confusion)],
         mistakes=(rows_N[worst], predicted_N[worst], confidence_N[worst]),
+        rows=rows_N[order],
+        right=(predicted_N == labels_N)[order],
     )
 
 

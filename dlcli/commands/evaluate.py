@@ -37,7 +37,7 @@ def evaluate(
     reference, settings = split_reference(words)
     folder = find_checkpoint(reference, outputs_folder(outputs))
 
-    from dlcli import trained
+    from dlcli import answers, trained
     from dlcli.build import Builder
 
     loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
@@ -49,6 +49,8 @@ def evaluate(
             pictures = trained.draw_report(loaded, data, report, loaded.run_folder / "eval")
         except OSError:
             pictures = {}  # a run folder that cannot be written is no reason to withhold the scores
+        if not settings:
+            answers.keep_of(loaded.run_folder, folder, report)
     print_report(loaded, report, pictures, as_json=as_json)
 
 

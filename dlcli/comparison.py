@@ -1,0 +1,216 @@
+"""Whether one run is better than another, or several than the first: which test can tell, and what it says.
+
+    two groups of the same seeds      paired t-test over the seeds they share
+    two groups of other seeds         Welch's t-test
+    two runs of classifiers           McNemar's exact test on the examples that each gets right
+    anything else                     can't tell, and the command that would
+
+The first two speak of the experiment whatever the seed, the third of these two networks only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlcli.answers import RightAnswers, weights_of
+from dlcli.config import check_stored
+from dlcli.errors import CheckpointError, ConfigError, DlcliError, nearest, printable
+from dlcli.layout import metric_name
+from dlcli.runs import RunFolder, find_checkpoint, row
+from dlcli.seed_results import told_seeds
+from dlcli.significance import Difference, deviation, mcnemar, mean, mean_interval, paired_t, welch_t
+
+BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference beyond noise", "can't tell"
+USUAL_SEEDS = 5
+Ask = Callable[[RunFolder, str], RightAnswers]  # run, split -> its answers
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run or a group of seeds. scores: metric -> seed -> value; a single run has one seed."""
+
+    run: RunFolder
+    record: dict[str, Any]
+    scores: dict[str, dict[int, float]]
+    is_group: bool
+    status: str
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.record["seeds"] if self.is_group else [self.record["config"]["seed"]]
+
+    def values(self, metric: str) -> list[float]:
+        return list(self.scores.get(metric, {}).values())
+
+    def facts_of(self, metric: str) -> dict[str, Any]:
+        """mean, deviation, interval; the last two None for a single value."""
+        values = self.values(metric)
+        many = len(values) > 1
+        return {
+            "mean": mean(values) if values else None,
+            "deviation": deviation(values) if many else None,
+            "interval": list(mean_interval(values)) if many else None,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one side against the baseline. word: one of the four above; reason: why nobody can tell; hints: commands."""
+
+    word: str
+    test: str = ""
+    difference: Difference | None = None
+    reason: str = ""
+    hints: tuple[str, ...] = ()
+
+
+def read_side(run: RunFolder) -> Side:
+    """From the run's folder, without torch. Raises CheckpointError for a damaged record, or one without a score."""
+    record = run.read_record()
+    try:
+        check_stored(record.get("config"))
+    except (ConfigError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{run.run_yaml}: {error}", hint="Was the file edited?") from error
+    summary, shown = run.read_summary() or {}, row(run)
+    is_group = isinstance(record.get("seeds"), list)
+    if is_group:
+        rows = {int(seed): metrics for seed, metrics in (summary.get("per_seed") or {}).items()}
+    else:
+        rows = {record["config"]["seed"]: shown.metrics}
+    scores: dict[str, dict[int, float]] = {}
+    for seed, metrics in rows.items():
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and not name.startswith("train/"):
+                scores.setdefault(name, {})[seed] = float(value)
+    if not scores:
+        raise CheckpointError(f"{run.name} has no score yet ({shown.status})", hint=f"dlcli resume {run.name}")
+    return Side(run, record, scores, is_group, shown.status)
+
+
+# ------------------------------------------------------------------------------------------------------------- metrics
+
+
+def direction(side: Side, metric: str) -> str | None:
+    """max or min: which way is better; None for what the task does not judge by."""
+    return side.record["config"]["task"]["facts"]["scores"].get(metric.partition("/")[2])
+
+
+def choose_metric(sides: Sequence[Side], wanted: str | None) -> str:
+    """What is judged by: `wanted`, else test/accuracy, else what decided the best checkpoint, on test or on val.
+
+    Raises ConfigError where not all sides have it.
+    """
+    names = [n for n in sides[0].scores if all(n in side.scores and direction(side, n) for side in sides)]
+    if not names:
+        told = f"{' and '.join(side.run.name for side in sides)} have no score in common"
+        raise ConfigError(told, hint="Compare runs of the same task.")
+    if wanted is not None:
+        found = next((n for n in (wanted, f"test/{wanted}", f"val/{wanted}") if n in names), None)
+        if found is None:
+            better = nearest(wanted, names)
+            hint = f"{f'Did you mean {better}? ' if better else ''}They have: {', '.join(names)}."
+            raise ConfigError(f"--metric {printable(wanted)}: not every run has that score", hint=hint)
+        return found
+    monitor = str(sides[0].record["config"]["trainer"]["monitor"])
+    asked = ("test/accuracy", monitor.replace("val/", "test/", 1), monitor)
+    return next((name for name in asked if name in names), names[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- verdicts
+
+
+def compare(baseline: Side, side: Side, metric: str, ask: Ask) -> Verdict:
+    """Whether `side` is better than the baseline. ask: called for two single runs, whose scores alone cannot tell."""
+    if baseline.run.path.resolve() == side.run.path.resolve():
+        values = baseline.values(metric)
+        return Verdict(SAME, "it is the same run", paired_t(values, values) if len(values) > 1 else None)
+    if other := _other_data(baseline, side, metric):
+        return Verdict(UNKNOWN, reason=other)
+    if baseline.is_group != side.is_group:
+        single, group = (side, baseline) if baseline.is_group else (baseline, side)
+        told = f"{single.run.name} is one run, {group.run.name} several: one run has no spread"
+        return Verdict(UNKNOWN, reason=told, hints=(seeds_command(single, group.seeds),))
+    if not baseline.is_group:
+        return _of_two_networks(baseline, side, metric, ask)
+    return _of_seeds(baseline, side, metric)
+
+
+def _of_seeds(baseline: Side, side: Side, metric: str) -> Verdict:
+    before, after = baseline.scores[metric], side.scores[metric]
+    common = [seed for seed in before if seed in after]
+    mode = direction(baseline, metric)
+    if len(common) > 1:
+        found = paired_t([before[s] for s in common], [after[s] for s in common])
+        return Verdict(word_of(found, mode), f"paired t-test over the seeds {told_seeds(common)}", found)
+    if min(len(before), len(after)) < 2:
+        few = baseline if len(before) < 2 else side
+        told = f"only {len(few.values(metric))} seed of {few.run.name} came to an end"
+        return Verdict(UNKNOWN, reason=told, hints=(f"dlcli resume {few.run.name}",))
+    found = welch_t(list(before.values()), list(after.values()))
+    return Verdict(word_of(found, mode), f"Welch's t-test of {len(before)} and {len(after)} seeds", found)
+
+
+def _of_two_networks(baseline: Side, side: Side, metric: str, ask: Ask) -> Verdict:
+    """By what each gets right, where both are classifiers and it is accuracy that counts."""
+    hints = tuple(dict.fromkeys(seeds_command(s, range(USUAL_SEEDS)) for s in (baseline, side)))
+    split, _, name = metric.partition("/")
+    if name != "accuracy":
+        told = f"they are single runs, and one run's {metric_name(metric)} has no spread"
+        return Verdict(UNKNOWN, reason=told, hints=hints)
+    try:
+        if is_same_network(baseline.run, side.run):
+            return Verdict(
+                SAME, "their weights are the same, bit for bit", mcnemar(0, 0, 1)._replace(interval=(0.0, 0.0))
+            )
+        before, after = ask(baseline.run, split), ask(side.run, split)
+    except DlcliError as error:
+        return Verdict(UNKNOWN, reason=error.message, hints=hints)
+    if not before.is_about_the_same(after):
+        return Verdict(UNKNOWN, reason=f"their {split} examples are not the same", hints=hints)
+    found = mcnemar(*before.lost_and_won(after), before.examples)
+    test = f"McNemar's exact test on {before.examples:,} {split} examples"
+    return Verdict(word_of(found, "max"), test, found, hints=hints)
+
+
+def is_same_network(one: RunFolder, other: RunFolder) -> bool:
+    """Whether the weights of their best checkpoints are equal, as the checkpoints say themselves."""
+    weights = {weights_of(find_checkpoint(str(run.path), run.outputs)) for run in (one, other)}
+    return len(weights) == 1 and weights != {""}
+
+
+def word_of(difference: Difference, mode: str | None) -> str:
+    """better, worse, or no difference beyond noise. mode: max or min, which way is better."""
+    if difference.is_noise:
+        return SAME
+    return BETTER if (difference.value > 0) == (mode == "max") else WORSE
+
+
+def _other_data(baseline: Side, side: Side, metric: str) -> str | None:
+    """Why the scores are of different data, if they are."""
+    split = metric.partition("/")[0]
+    one, other = (str(data.get(split) or data.get("train") or "") for data in map(_data_of, (baseline, side)))
+    if not one or not other or one == other:
+        return None
+    return f"their {split} data differ (fingerprints {one[:12]} and {other[:12]})"
+
+
+def _data_of(side: Side) -> dict[str, Any]:
+    """Fingerprint per split; a group has those of its first run that says."""
+    if side.is_group:
+        for seed in side.seeds:
+            run = RunFolder(side.run.path / f"seed-{seed}")
+            if run.run_yaml.is_file() and isinstance(data := run.read_record().get("data"), dict):
+                return data
+        return {}
+    data = side.record.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def seeds_command(side: Side, seeds: Sequence[int]) -> str:
+    """The command that trains a run's config with several seeds."""
+    words = [w for w in side.record.get("overrides") or () if w.partition("=")[0] not in ("name", "seed")]
+    seed = [f"seed={seeds[0]}"] if seeds[0] else []
+    quoted = [f"'{word}'" if set(word) & set(' *$[]{}()&;|<>"') else word for word in [*words, *seed]]
+    return " ".join(["dlcli train", str(side.record["experiment"]), *quoted, f"--seeds {len(seeds)}"])

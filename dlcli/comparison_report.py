@@ -1,0 +1,143 @@
+"""How a comparison is told: as one event, and as tables with a sentence per verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dlcli.comparison import BETTER, SAME, UNKNOWN, WORSE, Side, Verdict, direction
+from dlcli.differences import Differing, shown
+from dlcli.display import clean, print_table, width_of
+from dlcli.layout import flow, metric_name, metric_spread
+from dlcli.record import finite
+from dlcli.seed_results import told_seeds
+from dlcli.significance import false_alarms
+
+
+def as_event(
+    sides: Sequence[Side], metric: str, settings: Sequence[Differing], verdicts: Sequence[Verdict]
+) -> dict[str, Any]:
+    """{"event": "compared", ...}: plain data, all that is shown."""
+    names = labels(sides)
+    return finite(
+        {
+            "event": "compared",
+            "metric": metric,
+            "better": direction(sides[0], metric),
+            "baseline": names[0],
+            "settings": [{"key": row.key, "values": list(map(shown, row.values))} for row in settings],
+            "runs": [_side(side, name) for side, name in zip(sides, names, strict=True)],
+            "verdicts": [_verdict(verdict, name) for verdict, name in zip(verdicts, names[1:], strict=True)],
+        }
+    )
+
+
+def _side(side: Side, name: str) -> dict[str, Any]:
+    facts = {metric: side.facts_of(metric) for metric in side.scores}
+    return {
+        "name": name,
+        "path": str(side.run.path),
+        "status": side.status,
+        "seeds": side.seeds,
+        "scores": {metric: {str(s): v for s, v in values.items()} for metric, values in side.scores.items()},
+        "metrics": {metric: found["mean"] for metric, found in facts.items()},
+        "deviations": {metric: found["deviation"] for metric, found in facts.items() if side.is_group},
+        "intervals": {metric: found["interval"] for metric, found in facts.items() if side.is_group},
+    }
+
+
+def _verdict(verdict: Verdict, name: str) -> dict[str, Any]:
+    found = verdict.difference
+    return {
+        "run": name,
+        "verdict": verdict.word,
+        "test": verdict.test,
+        "difference": found.value if found else None,
+        "interval": list(found.interval) if found else None,
+        "p": found.p if found else None,
+        "reason": verdict.reason or None,
+        "next": list(verdict.hints),
+    }
+
+
+def labels(sides: Sequence[Side]) -> list[str]:
+    """The runs' names; the folder's where two runs have the same name."""
+    folders = {side.run.path.resolve(): side.run.name for side in sides}
+    names = list(folders.values())
+    return [side.run.folder_name if names.count(side.run.name) > 1 else side.run.name for side in sides]
+
+
+def is_failure(verdict: Verdict, gate: str) -> bool:
+    """gate: worse, or not-better."""
+    return verdict.word == WORSE if gate == "worse" else verdict.word != BETTER
+
+
+# ---------------------------------------------------------------------------------------------------------- for people
+
+
+def print_comparison(event: dict[str, Any]) -> None:
+    """Settings, scores and verdicts on stdout; what to do next on stderr."""
+    runs, metric = event["runs"], event["metric"]
+    names = [run["name"] for run in runs]
+    rows = [[row["key"], *row["values"]] for row in event["settings"]]
+    if len({str(run["seeds"]) for run in runs}) > 1:
+        rows.append(["seed", *(told_seeds(run["seeds"]) for run in runs)])
+    if rows:
+        print_table("", ["setting", *names], rows)
+    else:
+        print("no setting differs")
+    print()
+    metrics = dict.fromkeys([metric, *(name for run in runs for name in run["metrics"])])
+    print_table("", ["score", *names], [[metric_name(name), *(_score(run, name) for run in runs)] for name in metrics])
+    print()
+    for verdict in event["verdicts"]:
+        first, *rest = flow(told(verdict, event["baseline"], metric), width_of(sys.stdout) - 2, indent="")
+        print(clean(first), *(f"  {clean(line)}" for line in rest), sep="\n")
+    for line in advice(event["verdicts"]):
+        print(clean(line), file=sys.stderr)
+
+
+def _score(run: dict[str, Any], metric: str) -> str | None:
+    value = run["metrics"].get(metric)
+    return None if value is None else metric_spread(metric, value, run["deviations"].get(metric))
+
+
+def told(verdict: dict[str, Any], baseline: str, metric: str) -> list[str]:
+    """B is worse than A in test accuracy · -1.05 points (95 % interval -1.30 to -0.80), p = 0.003 · paired t-test"""
+    name, score = verdict["run"], metric_name(metric)
+    opening = {
+        UNKNOWN: f"can't tell whether {name} is better than {baseline} in {score}",
+        SAME: f"{name} against {baseline}: no difference in {score} beyond noise",
+    }.get(verdict["verdict"], f"{name} is {verdict['verdict']} than {baseline} in {score}")
+    items = [opening]
+    if verdict["difference"] is not None:
+        gap, low, high = (_gap(metric, value) for value in (verdict["difference"], *verdict["interval"]))
+        unit = " points" if metric.endswith("accuracy") else ""
+        items.append(f"{gap}{unit} (95 % interval {low} to {high}), p {_chance(verdict['p'])}")
+    return [*items, *(text for text in (verdict["test"], verdict["reason"]) if text)]
+
+
+def _gap(metric: str, value: float | None) -> str:
+    """With its sign; accuracies in percentage points."""
+    if value is None:
+        return "?"
+    return f"{100 * value:+.2f}" if metric.endswith("accuracy") else f"{value:+.4g}"
+
+
+def _chance(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.2g}"
+
+
+def advice(verdicts: Sequence[dict[str, Any]]) -> list[str]:
+    """What the tests do not say, and the commands that would."""
+    lines = []
+    if any(verdict["test"].startswith("McNemar") for verdict in verdicts):
+        lines.append("note: McNemar's test speaks of these networks, not of what another seed would give; that would:")
+    if len(verdicts) > 1:
+        chance = f"{100 * false_alarms(len(verdicts)):.0f} %"
+        lines.insert(
+            0, f"note: of {len(verdicts)} comparisons at 5 % each, one alarms falsely in up to {chance} of such tables"
+        )
+    hints = dict.fromkeys(hint for verdict in verdicts for hint in verdict["next"])
+    return [*lines, *(f"next: {hint}" for hint in hints)]
