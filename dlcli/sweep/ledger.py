@@ -11,6 +11,7 @@ the whole of it. Claims and ends are made in turn, by an flock beside the embedd
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dlcli.runs import RunFolder, checkpoint_steps
+from dlcli.sweep.address import VARIABLE
 from dlcli.sweep.definition import Definition
 from dlcli.sweep.journal import DamagedLedger, Journal, locked
 from dlcli.sweep.life import Watch, is_here, oom_kills, read_beat, write_beat
@@ -280,7 +282,7 @@ def open_ledger(folder: Path, definition: Definition, *, storage: str | None = N
     if definition.storage is not None:
         from dlcli.sweep.shared import open_shared
 
-        return open_shared(folder, definition, storage or definition.storage)
+        return open_shared(folder, definition, storage or os.environ.get(VARIABLE) or definition.storage)
     with locked(folder / ".open.lock"):
         try:
             ledger = _open_embedded(folder, definition)

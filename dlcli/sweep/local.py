@@ -12,7 +12,7 @@ from typing import Any
 
 from dlcli.errors import EnvironmentFault
 from dlcli.launch import dying_with, signal_name, usable_cores
-from dlcli.sweep.shared import VARIABLE
+from dlcli.sweep.address import VARIABLE
 
 MORE = 75  # a worker's exit code: it has done its trial, and another is to go on in its place (EX_TEMPFAIL)
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)

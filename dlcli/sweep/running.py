@@ -13,13 +13,13 @@ from pathlib import Path
 from dlcli.display import Display, JsonDisplay, is_terminal
 from dlcli.errors import ConfigError, EnvironmentFault, printable
 from dlcli.run_names import candidates, checked_name
+from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.asking import Request, read_request
 from dlcli.sweep.definition import Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
 from dlcli.sweep.launchers import Launch, read_launch
 from dlcli.sweep.local import threads_each, visible_gpus
 from dlcli.sweep.overseeing import Overseer
 from dlcli.sweep.reading import open_reader
-from dlcli.sweep.shared import VARIABLE, checked_address, shared_definition, without_password
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
@@ -37,7 +37,8 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
     definition = replace(
         asked.definition, created=datetime.now().astimezone().isoformat(timespec="milliseconds"), command=command
     )
-    folder, definition = _make_folder(outputs.absolute(), definition, request.name)
+    taken = _shared_names(address) if address else []
+    folder, definition = _make_folder(outputs.absolute(), definition, request.name, taken)
     display = _open_display(as_json)
     for note in asked.notes:
         display.event({"event": "note", "message": note})
@@ -73,6 +74,8 @@ def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, 
     except ConfigError:
         if address is None:
             raise
+        from dlcli.sweep.shared import shared_definition
+
         definition = shared_definition(name, address)
         folder = sweeps_folder(outputs.absolute()) / definition.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +99,7 @@ def _oversee(
     try:
         reader = open_reader(folder, definition, address)
         started = launch.workers(folder, definition, workers, address)
-        return Overseer(folder, definition, reader, display, started).execute(resumed=resumed)
+        return Overseer(folder, reader.definition, reader, display, started).execute(resumed=resumed)
     finally:
         display.close()
 
@@ -104,6 +107,13 @@ def _oversee(
 def _address(option: str | None) -> str | None:
     address = option or os.environ.get(VARIABLE)
     return checked_address(address) if address else None
+
+
+def _shared_names(address: str) -> list[str]:
+    """Asked before anything is written: without a server, or its driver, no sweep begins."""
+    from dlcli.sweep.shared import shared_names
+
+    return shared_names(address)
 
 
 def _extended(definition: Definition, trials: int) -> Definition:
@@ -115,19 +125,26 @@ def _extended(definition: Definition, trials: int) -> Definition:
     return replace(definition, trials=trials)
 
 
-def _make_folder(outputs: Path, definition: Definition, name: str | None) -> tuple[Path, Definition]:
+def _make_folder(
+    outputs: Path, definition: Definition, name: str | None, taken_elsewhere: Sequence[str] = ()
+) -> tuple[Path, Definition]:
     """A folder that no other sweep has: `mnist-brave-heron`."""
     parent = sweeps_folder(outputs)
     if name is not None and checked_name(name, "name") in ("latest",):
         raise ConfigError(f"a sweep cannot be called {name}", hint="The word means the newest one.")
     try:
         parent.mkdir(parents=True, exist_ok=True)
+        if name in taken_elsewhere:
+            hint = f"dlcli sweep join {name} --storage ... helps with it; --name {name}-2 is another."
+            raise ConfigError(f"the ledger has a sweep {printable(name)} already", hint=hint)
         taken = {folder.name for folder in all_sweeps(outputs)}
         if name in taken:
             hint = f"dlcli sweep resume {name} goes on with it; --name {name}-2 is another."
             raise ConfigError(f"there is a sweep {printable(name)} already", hint=hint)
         prefix = checked_name(definition.experiment.replace("/", "-"), "experiment")
         for word in [name] if name else (f"{prefix}-{drawn}" for drawn in candidates(None, set())):
+            if word in taken_elsewhere:
+                continue
             folder = parent / word
             try:
                 folder.mkdir()

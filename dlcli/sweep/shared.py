@@ -1,12 +1,8 @@
-"""A ledger that machines share: Optuna's tables in a PostgreSQL, by an address like postgresql://user@host/database.
-
-The password is never written down: it stands in the address given, in $DLCLI_STORAGE, $PGPASSWORD or ~/.pgpass.
-"""
+"""A ledger that machines share: Optuna's tables in a PostgreSQL, by an address (address.py)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,61 +11,55 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import optuna
+from sqlalchemy import event, text
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from dlcli.errors import ConfigError, EnvironmentFault, printable
+from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger import Ledger
 
-SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 LOCK_S = 120  # to wait for the others' claims; and what a claim may take before the database ends it, with its process
-VARIABLE = "DLCLI_STORAGE"
-
-
-def checked_address(address: str) -> str:
-    """ConfigError for what is no address of a PostgreSQL."""
-    parts = urlsplit(address)
-    if parts.scheme not in SCHEMES or not parts.path.strip("/"):
-        shown = printable(without_password(address))
-        raise ConfigError(f"--storage {shown} is not understood", hint="postgresql://user@host:5432/database")
-    return address
-
-
-def without_password(address: str) -> str:
-    parts = urlsplit(address)
-    if parts.password is None:
-        return address
-    user = f"{parts.username}@" if parts.username else ""
-    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
 
 
 def open_shared(folder: Path, definition: Definition, address: str) -> SharedLedger:
     """Errors: EnvironmentFault when the database cannot be reached, or its driver is not installed."""
-    address = os.environ.get(VARIABLE) or address
-    shown = printable(without_password(address))
-    with reaching(shown):
+    with reaching(address):
         return SharedLedger(folder, definition, open_storage(address))
 
 
 def open_storage(address: str) -> optuna.storages.RDBStorage:
+    """From here on, whatever keeps Optuna or dlcli from the database is an EnvironmentFault."""
     if find_spec("psycopg") is None:
         raise EnvironmentFault("a shared ledger needs psycopg", hint="pip install 'dlcli[postgres]'")
-    parts = urlsplit(checked_address(address))
-    url = urlunsplit(parts._replace(scheme="postgresql+psycopg"))
+    url = urlunsplit(urlsplit(checked_address(address))._replace(scheme="postgresql+psycopg"))
     engine = {"pool_pre_ping": True, "pool_size": 4, "connect_args": {"connect_timeout": 10}}
-    return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+
+    def tell(context: Any) -> None:
+        is_lost = isinstance(context.sqlalchemy_exception, OperationalError | InterfaceError)
+        if is_lost and not context.is_pre_ping:  # after a ping that failed a new connection is tried
+            raise unreachable(address, context.sqlalchemy_exception) from context.sqlalchemy_exception
+
+    event.listen(storage.engine, "handle_error", tell)
+    return storage
 
 
 @contextmanager
-def reaching(shown: str) -> Iterator[None]:
-    from sqlalchemy.exc import SQLAlchemyError
-
+def reaching(address: str) -> Iterator[None]:
+    """While it is opened: the tables may be missing, of another version, or not ours to make."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        told = printable(str(getattr(cause, "orig", cause)).splitlines()[0] if str(cause) else type(cause).__name__)
-        hint = f"Is the server up, and the password in ${VARIABLE}, $PGPASSWORD or ~/.pgpass?"
-        raise EnvironmentFault(f"the ledger at {shown} cannot be reached: {told}", hint=hint) from error
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        raise unreachable(address, error) from error
+
+
+def unreachable(address: str, error: BaseException) -> EnvironmentFault:
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+    told = printable(lines[0] if lines else type(error).__name__)
+    hint = f"Is the server up, and the password in ${VARIABLE}, $PGPASSWORD or ~/.pgpass?"
+    return EnvironmentFault(f"the ledger at {printable(without_password(address))} does not answer: {told}", hint=hint)
 
 
 class SharedLedger(Ledger):
@@ -80,14 +70,25 @@ class SharedLedger(Ledger):
     def __init__(self, folder: Path, definition: Definition, storage: optuna.storages.RDBStorage):
         super().__init__(folder, definition, storage)
         self.lock_number = int.from_bytes(hashlib.sha256(definition.name.encode()).digest()[:8], "big", signed=True)
-        if "definition" not in self.study.user_attrs:
-            self.study.set_user_attr("definition", definition.as_dict())
+        self._agree()
+
+    def _agree(self) -> None:
+        """The same sweep under one name on every machine, and of its numbers of trials the largest asked for."""
+        with self.exclusively():
+            stored = self.study.user_attrs.get("definition")
+            if stored is None and not self.trials():
+                self.study.set_user_attr("definition", self.definition.as_dict())
+            elif stored is None or stored["created"] != self.definition.created:
+                told = f"the ledger has another sweep called {printable(self.definition.name)}"
+                raise ConfigError(told, hint=f"Start yours under another --name, or: {_join(self.definition)}")
+            elif stored["trials"] < self.definition.trials:
+                self.study.set_user_attr("definition", self.definition.as_dict())
+            else:
+                self.definition = self.definition.with_trials(stored["trials"])
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
         """A lock of the database: it ends with the connection, or after LOCK_S of silence of a machine that is gone."""
-        from sqlalchemy import text
-
         with self.storage.engine.begin() as connection:
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S}s'"))
             connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{LOCK_S}s'"))
@@ -101,14 +102,24 @@ class SharedLedger(Ledger):
         return self.study.user_attrs.get(f"beat:{worker_id}")
 
 
+def _join(definition: Definition) -> str:
+    return f"dlcli sweep join {definition.name} --storage {definition.storage}"
+
+
+def shared_names(address: str) -> list[str]:
+    """The sweeps, and other studies, that a ledger has. EnvironmentFault where there is no database."""
+    with reaching(address):
+        return sorted(study.study_name for study in open_storage(address).get_all_studies())
+
+
 def shared_definition(name: str, address: str) -> Definition:
     """The definition of a sweep that only the ledger tells of: this machine has no folder of it."""
-    with reaching(printable(without_password(address))):
+    names = shared_names(address)
+    if name not in names:
+        shown = ", ".join(map(printable, names[:8])) or "none"
+        raise ConfigError(f"the ledger has no sweep {printable(name)}", hint=f"It has: {shown}.")
+    with reaching(address):
         storage = open_storage(address)
-        names = sorted(storage_study.study_name for storage_study in storage.get_all_studies())
-        if name not in names:
-            shown = ", ".join(names[:8]) or "none"
-            raise ConfigError(f"the ledger has no sweep {printable(name)}", hint=f"It has: {shown}.")
         attrs: dict[str, Any] = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
     if "definition" not in attrs:
         raise ConfigError(f"{printable(name)} is a study of another program", hint="Name a sweep of dlcli's.")
