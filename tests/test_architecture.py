@@ -190,6 +190,8 @@ LIGHT += [
     "datasets.roots",
     "datasets.image_tree",
     "images",
+    "evidence",
+    "diagnosis",
 ]
 LIGHT += ["seeds", "seed_results", "seeds_display", "significance"]
 LIGHT += ["answers", "comparison", "comparison_report", "differences", "rerunning"]
