@@ -133,8 +133,9 @@ def _body(path: Path) -> dict[str, Any]:
             problems.append(Problem(f"{path}: {key}", f"must be a word, got {printable(value)}"))
         elif key == "objectives" and not (isinstance(value, list) and all(isinstance(o, str) for o in value)):
             problems.append(Problem(f"{path}: {key}", f"must be a list of words, got {printable(value)}"))
-        elif key == "space" and not (isinstance(value, dict) and all(isinstance(v, str | int) for v in value.values())):
-            problems.append(Problem(f"{path}: {key}", "must be settings, each with the words that stand behind its ="))
+        elif key == "space" and not (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())):
+            told = 'must be settings, each with what stands behind its = in quotes, like optimizer.lr: "1e-4:1e-1:log"'
+            problems.append(Problem(f"{path}: {key}", told))
     if problems:
         raise ConfigError(f"{path} cannot be used", problems=problems)
     return body
