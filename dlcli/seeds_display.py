@@ -68,7 +68,7 @@ class PlainSeeds(PlainDisplay):
         told = clean(event.get("message", "")).replace(f"/seed-{self._seed}", "")
         if told not in self._said:
             self._said.add(told)
-            super().event(event | {"message": told})
+            super().event(event)
 
     _on_warning = _on_note
 
@@ -105,7 +105,8 @@ class TerminalSeeds(PlainSeeds):
         facts = summary_of({**event["config"], "seed": None}, choice)
         self._show(*flow([*facts, f"seeds {told_seeds(event['seeds'])}"], self._width()))
         if event.get("overrides"):
-            self._show(*flow(["changed:", *event["overrides"]], self._width(), between="  "))
+            lines = flow(event["overrides"], self._width(), indent=" " * 12, between="  ")
+            self._show(f"  {'changed':<10}{lines[0][12:]}", *lines[1:])
 
     def _on_seed_started(self, event: dict[str, Any]) -> None:
         self._seed, self._number = event["seed"], f"{event['number']}/{event['of']}"
