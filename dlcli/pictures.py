@@ -47,12 +47,12 @@ def draw_curves(events: Iterable[dict[str, Any]], path: str | os.PathLike[str]) 
     names = sorted(panels, key=lambda name: (not name.startswith("loss"), name != "accuracy", name))[:MAX_PANELS]
     across = min(max(len(names), 1), 3)
     down = max(1, math.ceil(len(names) / across))
-    figure = _figure(5.2 * across, 3.8 * down)
+    figure = blank_figure(5.2 * across, 3.8 * down)
     for place, name in enumerate(names, 1):
         _draw_panel(figure.add_subplot(down, across, place), name, panels[name], best)
     if not names:
         _say(figure, "no epoch was finished")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _collect(events: Iterable[dict[str, Any]]) -> tuple[dict[str, dict[str, Curve]], float | None]:
@@ -123,7 +123,7 @@ def draw_mistakes(
     order = np.argsort(-np.asarray(confidences, dtype=float), kind="stable")[:MAX_MISTAKES]
     across = min(max(len(order), 1), 5)
     down = max(1, math.ceil(len(order) / across))
-    figure = _figure(max(1.9 * across, 3.0), 2.35 * down)
+    figure = blank_figure(max(1.9 * across, 3.0), 2.35 * down)
     for place, i in enumerate(order, 1):
         axes = figure.add_subplot(down, across, place)
         _show(axes, images_NHWC[i])
@@ -133,7 +133,7 @@ def draw_mistakes(
         _say(figure, "no mistakes")
     else:
         figure.suptitle("true → predicted, and how sure the network was", fontsize=9, color="0.35")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_grid(images_NCHW: Any, path: str | os.PathLike[str]) -> None:
@@ -190,7 +190,7 @@ def draw_confusion(matrix: ArrayLike, class_names: Sequence[str], path: str | os
         raise ValueError(f"the matrix must be ({num}, {num}) for {num} classes, got {counts.shape}")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(0.45 * num, 3.2), 11.0)
-    figure = _figure(side + 1.6, side + 0.8)
+    figure = blank_figure(side + 1.6, side + 0.8)
     axes = figure.add_subplot()
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the true class")
@@ -199,7 +199,7 @@ def draw_confusion(matrix: ArrayLike, class_names: Sequence[str], path: str | os
     _name_classes(axes, class_names)
     if num <= MAX_COUNTED_CLASSES:
         _write_counts(axes, counts, shares)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
@@ -222,7 +222,7 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
     """A blank figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -240,7 +240,7 @@ def _short(name: object) -> str:
     return printable(name, limit=16)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     with warnings.catch_warnings():
         # A class named in a script that matplotlib's own font lacks is drawn as boxes: no reason to disturb a run.
         warnings.filterwarnings("ignore", message=r".*Glyph .* missing.*")
