@@ -81,6 +81,9 @@ class Ledger:
     def exclusively(self) -> AbstractContextManager[None]:
         return locked(self.folder / ".claim.lock")
 
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
     def beat(self, worker_id: str, number: int) -> None:
         write_beat(self.folder, worker_id, number)
 
@@ -183,8 +186,10 @@ class Ledger:
             if truth is not None and truth.is_finished:  # a kill, or a torn record, came between folder and ledger
                 self._catch_up(held, truth)
             elif held.state == TrialState.RUNNING:
-                record = self.record_of(held)
-                if not record.worker or not self.watch.is_alive(record.worker):  # without one: killed at the claim
+                record = truth or self.record_of(held)
+                if record.state == "waiting":
+                    self._hand_back(record)
+                elif not record.worker or not self.watch.is_alive(record.worker):  # without one: killed at the claim
                     self._bury(held, record)
                     found.append(held.number)
         return found
@@ -286,15 +291,20 @@ def open_ledger(folder: Path, definition: Definition, *, storage: str | None = N
     with locked(folder / ".open.lock"):
         try:
             ledger = _open_embedded(folder, definition)
-            known = {record.number for record in ledger.records()}
+            if not _is_behind(ledger):
+                return ledger
         except (DamagedLedger, KeyError, ValueError, AssertionError):  # what Optuna says to records out of order
-            known = None
-        lost = known is None or any(record.number not in known for record in read_records(folder))
-        if lost:
-            _set_aside(folder / LEDGER)
-            ledger = _open_embedded(folder, definition)
-            rebuild(ledger)
-    return ledger
+            pass
+        _set_aside(folder / LEDGER)
+        ledger = _open_embedded(folder, definition)
+        rebuild(ledger)
+        return ledger
+
+
+def _is_behind(ledger: Ledger) -> bool:
+    """Whether the folders tell of trials, or points, that the ledger has lost: it is written first."""
+    known = {trial.number: set(trial.params) for trial in ledger.trials()}
+    return any(r.number not in known or not set(r.point) <= known[r.number] for r in read_records(ledger.folder))
 
 
 def _open_embedded(folder: Path, definition: Definition) -> Ledger:

@@ -59,7 +59,7 @@ class Record:
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        return finite({key: value for key, value in asdict(self).items() if value not in (None, {})})
+        return finite({key: value for key, value in asdict(self).items() if value not in (None, {}) or key == "point"})
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Record | None:
