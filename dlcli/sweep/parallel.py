@@ -9,14 +9,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlcli.errors import printable
 from dlcli.pictures import COLOURS, blank_figure
 from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.display import figure as written
 from dlcli.sweep.display import short_axes, short_value
 from dlcli.sweep.importance import position
 from dlcli.sweep.record import Record
-from dlcli.sweep.scales import formatter, inside, is_log, label, log_locator, window
+from dlcli.sweep.scales import cut, formatter, inside, is_log, label, log_locator, window
 from dlcli.sweep.space import Axis
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ MOST_AXES = 8  # more would not be legible
 MOST_VALUES = 12  # names along one axis
 BAND = 0.05  # how far the lines through one value of a choice stand apart, from the best to the worst
 NAME_LENGTH = 14
+ROOM_FOR_NAME = 13  # letters over an axis, up to its neighbours
 BEST = COLOURS["val"]
 
 Place = Callable[[Record], float | None]  # where a trial stands on an axis, 0 to 1; None where it does not apply
@@ -44,12 +44,13 @@ def draw_parallel(definition: Definition, results: Sequence[Record], shares: Map
     goodness = {r.number: float(norm(inside(v, limits))) for r, v in zip(results, values, strict=True)}
     places = [_place_on(axis, goodness) for axis in axes_shown] + [lambda record: goodness[record.number]]
     _draw_lines(axes, results, places, goodness, objective)
-    _draw_axes(axes, axes_shown, short_axes([axis.key for axis in definition.axes]))
+    names = short_axes([axis.key for axis in definition.axes])
+    _draw_axes(axes, axes_shown, [*(names[axis.key] for axis in axes_shown), label(objective)])
     _draw_objective(figure, axes, norm, objective, values, limits)
     left_out = len(definition.axes) - len(axes_shown)
     told = f"bold: trial {results[0].number}, {written(objective.name, values[0])}"
     told += f" · {left_out} settings that mattered less are not shown" if left_out else ""
-    axes.set_title(told, fontsize=9, color="0.35", loc="left", pad=34, parse_math=False)
+    figure.suptitle(told, fontsize=9, color="0.35", x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -112,7 +113,8 @@ def _colours(objective: Objective) -> Any:
     return LinearSegmentedColormap.from_list("good", shades[:: -1 if objective.goal == "max" else 1])
 
 
-def _draw_axes(axes: Axes, shown: Sequence[Axis], names: Mapping[str, str]) -> None:
+def _draw_axes(axes: Axes, shown: Sequence[Axis], headings: Sequence[str]) -> None:
+    """headings: of the axes and of the objective."""
     for x, axis in enumerate(shown):
         axes.axvline(x, color="0.35", lw=1.0, zorder=1)
         for y, text in _ticks(axis):
@@ -120,10 +122,12 @@ def _draw_axes(axes: Axes, shown: Sequence[Axis], names: Mapping[str, str]) -> N
                 text, (x, y), (-5, 0), textcoords="offset points", ha="right", va="center", fontsize=8, color="0.15",
                 zorder=9, parse_math=False, bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
+    fit = max(map(len, headings)) <= ROOM_FOR_NAME
+    style: dict[str, Any] = {"ha": "center"} if fit else {"ha": "left", "rotation": 20, "rotation_mode": "anchor"}
+    for x, heading in enumerate(headings):
         axes.annotate(
-            printable(names[axis.key], limit=18), (x, 1.0), (0, 10), textcoords="offset points",
-            xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9, weight="bold", parse_math=False,
-            rotation=0 if len(shown) <= 5 else 20,
+            cut(heading, 18), (x, 1.0), (0, 10), textcoords="offset points",
+            xycoords=("data", "axes fraction"), va="bottom", fontsize=9, weight="bold", parse_math=False, **style,
         )  # fmt: skip
     axes.set_xlim(-0.55, len(shown))
     axes.set_ylim(-0.03, 1.03)
@@ -135,7 +139,7 @@ def _ticks(axis: Axis) -> list[tuple[float, str]]:
     if axis.values:
         every = math.ceil(len(axis.values) / MOST_VALUES)
         named = axis.values[::every]
-        return [(_middle(axis, text), printable(short_value(text), limit=NAME_LENGTH)) for text in named]
+        return [(_middle(axis, text), cut(short_value(text), NAME_LENGTH)) for text in named]
     numbers = _round_numbers(axis)
     return [(position(axis, number), f"{number:.4g}") for number in numbers]
 
@@ -166,4 +170,3 @@ def _draw_objective(
         bar.ax.yaxis.set_major_locator(log_locator(limits))
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
-    bar.set_label(label(objective), parse_math=False)

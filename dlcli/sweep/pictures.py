@@ -10,9 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dlcli.errors import printable
 from dlcli.pictures import COLOURS, OTHERS, blank_figure, save_figure
 from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.display import figure as written
@@ -21,11 +20,13 @@ from dlcli.sweep.importance import importance
 from dlcli.sweep.parallel import draw_parallel
 from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.record import FAILURES, Record
-from dlcli.sweep.scales import dress, inside, label
+from dlcli.sweep.scales import cut, dress, inside, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Point = tuple[float, float]
 
 WIDTH = 7.0  # inches: 840 dots
 BLUE, GREEN, GREY = COLOURS["train"], COLOURS["test"], "0.65"
@@ -36,7 +37,7 @@ MARKS = {  # what a trial without a value is drawn as: marker, colour, states
 }
 MOST_BARS = 15
 FEWEST_PAIRS = 2  # trials to be set side by side
-LABEL_DOTS = (26.0, 18.0)  # room of a number beside a point, across and down
+LABEL_DOTS = (24.0, 17.0)  # room of a number, across and down
 
 
 def draw_sweep(folder: Path, definition: Definition, records: Sequence[Record]) -> dict[str, str]:
@@ -74,7 +75,7 @@ def _history(definition: Definition, records: Sequence[Record]) -> Figure | None
         below = figure.add_subplot(grid[1], sharex=axes)
         _draw_strip(below, marked)
     _dress_numbers(below, records)
-    figure.legend(loc="outside upper center", ncols=6, frameon=False, fontsize="small", handletextpad=0.4)
+    _add_legend(figure)
     return figure
 
 
@@ -84,47 +85,40 @@ def _draw_course(axes: Axes, results: Sequence[Record], objective: Objective) ->
     better = max if objective.goal == "max" else min
     best = list(itertools.accumulate(values, better))
     axes.step(numbers, best, where="post", color=GREEN, linewidth=1.8, label="best so far", zorder=2)
-    shown = [(n, v) for n, v in zip(numbers, values, strict=True) if limits[0] <= v <= limits[1]]
-    size = 5 if len(results) <= 60 else 3
-    axes.plot(*zip(*shown, strict=True), "o", color=BLUE, ms=size, mec="white", mew=0.4, label="trial", zorder=3)
-    _draw_beyond(axes, [(n, v) for n, v in zip(numbers, values, strict=True)], limits, objective)
+    size = 5 if len(results) <= 60 else 3.5
+    points = list(zip(numbers, values, strict=True))
+    _draw_points(axes, points, objective, limits, color=BLUE, ms=size, label="trial", zorder=3)
     place = values.index(best[-1])
-    axes.plot(
-        numbers[place],
-        best[-1],
-        "*",
-        color=GREEN,
-        ms=15,
-        mec="white",
-        mew=0.8,
-        zorder=4,
-        label=_told(results[place], objective),
-    )
+    told = f"trial {numbers[place]}: {written(objective.name, best[-1])}"
+    _dots(axes, [(numbers[place], best[-1])], marker="*", color=GREEN, ms=15, mew=0.8, zorder=4, label=told)
+    _dress_frame(axes)
+
+
+def _draw_points(
+    axes: Axes, points: Sequence[Point], objective: Objective, limits: tuple[float, float], **style: Any
+) -> None:
+    """Those far worse than the rest as arrows at the edge."""
+    _dots(axes, [(x, y) for x, y in points if inside(y, limits) == y], **style)
+    marker, word = ("v", "far below") if objective.goal == "max" else ("^", "far above")
+    beyond = [(x, inside(y, limits)) for x, y in points if inside(y, limits) != y]
+    _dots(axes, beyond, **style | {"marker": marker, "ms": 6, "label": word, "clip_on": False})
+
+
+def _dots(axes: Axes, points: Sequence[Point], **style: Any) -> None:
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, **{"marker": "o", "ls": "", "mec": "white", "mew": 0.4, **style})
+
+
+def _dress_frame(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _told(record: Record, objective: Objective) -> str:
-    return f"trial {record.number}: {written(objective.name, _value(record))}"
-
-
-def _draw_beyond(
-    axes: Axes, points: Sequence[tuple[float, float]], limits: tuple[float, float], objective: Objective
-) -> None:
-    """Those far worse than the rest, at the edge."""
-    beyond = [(x, inside(y, limits)) for x, y in points if not limits[0] <= y <= limits[1]]
-    if beyond:
-        marker, word = ("v", "below") if objective.goal == "max" else ("^", "above")
-        axes.plot(
-            *zip(*beyond, strict=True), marker, color=BLUE, ms=6, ls="", clip_on=False, label=f"far {word}", zorder=3
-        )
 
 
 def _draw_strip(axes: Axes, marked: Mapping[str, Sequence[int]]) -> None:
     for name, numbers in marked.items():
         marker, colour, _ = MARKS[name]
-        if numbers:
-            axes.plot(numbers, [0] * len(numbers), marker, color=colour, ms=7, mew=1.8, ls="", label=name)
+        _dots(axes, [(n, 0.0) for n in numbers], marker=marker, color=colour, ms=6, mec=colour, mew=1.6, label=name)
     axes.set_yticks([])
     axes.set_ylim(-1, 1)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -152,7 +146,7 @@ def _importance(definition: Definition, shares: Mapping[str, float]) -> Figure |
     axes = figure.add_subplot()
     bars = axes.barh(range(len(shown)), [share for _, share in shown], color=BLUE, height=0.62)
     axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in shown], padding=5)
-    axes.set_yticks(range(len(shown)), [printable(names[key], limit=28) for key, _ in shown], parse_math=False)
+    axes.set_yticks(range(len(shown)), [cut(names[key], 28) for key, _ in shown], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, max(share for _, share in shown) * 1.12)
     axes.set_xticks([])
@@ -160,9 +154,8 @@ def _importance(definition: Definition, shares: Mapping[str, float]) -> Figure |
     axes.tick_params(left=False)
     rest = len(shares) - len(shown)
     told = f"what mattered for {label(definition.objectives[0])}: share of its variance"
-    axes.set_title(
-        told + (f" ({rest} smaller ones not shown)" if rest else ""), fontsize=10, loc="left", parse_math=False
-    )
+    told += f" ({rest} smaller ones are not shown)" if rest else ""
+    figure.suptitle(told, fontsize=10, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -189,53 +182,46 @@ def _pareto(definition: Definition, records: Sequence[Record]) -> Figure | None:
     chosen = {record.number for record in best}
     figure = blank_figure(WIDTH, 4.4)
     axes = figure.add_subplot()
-    limits = dress(axes, "y", up, [_value(r) for r in results])
-    reach = dress(axes, "x", across, [_value(r, 1) for r in results])
-    rest = [(inside(_value(r, 1), reach), inside(_value(r), limits)) for r in results if r.number not in chosen]
-    if rest:
-        axes.plot(
-            *zip(*rest, strict=True),
-            "o",
-            color=GREY,
-            ms=5,
-            mec="white",
-            mew=0.4,
-            ls="",
-            label="another is better in all",
-            clip_on=False,
-        )
+    limits = dress(axes, "y", up, [_value(r) for r in results], [_value(r) for r in best])
+    reach = dress(axes, "x", across, [_value(r, 1) for r in results], [_value(r, 1) for r in best])
+    rest = [(inside(_value(r, 1), reach), _value(r)) for r in results if r.number not in chosen]
+    _draw_points(axes, rest, up, limits, color=GREY, ms=5, label="dominated")
     points = sorted((inside(_value(r, 1), reach), inside(_value(r), limits), r.number) for r in best)
-    line = "-" if len(definition.objectives) == 2 else ""
-    where = "steps-post" if across.goal == "min" else "steps-pre"
-    axes.plot([p[0] for p in points], [p[1] for p in points], ls=line, drawstyle=where, color=GREEN, lw=1.6, zorder=3)
-    axes.plot(
-        [p[0] for p in points],
-        [p[1] for p in points],
-        "o",
-        color=GREEN,
-        ms=7,
-        mec="white",
-        mew=0.6,
-        zorder=4,
-        label="front (number of the trial)",
-    )
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
+    if len(definition.objectives) == 2:
+        corner = "steps-post" if across.goal == "min" else "steps-pre"
+        axes.plot([x for x, _, _ in points], [y for _, y, _ in points], drawstyle=corner, color=GREEN, lw=1.6, zorder=3)
+    told = "front, with the number of the trial"
+    _dots(axes, [(x, y) for x, y, _ in points], color=GREEN, ms=7, mew=0.6, zorder=4, label=told)
+    _dress_frame(axes)
+    _add_legend(figure)
     _number(figure, axes, points)
     return figure
 
 
 def _number(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
-    """Write the trials' numbers beside the points, as many as there is room for, the ends of the front first."""
+    """Write the trials' numbers above or below the points where there is room, the ends of the front first."""
     figure.draw_without_rendering()
-    taken: list[tuple[float, float]] = []
-    for x, y, number in [points[0], points[-1], *points[1:-1]]:
-        dot_x, dot_y = axes.transData.transform((x, y))
-        if any(abs(dot_x - a) < LABEL_DOTS[0] and abs(dot_y - b) < LABEL_DOTS[1] for a, b in taken):
-            continue
-        taken.append((float(dot_x), float(dot_y)))
-        axes.annotate(str(number), (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=9, color="0.2")
+    dots = [(float(x), float(y)) for x, y in axes.transData.transform([(x, y) for x, y, _ in points])]
+    taken: list[Point] = []
+    order = dict.fromkeys([0, len(points) - 1, *range(len(points))])
+    for i in order:
+        for up in (1, -1):
+            place = (dots[i][0], dots[i][1] + up * LABEL_DOTS[1])
+            others = [*taken, *dots[:i], *dots[i + 1 :]]
+            if not any(abs(place[0] - x) < LABEL_DOTS[0] and abs(place[1] - y) < LABEL_DOTS[1] for x, y in others):
+                taken.append(place)
+                x, y, number = points[i]
+                offset = (0, up * LABEL_DOTS[1] * 72 / figure.dpi)
+                style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": "0.2"}
+                axes.annotate(str(number), (x, y), offset, textcoords="offset points", **style)
+                break
+
+
+def _add_legend(figure: Figure) -> None:
+    """Above the picture, in one row or two."""
+    num = len({text for axes in figure.axes for text in axes.get_legend_handles_labels()[1]})
+    columns = num if num <= 4 else (num + 1) // 2
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize="small", handletextpad=0.4)
 
 
 def _value(record: Record, objective: int = 0) -> float:

@@ -32,9 +32,9 @@ def is_log(objective: Objective, values: Sequence[float]) -> bool:
     return low > 0 and high / low >= DECADE and not objective.name.endswith("accuracy")
 
 
-def window(objective: Objective, values: Sequence[float]) -> tuple[float, float]:
+def window(objective: Objective, values: Sequence[float], always: Sequence[float] = ()) -> tuple[float, float]:
     """From where to where to draw: all values, but for those so bad (three quartile ranges off, Tukey 1977) that the
-    others would be a single line: they are drawn at the edge.
+    others would be a single line: they are drawn at the edge, unless they are among `always`.
     """
     scaled = [math.log(value) for value in values] if is_log(objective, values) else list(values)
     low, high = min(scaled), max(scaled)
@@ -45,20 +45,30 @@ def window(objective: Objective, values: Sequence[float]) -> tuple[float, float]
             low = min(value for value in scaled if value >= first - reach)
         elif objective.goal == "min" and high > third + 2 * reach > third:
             high = max(value for value in scaled if value <= third + reach)
+    low = min([low, *(math.log(value) if is_log(objective, values) else value for value in always)])
+    high = max([high, *(math.log(value) if is_log(objective, values) else value for value in always)])
     margin = MARGIN * (high - low) or abs(high) * 0.1 or 0.1
     low, high = low - margin, high + margin
     return (math.exp(low), math.exp(high)) if is_log(objective, values) else (low, high)
+
+
+def cut(text: object, limit: int) -> str:
+    """A name short enough, its beginning and its end: `a_very_long…ing_number_7`."""
+    shown = printable(text)
+    return shown if len(shown) <= limit else f"{shown[: limit // 2]}…{shown[len(shown) - (limit - 1) // 2 :]}"
 
 
 def inside(value: float, limits: tuple[float, float]) -> float:
     return min(max(value, limits[0]), limits[1])
 
 
-def dress(axes: Axes, side: Literal["x", "y"], objective: Objective, values: Sequence[float]) -> tuple[float, float]:
+def dress(
+    axes: Axes, side: Literal["x", "y"], objective: Objective, values: Sequence[float], always: Sequence[float] = ()
+) -> tuple[float, float]:
     """Set scale, limits, ticks and label of one side; the limits."""
     from matplotlib.ticker import NullFormatter
 
-    limits, scale = window(objective, values), axes.yaxis if side == "y" else axes.xaxis
+    limits, scale = window(objective, values, always), axes.yaxis if side == "y" else axes.xaxis
     if is_log(objective, values):
         axes.set(**{f"{side}scale": "log"})
         scale.set_major_locator(log_locator(limits))
@@ -78,10 +88,10 @@ def log_locator(limits: tuple[float, float]) -> Locator:
 
 
 def formatter(objective: Objective) -> Formatter:
-    from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter
 
     if objective.name.endswith("accuracy"):
-        return PercentFormatter(1.0, symbol=" %")
+        return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
     if objective.name == "parameters":
         return EngFormatter(sep="")
     return FuncFormatter(lambda value, _: f"{value:.4g}")
