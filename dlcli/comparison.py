@@ -19,7 +19,7 @@ from dlcli.config import check_stored
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, nearest, printable
 from dlcli.layout import metric_name
 from dlcli.runs import RunFolder, find_checkpoint, row
-from dlcli.seed_results import told_seeds
+from dlcli.seed_results import member, told_seeds
 from dlcli.significance import Difference, deviation, mcnemar, mean, mean_interval, paired_t, welch_t
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference beyond noise", "can't tell"
@@ -76,6 +76,7 @@ def read_side(run: RunFolder) -> Side:
     summary, shown = run.read_summary() or {}, row(run)
     is_group = isinstance(record.get("seeds"), list)
     if is_group:
+        record |= _facts_of_members(run, record["seeds"])
         rows = {int(seed): metrics for seed, metrics in (summary.get("per_seed") or {}).items()}
     else:
         rows = {record["config"]["seed"]: shown.metrics}
@@ -190,22 +191,24 @@ def word_of(difference: Difference, mode: str | None) -> str:
 def _other_data(baseline: Side, side: Side, metric: str) -> str | None:
     """Why the scores are of different data, if they are."""
     split = metric.partition("/")[0]
-    one, other = (str(data.get(split) or data.get("train") or "") for data in map(_data_of, (baseline, side)))
+    one, other = (_fingerprint(side.record.get("data"), split) for side in (baseline, side))
     if not one or not other or one == other:
         return None
     return f"their {split} data differ (fingerprints {one[:12]} and {other[:12]})"
 
 
-def _data_of(side: Side) -> dict[str, Any]:
-    """Fingerprint per split; a group has those of its first run that says."""
-    if side.is_group:
-        for seed in side.seeds:
-            run = RunFolder(side.run.path / f"seed-{seed}")
-            if run.run_yaml.is_file() and isinstance(data := run.read_record().get("data"), dict):
-                return data
-        return {}
-    data = side.record.get("data")
-    return data if isinstance(data, dict) else {}
+def _fingerprint(data: object, split: str) -> str:
+    """Of a split's data; the validation split is cut from the training data where there is none."""
+    return str(data.get(split) or data.get("train") or "") if isinstance(data, dict) else ""
+
+
+def _facts_of_members(group: RunFolder, seeds: Sequence[int]) -> dict[str, Any]:
+    """Device and data of a group: those of its first run that says."""
+    for run in (member(group, seed) for seed in seeds):
+        record = run.read_record() if run.run_yaml.is_file() else {}
+        if "device" in record:
+            return {key: record.get(key) for key in ("device", "data")}
+    return {}
 
 
 def seeds_command(side: Side, seeds: Sequence[int]) -> str:

@@ -30,11 +30,12 @@ def differing_settings(records: Sequence[Record], search: Sequence[Path]) -> lis
 
     Where an option differs, the settings that only one of the options has come with it, and are told only if somebody
     set them. A setting that follows another, as `dropout: ${regularization.dropout}` does, is told once, by the other.
+    What was left open to the runtime is as it was measured.
     """
     chosen = [{group: _option(record, group) for group in OPTION_GROUPS} for record in records]
     found = [Differing(g, tuple(c[g] for c in chosen)) for g in OPTION_GROUPS if len({c[g] for c in chosen}) > 1]
     others = {row.key for row in found}
-    flat = [dict(leaves(record["config"])) for record in records]
+    flat = [dict(leaves(record["config"])) | _measured(record) for record in records]
     followed = [_followed(record, search) for record in records]
     asked = {word.partition("=")[0].lstrip("+~") for record in records for word in record.get("overrides") or ()}
     for key in dict.fromkeys(key for settings in flat for key in settings):
@@ -46,6 +47,13 @@ def differing_settings(records: Sequence[Record], search: Sequence[Path]) -> lis
         if not all(_follows(key, r, s, f) for r, s, f in zip(records, flat, followed, strict=True)):
             found.append(Differing(key, values))
     return found
+
+
+def _measured(record: Record) -> dict[str, Any]:
+    """Of threads, memory format and precision those that the config leaves open, as the run had them."""
+    runtime, device = record["config"]["runtime"], _part(record, "device")
+    is_open = (key for key in ("threads", "precision", "channels_last") if runtime.get(key) in ("auto", None))
+    return {f"runtime.{key}": device[key] for key in is_open if key in device}
 
 
 def _option(record: Record, group: str) -> str | None:

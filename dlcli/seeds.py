@@ -178,8 +178,9 @@ class SeedGroup:
 
     def _go_through(self, seed: int, number: int) -> int:
         """One seed's run: trained, gone on with, or shown where it is done; its exit code."""
-        is_done = self.is_done(seed)
-        self.display.event({"event": "seed_started", "seed": seed, "number": number, "of": len(self.seeds)})
+        is_done, resumes = self.is_done(seed), member(self.run, seed).run_yaml.is_file()
+        facts = {"seed": seed, "number": number, "of": len(self.seeds), "resumes": resumes}
+        self.display.event({"event": "seed_started", **facts})
         if is_done:
             if summary := member(self.run, seed).read_summary():
                 self.display.event(summary)

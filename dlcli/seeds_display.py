@@ -110,7 +110,8 @@ class TerminalSeeds(PlainSeeds):
 
     def _on_seed_started(self, event: dict[str, Any]) -> None:
         self._seed, self._number = event["seed"], f"{event['number']}/{event['of']}"
-        self._draw(f"  seed {self._seed} ({self._number}) starting …")
+        if not event["resumes"]:  # the session says that it resumes
+            self._draw(f"  seed {self._seed} ({self._number}) starting …")
 
     def _on_run_prepared(self, event: dict[str, Any]) -> None:
         self._steps = event.get("steps")

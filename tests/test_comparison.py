@@ -73,6 +73,14 @@ def test_what_comes_with_another_option_is_told_by_the_option() -> None:
     assert asked["model.hidden"] == (None, "[64,32]"), "somebody has set it"
 
 
+def test_what_the_runtime_was_left_is_compared_as_it_was_measured() -> None:
+    device = {"threads": 1, "precision": "fp32", "channels_last": False}
+    left, fixed = record_of("digits", device=device), record_of("digits", "runtime.precision=fp32", device=device)
+    assert differing_settings([left, fixed], [packaged_conf()]) == []
+    halved = record_of("digits", device=device | {"precision": "bf16"})
+    assert differing_settings([left, halved], [packaged_conf()]) == [("runtime.precision", ("fp32", "bf16"))]
+
+
 def test_what_differs_in_the_environment() -> None:
     before = {"versions": {"torch": "2.11"}, "device": {"threads": 2, "torch": "2.11"}, "git": {"commit": "a" * 40}}
     after = {"versions": {"torch": "2.15"}, "device": {"threads": 2, "torch": "2.15"}, "data": {"test": "f" * 64}}
