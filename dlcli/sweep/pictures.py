@@ -40,9 +40,11 @@ FEWEST_PAIRS = 2  # trials to be set side by side
 LABEL_DOTS = (24.0, 17.0)  # room of a number, across and down
 
 
-def draw_sweep(folder: Path, definition: Definition, records: Sequence[Record]) -> dict[str, str]:
-    """Draw all that there is something to say about; name -> path."""
-    shares = importance(definition, records)
+def draw_sweep(
+    folder: Path, definition: Definition, records: Sequence[Record], shares: Mapping[str, float] | None = None
+) -> dict[str, str]:
+    """Draw all that there is something to say about; name -> path. shares: the importance, where it is known."""
+    shares = importance(definition, records) if shares is None else shares
     figures = {
         "history": _history(definition, records),
         "importance": _importance(definition, shares),
