@@ -162,7 +162,7 @@ def test_the_score_that_is_judged_by() -> None:
     full = Side(RunFolder(Path("a")), record_of(), scores, False, "completed")
     trial = Side(RunFolder(Path("b")), record_of(), {n: s for n, s in scores.items() if "val" in n}, False, "completed")
     assert choose_metric([full, full], None) == "test/accuracy"
-    assert choose_metric([full, trial], None) == "val/loss", "what the digits' best checkpoint is chosen by"
+    assert choose_metric([full, trial], None) == "val/accuracy", "a trial is not scored on the test split"
     assert choose_metric([full, full], "loss") == "test/loss"
     with pytest.raises(ConfigError) as caught:
         choose_metric([full, trial], "val/acuracy")
