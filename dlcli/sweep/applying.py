@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import options, search_path
+from dlcli.confdir import options, packaged_conf, search_path
 from dlcli.config import compose_command
 from dlcli.config.words import Reading, parse_word
 from dlcli.disk import write_atomically
@@ -28,8 +28,9 @@ def apply_trial(
     folder = find_sweep(name, outputs)
     definition = read_definition(folder)
     record = _chosen(open_reader(folder, definition, storage).records(), definition, number)
-    target = Path(config_dir or "conf").expanduser() / "experiment" / f"{checked_name(as_name, 'experiment')}.yaml"
-    if target.exists() or as_name in options("experiment", search_path(config_dir)):
+    conf = Path(config_dir or "conf").expanduser()
+    target = conf / "experiment" / f"{checked_name(as_name, 'experiment')}.yaml"
+    if target.exists() or as_name in options("experiment", [conf, packaged_conf()]):
         where = f": {target}" if target.exists() else ""
         raise ConfigError(f"there is an experiment {as_name} already{where}", hint=f"Choose another: --as {as_name}_2")
     target.parent.mkdir(parents=True, exist_ok=True)

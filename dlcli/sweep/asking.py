@@ -67,7 +67,7 @@ def read_request(words: Sequence[str], request: Request, *, device_is_cpu: bool,
     if problems or first is None:
         problems.sort(key=lambda p: next((i for i, w in enumerate(words) if p.where.startswith(w[:79])), len(words)))
         raise ConfigError(
-            f"{len(problems)} problems in the command, nothing was started",
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the command, nothing was started",
             hint=_try(words, problems),
             problems=problems,
         )
