@@ -110,15 +110,15 @@ def ledger_states(folder: Path, **env: str) -> list[str]:
     ).stdout.split()
 
 
-def check_whole(folder: Path, count: int) -> None:
+def check_whole(folder: Path, count: int, **env: str) -> None:
     """None lost, none twice, none stuck: in the folders, in the ledger, and in each trial's own record."""
     found = trials(folder)
     assert [trial["number"] for trial in found] == list(range(count))
     assert all(trial["state"] not in ("running", "waiting") for trial in found), found
-    states = ledger_states(folder)
+    states = ledger_states(folder, **env)
     assert len(states) == count and not {"RUNNING", "WAITING"} & set(states), states
     for trial in found:
-        events = [json.loads(line) for line in (folder / f"{trial['number']:04}" / "events.jsonl").open()]
+        events = events_of((folder / f"{trial['number']:04}" / "events.jsonl").read_text())
         kinds = [event["event"] for event in events]
         assert kinds.count("run_started") == kinds.count("run_finished") == 1, (trial["number"], kinds)
         steps = [event["step"] for event in events if event["event"] == "epoch"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Definition:
     trusted: tuple[str, ...] = ()
     created: str = ""
     command: str = ""
+    launcher: dict[str, Any] = field(default_factory=dict, hash=False)  # as launchers.Launch has written it
 
     @property
     def space(self) -> Space:
@@ -83,7 +84,7 @@ class Definition:
     def from_dict(cls, plain: Mapping[str, Any]) -> Definition:
         """Raises ConfigError for what was not written by `as_dict`."""
         try:
-            known = {field.name for field in fields(cls)}
+            known = {entry.name for entry in fields(cls)}
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items() if k in known}
             given["axes"] = tuple(Axis.from_dict(axis) for axis in plain["axes"])
             given["objectives"] = tuple(Objective(**objective) for objective in plain["objectives"])

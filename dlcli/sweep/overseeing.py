@@ -17,11 +17,10 @@ from dlcli.display import Display
 from dlcli.errors import DivergedError, DlcliError
 from dlcli.launch import Forwarding
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.launchers import StartedWorkers
-from dlcli.sweep.local import facts
 from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.reading import Reader, counts
 from dlcli.sweep.record import Record, trial_folder
+from dlcli.sweep.slots import Slots
 
 SUMMARY = "summary.json"
 POLL_S = 0.25
@@ -42,7 +41,7 @@ class Overseer:
     definition: Definition
     reader: Reader
     display: Display
-    workers: StartedWorkers
+    workers: Slots
     known: dict[int, Record] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
@@ -149,7 +148,7 @@ class Overseer:
             "axes": [axis.key for axis in definition.space.axes],
             "words": list(definition.words),
             "seed": definition.seed,
-            **facts(self.workers.count),
+            **self.workers.facts(),
         }
 
     def _where(self) -> dict[str, Any]:

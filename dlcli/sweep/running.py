@@ -17,7 +17,7 @@ from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.asking import Request, read_request
 from dlcli.sweep.definition import Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
 from dlcli.sweep.launchers import Launch, read_launch
-from dlcli.sweep.local import threads_each, visible_gpus
+from dlcli.sweep.local import visible_gpus
 from dlcli.sweep.overseeing import Overseer
 from dlcli.sweep.reading import open_reader
 
@@ -27,15 +27,19 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
     workers = request.workers or max(1, len(visible_gpus()))
     address = _address(request.storage)
     request = replace(request, storage=address and without_password(address))
-    asked = read_request(words, request, device_is_cpu=not visible_gpus(), threads=threads_each(workers))
+    asked = read_request(words, request, device_is_cpu=launch.is_on_cpu(), threads=launch.threads(workers))
     workers = request.workers or asked.workers or workers
     if dry_run:
         from dlcli.sweep.dry_run import show
 
         return show(asked, workers=workers, as_json=as_json)
     command = shlex.join(["dlcli", "sweep", *words])
+    launch.check()
     definition = replace(
-        asked.definition, created=datetime.now().astimezone().isoformat(timespec="milliseconds"), command=command
+        asked.definition,
+        launcher=launch.as_dict(workers),
+        created=datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        command=command,
     )
     taken = _shared_names(address) if address else []
     folder, definition = _make_folder(outputs.absolute(), definition, request.name, taken)
@@ -51,6 +55,8 @@ def resume(
     folder = find_sweep(name, outputs)
     definition = read_definition(folder)
     address = _address(storage) or definition.storage
+    launch = Launch.from_dict(definition.launcher)
+    launch.check()
     if trials is not None:
         definition = _extended(definition, trials)
         definition.write(folder)
@@ -62,8 +68,8 @@ def resume(
         if ledger.paused():
             ledger.pause(None)
     display = _open_display(as_json)
-    count = workers or max(1, len(visible_gpus()))
-    return _oversee(folder, definition, count, address, display, Launch(), resumed=True)
+    count = workers or definition.launcher.get("workers") or max(1, len(visible_gpus()))
+    return _oversee(folder, definition, count, address, display, launch, resumed=True)
 
 
 def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, as_json: bool) -> int:
@@ -98,8 +104,11 @@ def _oversee(
 ) -> int:
     try:
         reader = open_reader(folder, definition, address)
-        started = launch.workers(folder, definition, workers, address)
+        started = launch.workers(folder, workers, address)
         return Overseer(folder, reader.definition, reader, display, started).execute(resumed=resumed)
+    except EnvironmentFault as error:
+        error.hint = f"{error.hint or 'Mend it.'} Then: dlcli sweep resume {definition.name}"
+        raise
     finally:
         display.close()
 

@@ -25,7 +25,12 @@ LOCK_S = 120  # to wait for the others' claims; and what a claim may take before
 def open_shared(folder: Path, definition: Definition, address: str) -> SharedLedger:
     """Errors: EnvironmentFault when the database cannot be reached, or its driver is not installed."""
     with reaching(address):
-        return SharedLedger(folder, definition, open_storage(address))
+        storage = open_storage(address)
+        try:
+            return SharedLedger(folder, definition, storage)
+        except BaseException:
+            storage.engine.dispose()
+            raise
 
 
 def open_storage(address: str) -> optuna.storages.RDBStorage:
@@ -95,6 +100,9 @@ class SharedLedger(Ledger):
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": self.lock_number})
             yield
 
+    def close(self) -> None:
+        self.storage.engine.dispose()
+
     def beat(self, worker_id: str, number: int) -> None:
         self.study.set_user_attr(f"beat:{worker_id}", number)
 
@@ -108,19 +116,27 @@ def _join(definition: Definition) -> str:
 
 def shared_names(address: str) -> list[str]:
     """The sweeps, and other studies, that a ledger has. EnvironmentFault where there is no database."""
-    with reaching(address):
-        return sorted(study.study_name for study in open_storage(address).get_all_studies())
+    with _looking_into(address) as storage:
+        return sorted(study.study_name for study in storage.get_all_studies())
 
 
 def shared_definition(name: str, address: str) -> Definition:
     """The definition of a sweep that only the ledger tells of: this machine has no folder of it."""
-    names = shared_names(address)
-    if name not in names:
-        shown = ", ".join(map(printable, names[:8])) or "none"
+    with _looking_into(address) as storage:
+        found = {study.study_name: study.user_attrs for study in storage.get_all_studies()}
+    if name not in found:
+        shown = ", ".join(printable(other) for other in sorted(found)[:8]) or "none"
         raise ConfigError(f"the ledger has no sweep {printable(name)}", hint=f"It has: {shown}.")
+    if "definition" not in found[name]:
+        raise ConfigError(f"{printable(name)} is a study of another program", hint="Name a sweep of dlcli's.")
+    return Definition.from_dict(found[name]["definition"])
+
+
+@contextmanager
+def _looking_into(address: str) -> Iterator[optuna.storages.RDBStorage]:
     with reaching(address):
         storage = open_storage(address)
-        attrs: dict[str, Any] = storage.get_study_user_attrs(storage.get_study_id_from_name(name))
-    if "definition" not in attrs:
-        raise ConfigError(f"{printable(name)} is a study of another program", hint="Name a sweep of dlcli's.")
-    return Definition.from_dict(attrs["definition"])
+        try:
+            yield storage
+        finally:
+            storage.engine.dispose()

@@ -21,7 +21,7 @@ from dlcli.sweep.definition import Definition, read_definition
 from dlcli.sweep.keeping import keep_best
 from dlcli.sweep.ledger import Claim, Ledger, Wait, open_ledger
 from dlcli.sweep.life import Beat, this_worker
-from dlcli.sweep.local import MORE
+from dlcli.sweep.slots import MORE
 from dlcli.tracker import RunQueue
 
 POLL_S = 0.3
