@@ -52,7 +52,7 @@ def importance(definition: Definition, records: Sequence[Record]) -> dict[str, f
     total = sum(found.values())
     if not (math.isfinite(total) and total > 0):
         return {}
-    shares = {axis.key: found.get(axis.key, 0.0) / total for axis in definition.space.axes}
+    shares = {axis.key: float(found.get(axis.key, 0.0) / total) for axis in definition.space.axes}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
@@ -75,7 +75,7 @@ def _cost(record: Record, definition: Definition) -> float:
 def _without_outliers(costs: list[float]) -> list[float]:
     if len(costs) < FEWEST_TRIALS:
         return costs
-    first, _, third = statistics.quantiles(costs, n=4)
+    first, _, third = statistics.quantiles(costs, n=4, method="inclusive")
     fence = third + 3 * (third - first) if third > first else math.inf
     return [min(cost, fence) for cost in costs]
 

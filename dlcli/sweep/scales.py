@@ -39,7 +39,7 @@ def window(objective: Objective, values: Sequence[float], always: Sequence[float
     scaled = [math.log(value) for value in values] if is_log(objective, values) else list(values)
     low, high = min(scaled), max(scaled)
     if len(scaled) >= FEWEST_WITH_OUTLIERS:
-        first, _, third = statistics.quantiles(scaled, n=4)
+        first, _, third = statistics.quantiles(scaled, n=4, method="inclusive")
         reach = 3 * (third - first)
         if objective.goal == "max" and low < first - 2 * reach < first:
             low = min(value for value in scaled if value >= first - reach)
