@@ -120,7 +120,8 @@ def print_top(name: str | None, *, limit: int, outputs: Path, storage: str | Non
     print_table(f"Best of {definition.name}", *_fitting(table, ["time", *(short for _, short in least)]))
     if len(definition.objectives) > 1:
         _say([f"{STAR} no other trial is as good in all of {', '.join(o.name for o in definition.objectives)}"])
-    _tell_importance(definition, shares, len(order))
+    if drawn["pictures"]:
+        _tell_importance(definition, shares, len(order))
     for kind, path in drawn["pictures"].items():
         _say([f"{kind:<11} {place(path)}"])
     _advise(_commands(definition, order[0]))

@@ -40,6 +40,7 @@ BENCHES = {  # those to accuracy take minutes to an hour, the others less than f
     "peers": peers.run,
     "help": startup.help,
     "registry": registry.run,
+    "sweep_status": registry.sweep_status,
     "first_step": startup.first_step,
     "classic": against_classic.run,
     "memory": against_classic.memory,

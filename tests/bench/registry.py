@@ -1,4 +1,4 @@
-"""The list of 2,000 runs: with a filter on a metric and a choice, with an order, and plain."""
+"""The list of 2,000 runs: with a filter on a metric and a choice, with an order, and plain; a sweep of 1,000 trials."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dlcli.sweep.definition import Definition, Objective
+from dlcli.sweep.life import this_worker
+from dlcli.sweep.record import Record
+from dlcli.sweep.space import Axis
 from tests.bench.measure import Cost, cost_of, in_turn, spread, table
 
 NUM_RUNS = 2_000
+NUM_TRIALS = 1_000
 ROUNDS = 10
 CONFIG: dict[str, Any] = {  # as large as that of `dlcli train digits`
     "dataset": {"name": "digits", "image_shape": [1, 8, 8], "mean": [0.3049], "std": [0.376], "batch_size": 64},
@@ -42,6 +47,34 @@ def run() -> str:
         rounds = in_turn(ROUNDS, *(lambda w=words: cost_of((*command, *w)) for words in sides.values()))
     rows = [_row(f"runs ls {name}", costs) for name, costs in zip(sides, zip(*rounds, strict=True), strict=True)]
     return table((f"{NUM_RUNS:,} runs", "wall s", "CPU s"), rows)
+
+
+def sweep_status() -> str:
+    """`dlcli sweep status` of 1,000 trials, two of them at work, as a process of its own; promised: under 2 s."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_sweep(Path(folder))
+        command = (sys.executable, "-m", "dlcli", "sweep", "status", "latest", "--outputs", folder)
+        rounds = in_turn(ROUNDS, lambda: cost_of(command), lambda: cost_of((*command, "--json")))
+    names = ("sweep status", "sweep status --json")
+    rows = [_row(name, costs) for name, costs in zip(names, zip(*rounds, strict=True), strict=True)]
+    return table((f"{NUM_TRIALS:,} trials", "wall s", "CPU s"), rows)
+
+
+def make_sweep(outputs: Path) -> None:
+    """A sweep as its workers leave it in the midst of the last two trials: two thirds of the others stopped early."""
+    axes = (Axis("optimizer.lr", low=1e-4, high=0.1, is_log=True), Axis("model", ("mlp", "simple_cnn")))
+    objectives = (Objective("val/accuracy", "max"),)
+    folder = outputs / "sweeps" / "digits-calm-otter"
+    folder.mkdir(parents=True)
+    Definition("digits-calm-otter", "digits", ("digits",), axes, objectives, NUM_TRIALS).write(folder)
+    for number in range(NUM_TRIALS):
+        record = Record(number, {"optimizer.lr": repr(1e-4 + number * 1e-6), "model": "mlp"}, worker=this_worker())
+        score = number / NUM_TRIALS
+        if number < NUM_TRIALS - 2:
+            ends = {"state": "pruned"} if number % 3 else {"state": "completed", "values": [score]}
+            reports = {str(epoch): score for epoch in range(1, 31)}
+            record = record.be(**ends, metrics={"val/accuracy": score}, reports=reports, seconds=4.0)
+        record.write(folder)
 
 
 def make_run(outputs: Path, number: int) -> None:
