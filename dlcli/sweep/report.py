@@ -56,7 +56,7 @@ def print_status(name: str | None, *, outputs: Path, storage: str | None, as_jso
         _say([f"paused: {found['paused']}"])
     if found["running"]:
         columns, rows = _running_table(definition, found["running"])
-        print_table("", *_fitting((columns, rows), [*columns[1:-3], "since"]))
+        print_table("", *_fitting((columns, rows), ["since", *columns[-5:0:-1]]))
     _advise(found["next"])
 
 
