@@ -221,9 +221,9 @@ def under_fitting(e: Evidence) -> Reason | None:
     if e.epochs_done() <= FEW_EPOCHS or not _is_low(e) or _gap(e) or lr_too_high(e) or nothing_learned(e):
         return None
     last = falling_share(_at_high_rate(e))
-    figures = {**_learned(e), "of the loss's fall in the last fifth": "not known" if last is None else last}
+    figures = {**_learned(e), "of the loss's fall in the last fifth": last}
     if last is None:
-        return Reason("Under-fitting: not even the training data are learned", figures, e.longer(), 0.7)
+        return Reason("Under-fitting: not even the training data are learned", _learned(e), e.longer(), 0.7)
     if last >= FALLING:
         return Reason("Under-fitting: the loss was still falling when it ended", figures, e.longer(), 0.7)
     figures["parameters"] = e.prepared.get("parameters", "?")

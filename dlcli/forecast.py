@@ -57,7 +57,7 @@ class Forecast:
     `steps` is what fits; epochs_low, epochs_high say how many epochs do at either speed. peak_memory_mb: of the device
     where it has memory of its own, otherwise of this process so far and the drawing of curves. disk_mb: of as many
     checkpoints as the run keeps at most. start_s: of the process (where the caller knows it), the build, and what the
-    first steps take longer.
+    first steps take longer. load: programs that ran on this machine in the minute before, on average.
     """
 
     steps: int
@@ -93,6 +93,7 @@ class Forecast:
     device_name: str
     precision: str
     threads: int
+    load: float
 
 
 def forecast(tree: Tree, builder: Builder, *, steps: int = 20, before_s: float = 0.0) -> Forecast:
@@ -103,6 +104,7 @@ def forecast(tree: Tree, builder: Builder, *, steps: int = 20, before_s: float =
     number within these steps, EnvironmentFault where memory does not suffice: the run itself would do the same.
     """
     check_measurable(tree)
+    load = os.getloadavg()[0]
     began = time.perf_counter()
     parts = Assembly(tree, Signals(), builder=builder)
     built_s = time.perf_counter() - began
@@ -116,7 +118,7 @@ def forecast(tree: Tree, builder: Builder, *, steps: int = 20, before_s: float =
         test_s=example_s * parts.test_source.num_examples,
         saving=saving,
     )
-    return reckon(parts, pace, costs)
+    return reckon(parts, pace, costs, load)
 
 
 def check_measurable(tree: Tree) -> None:
@@ -284,7 +286,7 @@ class Course(NamedTuple):
     saving_s: float
 
 
-def reckon(parts: Assembly, pace: Pace, costs: Costs) -> Forecast:
+def reckon(parts: Assembly, pace: Pace, costs: Costs, load: float) -> Forecast:
     """The whole from its parts."""
     tree, per_epoch = parts.tree, parts.train_source.steps_per_epoch
     step_s = statistics.fmean(pace.seconds)
@@ -329,6 +331,7 @@ def reckon(parts: Assembly, pace: Pace, costs: Costs) -> Forecast:
         device_name=parts.runtime.device_name(),
         precision=parts.runtime.precision,
         threads=parts.runtime.threads,
+        load=load,
     )
 
 

@@ -49,7 +49,9 @@ def print_reasons(evidence: Evidence, reasons: list[Reason], figures: Mapping[st
     from dlcli.layout import flow
 
     out, width = Output(sys.stdout), width_of(sys.stdout)
-    lines = flow([clean(evidence.name), evidence.experiment, evidence.status, *told(figures)], width, indent="")
+    lines = flow(
+        [clean(evidence.name.split()[0]), evidence.experiment, evidence.status, *told(figures)], width, indent=""
+    )
     for place, reason in enumerate(reasons, 1):
         lines += ["", f"{place}  {reason.title}", *flow(told(reason.figures), width, indent="   ")]
         lines.append(f"   try: {clean(reason.remedy)}")
