@@ -94,6 +94,9 @@ def print_comparison(event: dict[str, Any]) -> None:
     for verdict in event["verdicts"]:
         first, *rest = flow(told(verdict, event["baseline"], metric), width_of(sys.stdout) - 2, indent="")
         print(clean(first), *(f"  {clean(line)}" for line in rest), sep="\n")
+    for run in runs:
+        if run["status"] != "completed":
+            print(f"note: {run['name']} is {run['status']}: these are its scores so far", file=sys.stderr)
     for line in advice(event["verdicts"]):
         print(clean(line), file=sys.stderr)
 

@@ -73,7 +73,8 @@ def resume(
     if refused := group.refusal():
         run.unlock()
         raise refused
-    if not group.missing() and (summary := run.read_summary()):
+    summary = run.read_summary() or {}
+    if summary.get("status") == "completed" and not group.missing():
         run.unlock()
         display.event({"event": "note", "message": f"{run.name} is finished already; nothing changed"})
         display.event(summary)
@@ -196,16 +197,17 @@ class SeedGroup:
         return code
 
     def _train(self, seed: int, *, profile: bool) -> int:
-        run = member(self.run, seed)
+        """Of a new run or one that goes on; the exit code, also of a signal that came too late to interrupt it."""
+        run, signals = member(self.run, seed), Signals()
+        common: dict[str, Any] = {"display": self.display, "trusted": self.trusted, "signals": signals}
         if run.run_yaml.is_file():
-            words, search = self.changes(seed), self.composed.search
-            return start.resume(run, words, display=self.display, search=search, trusted=self.trusted)
-        run.path.mkdir(exist_ok=True)
-        composed = replace(
-            self.composed, tree=self.config_of(seed), warnings=self.composed.warnings if seed == self.seeds[0] else ()
-        )
-        group = self.run.folder_name  # of the tracker's charts
-        return start.train_in(run, composed, display=self.display, trusted=self.trusted, profile=profile, group=group)
+            code = start.resume(run, self.changes(seed), search=self.composed.search, **common)
+        else:
+            run.path.mkdir(exist_ok=True)
+            warnings = self.composed.warnings if seed == self.seeds[0] else ()
+            composed = replace(self.composed, tree=self.config_of(seed), warnings=warnings)
+            code = start.train_in(run, composed, profile=profile, group=self.run.folder_name, **common)
+        return signals.exit_code if signals.received else code
 
     def _tell_what_is_taken_over(self, seed: int) -> None:
         """Once, before the second seed: what the first has measured."""

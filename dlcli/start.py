@@ -23,6 +23,7 @@ from dlcli.ranks import Alone, Ranks, find_ranks
 from dlcli.record import Recorder, Unheard, now
 from dlcli.runs import RunFolder, all_runs, find_checkpoint
 from dlcli.session import Session, Trial, in_a_command
+from dlcli.signals import Signals
 from dlcli.tracker import new_run_id
 
 RESUME_KEYS = (
@@ -65,9 +66,13 @@ def train_in(
     profile: bool = False,
     ranks: Alone | Ranks | None = None,
     trial: Trial | None = None,
+    signals: Signals | None = None,
     **facts: Any,
 ) -> int:
-    """A new run in a folder that was made for it; the exit code. facts: what else stands in its record."""
+    """A new run in a folder that was made for it; the exit code. facts: what else stands in its record.
+
+    signals: where one that comes is noted, for a caller who has more to do afterwards.
+    """
     run.lock()
     run.checkpoints.mkdir(exist_ok=True)
     record = new_record(run, composed, **facts)
@@ -77,6 +82,7 @@ def train_in(
     recorder = Recorder(run.events, display)
     session = Session(run, composed.tree, record, recorder, composed.search, trusted, warnings=composed.warnings)
     session.ranks, session.profile, session.trial = ranks, profile, trial
+    session.signals = signals or session.signals
     return session.execute()
 
 
@@ -161,6 +167,7 @@ def resume(
     trusted: Sequence[str] = (),
     ranks: Alone | Ranks | None = None,
     trial: Trial | None = None,
+    signals: Signals | None = None,
 ) -> int:
     """Go on with an interrupted run, or further with a finished one; returns the exit code."""
     run = RunFolder(run.path.absolute())
@@ -194,7 +201,7 @@ def resume(
     ranks.same(True)
     recorder = Recorder(run.events, display)
     session = Session(run, tree, record, recorder, search, trusted, resumes=True, words=words, ranks=ranks)
-    session.trial = trial
+    session.trial, session.signals = trial, signals or session.signals
     return session.execute()
 
 

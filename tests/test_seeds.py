@@ -14,8 +14,12 @@ from typing import Any
 import pytest
 from program import dlcli, environment, events_of
 
+from dlcli import seeds, start
+from dlcli.config import compose_command
+from dlcli.display import Silent
 from dlcli.runs import RunFolder, all_runs, find_run
 from dlcli.seed_results import statistics_of, told_seeds
+from dlcli.signals import Signals
 from dlcli.significance import deviation, mean, mean_interval
 
 QUICK = ("digits", "tracker=none", "runtime=cpu", "trainer.epochs=2")
@@ -142,6 +146,24 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, code: int,
     assert child.returncode == code
     assert "status=interrupted seconds=" in out
     assert err.splitlines()[-1] == "next: dlcli resume otter"
+
+
+def test_a_signal_at_the_very_end_of_a_run_stops_the_others_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def finish(run: RunFolder, *rest: Any, signals: Signals, **options: Any) -> int:
+        begun.append(run.name)
+        signals.received = signal.SIGTERM  # while the run is drawn: too late to interrupt it
+        return 0
+
+    monkeypatch.setattr(start, "train_in", finish)
+    options: dict[str, Any] = {"outputs": tmp_path / "outputs", "display": Silent(), "profile": False}
+    composed = compose_command([*QUICK, "name=otter"])
+    assert seeds.train(composed, 3, **options) == 143
+    assert begun == ["otter/seed-0"]
+    assert (find_run("otter", tmp_path / "outputs").read_summary() or {})["status"] == "interrupted"
 
 
 def test_a_seed_that_diverges_is_counted_and_told(tmp_path: Path) -> None:
