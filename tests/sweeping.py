@@ -50,7 +50,7 @@ def worker_pids(folder: Path) -> list[int]:
         if entry.name.isdecimal():
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"dlcli.sweep.worker" in words and str(folder).encode() in words:
+                if {b"dlcli.sweep.worker", b"dlcli.sweep.job"} & set(words) and str(folder).encode() in words:
                     found.append(int(entry.name))
     return sorted(found)
 

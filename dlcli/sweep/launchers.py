@@ -43,7 +43,6 @@ SETTINGS = {
         "constraint": Setting(str, "what the nodes must have"),
         "exclude": Setting(str, "nodes that are not taken"),
         "gres": Setting(str, "other resources"),
-        "setup": Setting(str, "a line of shell before the worker, as `module load cuda`"),
         "save_s": Setting(int, "seconds before the end of its time in which a worker saves", 60),
     },
     "ray": {
@@ -107,8 +106,10 @@ class Launch:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Launch:
-        known = plain.get("name") in SETTINGS and isinstance(plain.get("settings"), dict)
-        return cls(plain["name"], plain["settings"]) if known else cls()
+        """Checked as the words were: the file may come from anywhere."""
+        settings = plain.get("settings") or {}
+        words = [f"launcher={plain.get('name', 'local')}", *(f"launcher.{key}={settings[key]}" for key in settings)]
+        return read_launch(words)[1]
 
 
 def read_launch(words: Sequence[str]) -> tuple[list[str], Launch]:
@@ -146,7 +147,8 @@ def _read(name: str, key: str, text: str) -> Any:
         told = f"launcher={name} has no such setting ({known})"
         return Problem(where, told, f"launcher.{better}={printable(text)}" if better else None)
     if setting.kind is str:
-        return text if text else Problem(where, f"must say something: {setting.meaning}")
+        is_word = bool(text) and text.isprintable() and " " not in text
+        return text if is_word else Problem(where, f"must be a word: {setting.meaning}")
     try:
         value = setting.kind(text)
     except ValueError:
