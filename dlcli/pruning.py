@@ -1,8 +1,12 @@
-"""Whether a training that others do better than goes on: asked between steps, behind each evaluation."""
+"""What a run of a sweep has besides: whether it goes on while others do better is asked behind each evaluation."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dlcli.runs import RunFolder
 
 
 class Pruned(Exception):
@@ -22,3 +26,17 @@ class Never:
 
 
 NEVER = Never()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run of a sweep has besides: the W&B group of its sweep, who stops it early, who feeds W&B from it.
+
+    save_gap_s: least seconds between two checkpoints. It is neither scored on the test split, which nothing is selected
+    on, nor drawn: the sweep draws those that it keeps.
+    """
+
+    group: str
+    pruner: Pruner
+    feed: Callable[[RunFolder, dict[str, Any]], object]
+    save_gap_s: float

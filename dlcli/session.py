@@ -6,14 +6,14 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.display import place
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
-from dlcli.pruning import NEVER, Pruned, Pruner
+from dlcli.pruning import NEVER, Pruned, Trial
 from dlcli.ranks import Alone, Ranks
 from dlcli.record import Recorder, finite, now, read_events
 from dlcli.runs import RunFolder, all_runs, outputs_folder
@@ -23,20 +23,6 @@ from dlcli.tracker import Follower, start_follower
 if TYPE_CHECKING:
     from dlcli.checkpoint import Checkpoint
     from dlcli.training import Training
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What a run of a sweep has besides: the W&B group of its sweep, who stops it early, who feeds W&B from it.
-
-    save_gap_s: least seconds between two checkpoints. It is neither scored on the test split, which nothing is selected
-    on, nor drawn: the sweep draws those that it keeps.
-    """
-
-    group: str
-    pruner: Pruner
-    feed: Callable[[RunFolder, dict[str, Any]], object]
-    save_gap_s: float
 
 
 @dataclass

@@ -19,10 +19,11 @@ from dlcli.config import Composed, change_stored, check_stored
 from dlcli.display import Display, Silent, open_display
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
 from dlcli.extension import ENDS, check_extension, more
+from dlcli.pruning import Trial
 from dlcli.ranks import Alone, Ranks, find_ranks
 from dlcli.record import Recorder, Unheard, now
 from dlcli.runs import RunFolder, all_runs, find_checkpoint
-from dlcli.session import Session, Trial, in_a_command
+from dlcli.session import Session, in_a_command
 from dlcli.signals import Signals
 from dlcli.tracker import new_run_id
 

@@ -30,6 +30,7 @@ BELOW = (
     "choices",
 )  # tensors only: they see neither configs nor runs
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn", "numpy", "safetensors", "PIL")
+HEAVY += ("optuna", "scipy", "sqlalchemy", "submitit", "ray")
 LONGEST_FILE = 450
 ALLOWED = {  # the loop runs tasks, steps optimizers and averages weights: these are its vocabulary
     "loop": {"tasks.task", "regularization.averaging", "optimizers.stepping", "ranks", "errors"},
@@ -109,9 +110,10 @@ def test_the_loop_knows_neither_configs_nor_files_nor_screens() -> None:
 def test_hydra_stands_in_one_place_and_wandb_in_another() -> None:
     users = {
         package: {module_of(p) for p in FILES if package in {name.split(".")[0] for name in imports(p)}}
-        for package in ("hydra", "wandb", "typer")
+        for package in ("hydra", "wandb", "typer", "optuna", "ray", "submitit")
     }
     assert users["hydra"] == {"config.words", "config.composing"}, users["hydra"]
+    assert all(name.startswith("sweep.") for package in ("optuna", "ray", "submitit") for name in users[package]), users
     assert users["wandb"] == {"follower"}, "in the tracker's own process"
     assert all(name == "cli" or name.startswith("commands") for name in users["typer"]), users["typer"]
 
@@ -121,7 +123,8 @@ def test_only_build_and_what_is_above_it_builds_objects() -> None:
     rooms = ("build", "session", "start")
     importers = {target: {module_of(p) for p in FILES if target in own_imports(p)} for target in rooms}
     above = {"assembly", "training", "session", "trained", "tuning", "forecast", "answers"} | {
-        f"commands.{c}" for c in ("evaluate", "plan", "predict", "tune")
+        *(f"commands.{c}" for c in ("evaluate", "plan", "predict", "tune")),
+        *(f"sweep.{c}" for c in ("trial", "dry_run")),
     }
     rest = {name for name in importers["build"] - above if not name.startswith("vectorized.")}
     assert not rest, rest
@@ -196,6 +199,7 @@ LIGHT += [
 LIGHT += ["seeds", "seed_results", "seeds_display", "significance"]
 LIGHT += ["answers", "comparison", "comparison_report", "differences", "rerunning"]
 LIGHT += [module_of(path) for path in sorted((PACKAGE / "commands").glob("*.py"))]
+LIGHT += [f"sweep.{name}" for name in ("running", "overseeing", "asking", "launchers", "reading", "report", "display")]
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -239,7 +239,7 @@ class Net(nn.Module):
 
     def forward(self, images):
         self.calls += 1
-        if self.width > 4 and self.training and images.shape[0] > 2 and not images.is_meta:
+        if self.width > 4 and self.calls > 4:  # not yet where shapes are tried
             raise KeyError(f"width {self.width}")
         return self.layer(images.flatten(1))
 """

@@ -128,7 +128,7 @@ class LiveSweep:
 
     def _measure(self) -> None:
         self._width, self._height = size_of(self._stream)
-        self._console.size = (self._width, self._height)  # type: ignore[assignment]
+        self._console.size = (self._width, self._height)
 
     def event(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_{event['event']}", lambda event: None)(event)
@@ -178,8 +178,11 @@ class LiveSweep:
         self.close()
         self._console.print(self._table(list(self._order())[: max(10, len(event.get("front", ())))]))
         self._print(f"✓ {counted(event['trials'])} · {duration(event['seconds'] or 0)}", "bold green")
-        for picture in event.get("pictures", {}).values():
-            self._print(f"  {place(picture)}", "dim")
+        if mattered := what_mattered(event.get("importance") or {}, self._start["axes"]):
+            self._print(f"  what mattered: {mattered}")
+        if pictures := list((event.get("pictures") or {}).values()):
+            names = ", ".join(str(picture).rpartition("/")[2] for picture in pictures)
+            self._print(f"  pictures: {names} in {place(event['sweep'])}", "dim")
         label = "next"
         for command in next_commands(event):
             self._print(f"  {label:<10}{command}")
@@ -251,6 +254,14 @@ def trial_rows(
         taken = "" if event["seconds"] is None else duration(event["seconds"])
         rows.append([str(event["trial"]), *point, *shown, taken, state_of(event)])
     return columns, rows
+
+
+def what_mattered(importance: Mapping[str, float], axes: Sequence[str]) -> str:
+    """lr 71 % · model 22 %, what has at least half a percent."""
+    names = short_axes(axes)
+    return " · ".join(
+        f"{names.get(axis, axis)} {100 * share:.0f} %" for axis, share in importance.items() if share >= 0.005
+    )
 
 
 def state_of(event: Mapping[str, Any]) -> str:

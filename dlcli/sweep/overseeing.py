@@ -17,9 +17,10 @@ from dlcli.display import Display
 from dlcli.errors import DivergedError, DlcliError
 from dlcli.launch import Forwarding
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.ranking import front, ranked
-from dlcli.sweep.reading import Reader, counts
-from dlcli.sweep.record import Record, trial_folder
+from dlcli.sweep.drawing import draw_once
+from dlcli.sweep.events import summary, trial_event
+from dlcli.sweep.reading import Reader
+from dlcli.sweep.record import Record
 from dlcli.sweep.slots import Slots
 
 SUMMARY = "summary.json"
@@ -67,18 +68,8 @@ class Overseer:
         records = self.reader.records()
         event = summary(self.folder, self.definition, records, self._seconds())
         write_atomically(self.folder / SUMMARY, (json.dumps(event, indent=1) + "\n").encode())
-        pictures = self._draw(records)
-        self.display.event(event | ({"pictures": pictures} if pictures else {}))
+        self.display.event(event | draw_once(self.folder, self.definition, records))
         return 0 if event["best"] else DivergedError.code
-
-    def _draw(self, records: list[Record]) -> dict[str, str]:
-        from dlcli.sweep.pictures import draw_sweep
-
-        try:
-            return draw_sweep(self.folder, self.definition, records)
-        except Exception as error:  # whatever it is, the result matters more
-            self.display.event({"event": "warning", "message": f"the pictures could not be drawn: {error}"})
-            return {}
 
     def _watch(self, signals: Forwarding) -> None:
         deadline: float | None = None
@@ -159,46 +150,3 @@ class Overseer:
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
-
-
-def trial_event(folder: Path, definition: Definition, record: Record) -> dict[str, Any]:
-    """What is told of a trial. values: of a completed one only; no interim figure is ever a result."""
-    return {
-        "trial": record.number,
-        "state": record.state,
-        "overrides": definition.space.words(record.point),
-        "point": record.point,
-        "metrics": record.metrics if record.state == "completed" else {},
-        "values": record.values if record.state == "completed" else None,
-        "reason": record.reason,
-        "seconds": record.seconds,
-        "reuse_of": record.reuse_of,
-        "run": str(trial_folder(folder, record.run_number)),
-    }
-
-
-def best_of(folder: Path, definition: Definition, record: Record) -> dict[str, Any]:
-    """overrides: all words behind the experiment, so that `dlcli train EXPERIMENT WORDS` makes the same run."""
-    words = [word for word in definition.words_of(record.point) if "=" in word]
-    return {
-        "trial": record.number,
-        "overrides": words,
-        "metrics": record.metrics,
-        "run": str(trial_folder(folder, record.run_number)),
-    }
-
-
-def summary(folder: Path, definition: Definition, records: list[Record], seconds: float | None) -> dict[str, Any]:
-    """The `sweep_finished` event."""
-    order = ranked(records, definition.objectives)
-    event: dict[str, Any] = {
-        "event": "sweep_finished",
-        "sweep": str(folder),
-        "best": best_of(folder, definition, order[0]) if order else None,
-        "trials": counts(records),
-        "name": definition.name,
-        "seconds": seconds,
-    }
-    if len(definition.objectives) > 1:
-        event["front"] = [best_of(folder, definition, record) for record in front(records, definition.objectives)]
-    return event

@@ -14,8 +14,8 @@ from typing import Any
 
 from dlcli.runs import RunFolder
 from dlcli.sweep.definition import Definition
+from dlcli.sweep.events import best_of
 from dlcli.sweep.life import is_alive_here, is_here
-from dlcli.sweep.overseeing import best_of
 from dlcli.sweep.ranking import ranked
 from dlcli.sweep.reading import Reader, counts
 from dlcli.sweep.record import Record, trial_folder

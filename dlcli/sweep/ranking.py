@@ -10,7 +10,9 @@ from dlcli.sweep.record import Record
 
 def ranked(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
     """Completed trials, the best by the first objective first; of equals the earlier. A reused result stands once."""
-    results = [record for record in records if record.state == "completed" and record.values and not record.reuse_of]
+    results = [
+        record for record in records if record.state == "completed" and record.values and record.reuse_of is None
+    ]
     return sorted(results, key=lambda record: (_costs(record, objectives)[0], record.number))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 import sys
@@ -12,20 +10,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlcli.disk import read_json, write_atomically
 from dlcli.display import Output, clean, is_terminal, place, print_table, width_of
-from dlcli.errors import DlcliError
 from dlcli.layout import duration, flow
 from dlcli.sweep.address import VARIABLE, checked_address
 from dlcli.sweep.definition import Definition, find_sweep, read_definition
-from dlcli.sweep.display import counted, figure, heading, next_commands, short_axes, short_value, trial_rows
-from dlcli.sweep.overseeing import trial_event
+from dlcli.sweep.display import (
+    counted,
+    figure,
+    heading,
+    next_commands,
+    short_axes,
+    short_value,
+    trial_rows,
+    what_mattered,
+)
+from dlcli.sweep.drawing import draw_once
+from dlcli.sweep.events import trial_event
 from dlcli.sweep.progress import status
 from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.reading import Reader, open_reader
 from dlcli.sweep.record import Record
 
-CACHE = ".pictures.json"  # in the sweep's folder: of which records the pictures and the importance are
 NUM_SEEDS = 5
 GAP = 2  # columns between two of a table
 STAR = "★"
@@ -149,8 +154,7 @@ def _tell_importance(definition: Definition, shares: Mapping[str, float], num: i
 
     names = short_axes([axis.key for axis in definition.axes])
     if shares:
-        told = " · ".join(f"{names.get(key, key)} {100 * share:.0f} %" for key, share in shares.items())
-        _say(f"what mattered: {told}".split(" · "))
+        _say(f"what mattered: {what_mattered(shares, list(names))}".split(" · "))
     elif num < FEWEST_TRIALS:
         _say([f"what mattered cannot be told from {num} results: it takes {FEWEST_TRIALS}"])
     else:
@@ -166,37 +170,6 @@ def _commands(definition: Definition, best: Record) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
-
-
-def draw_once(folder: Path, definition: Definition, records: Sequence[Record]) -> dict[str, Any]:
-    """{"pictures": name -> path, "importance": axis -> share}, made anew where the results have changed since.
-
-    What cannot be drawn is a note on stderr: nothing depends on it.
-    """
-    finished = [record.as_dict() for record in records if record.is_finished]
-    plain = json.dumps([definition.as_dict(), finished], sort_keys=True)
-    now = hashlib.sha256(plain.encode()).hexdigest()
-    before = read_json(folder / CACHE) or {}
-    if before.get("of") == now and all(os.path.exists(path) for path in before["pictures"].values()):
-        return {key: before[key] for key in ("pictures", "importance")}
-    try:
-        made = _draw(folder, definition, records)
-        write_atomically(folder / CACHE, json.dumps({"of": now, **made}).encode())
-    except DlcliError as error:  # another's folder: there is something to see all the same
-        print(f"note: {clean(error.message)}", file=sys.stderr)
-        made = {"pictures": {}, "importance": {}}
-    except Exception as error:
-        print(f"note: the pictures could not be drawn ({type(error).__name__}: {clean(error)})", file=sys.stderr)
-        made = {"pictures": {}, "importance": {}}
-    return made
-
-
-def _draw(folder: Path, definition: Definition, records: Sequence[Record]) -> dict[str, Any]:
-    from dlcli.sweep.importance import importance
-    from dlcli.sweep.pictures import draw_sweep
-
-    shares = importance(definition, records)
-    return {"pictures": draw_sweep(folder, definition, records, shares), "importance": shares}
 
 
 # --------------------------------------------------------------------------------------------------------------- words

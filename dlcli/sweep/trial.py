@@ -15,10 +15,9 @@ from dlcli.confdir import search_path
 from dlcli.config import compose_command
 from dlcli.display import Silent
 from dlcli.errors import DataError, DivergedError, DlcliError, EnvironmentFault, OutOfMemory
-from dlcli.pruning import Pruned
+from dlcli.pruning import Pruned, Trial
 from dlcli.record import read_events
 from dlcli.runs import RunFolder, find_checkpoint
-from dlcli.session import Trial
 from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
 from dlcli.sweep.ledger import Claim, now
 from dlcli.sweep.record import Record, trial_folder
