@@ -137,10 +137,11 @@ def advice(verdicts: Sequence[dict[str, Any]]) -> list[str]:
     lines = []
     if any(verdict["test"].startswith("McNemar") for verdict in verdicts):
         lines.append("note: McNemar's test speaks of these networks, not of what another seed would give; that would:")
-    if len(verdicts) > 1:
-        chance = f"{100 * false_alarms(len(verdicts)):.0f} %"
+    count = sum(verdict["p"] is not None for verdict in verdicts)
+    if count > 1:
+        chance = f"{100 * false_alarms(count):.0f} %"
         lines.insert(
-            0, f"note: of {len(verdicts)} comparisons at 5 % each, one alarms falsely in up to {chance} of such tables"
+            0, f"note: of {count} comparisons at 5 % each, one alarms falsely in up to {chance} of such tables"
         )
     hints = dict.fromkeys(hint for verdict in verdicts for hint in verdict["next"])
     return [*lines, *(f"next: {hint}" for hint in hints)]

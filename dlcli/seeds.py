@@ -19,7 +19,7 @@ from dlcli.config import Composed
 from dlcli.config.tree import copied, lookup
 from dlcli.display import Display
 from dlcli.errors import CheckpointError, ConfigError, DivergedError, DlcliError
-from dlcli.extension import ENDS, check_extension
+from dlcli.extension import ENDS, check_extension, more
 from dlcli.ranks import find_ranks
 from dlcli.record import finite
 from dlcli.runs import RunFolder
@@ -76,7 +76,10 @@ def resume(
     summary = run.read_summary() or {}
     if summary.get("status") == "completed" and not group.missing():
         run.unlock()
-        display.event({"event": "note", "message": f"{run.name} is finished already; nothing changed"})
+        first = next(filter(None, (member(run, seed).read_summary() for seed in record["seeds"])), {})
+        hint = f"To train its seeds further:  dlcli resume {start.in_a_command(run)} {more(tree, first)}"
+        told = f"{run.name} is finished already; nothing changed"
+        display.event({"event": "note", "message": told, "hint": hint})
         display.event(summary)
         display.close()
         return 0

@@ -15,6 +15,7 @@ import pytest
 from program import dlcli, environment, events_of
 
 from dlcli import seeds, start
+from dlcli.completion import complete
 from dlcli.config import compose_command
 from dlcli.display import Silent
 from dlcli.runs import RunFolder, all_runs, find_run
@@ -83,6 +84,15 @@ def test_a_group_is_one_run_of_the_list_and_its_members_are_named_below_it(group
         "seed-2",
         "summary.json",
     ]
+
+
+def test_tab_completes_the_members(group: RunFolder) -> None:
+    where = ["--outputs", str(group.path.parents[1])]
+    assert complete(["compare", *where], "ot") == ["otter"]
+    assert complete(["eval", *where], "otter/") == ["otter/seed-0", "otter/seed-1", "otter/seed-2"]
+    assert complete(["rerun", *where], "otter/seed-2") == ["otter/seed-2"]
+    assert complete(["eval", *where], "otter/seed-2/b") == ["otter/seed-2/best"]
+    assert complete(["compare", "a", "b", "--fail-if"], "") == ["worse", "not-better"]
 
 
 @pytest.mark.parametrize("seed", [0, 2])
