@@ -23,10 +23,17 @@ TAKES_RUN = ("eval", "resume", "rerun", "runs", "sync", "why", "compare", "expor
 TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
 TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
 TAKES_FILTER = ("ls", "prune", "export")
-SPLITS = ("test", "val", "train")
+FIXED_VALUES = {
+    "--split": ("test", "val", "train"),
+    "--fail-if": ("worse", "not-better"),
+    "--sampler": ("tpe", "random", "quasi-random", "grid", "gp", "cmaes", "nsga2"),
+    "--pruner": ("none", "median", "halving", "hyperband"),
+}
 TAKES_VALUE = (  # options that are followed by a word of their own
     "--config-dir", "--fail-if", "--format", "--limit", "--metric", "--older-than", "--outputs", "--project", "--run",
-    "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n",
+    "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n", "--trials", "--sampler",
+    "--pruner", "--objective", "--workers", "--name", "--seed", "--keep", "--max-failures", "--storage", "--grace",
+    "--as", "--trial",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
@@ -61,6 +68,8 @@ def complete(words: Sequence[str], current: str) -> list[str]:
         found = [f"{option}={v}" for v in _option_values(option, command, words, value)] if equals else _flags(command)
         return _matching(current, found)
     subcommands = _subcommands(command)
+    if command == "sweep":
+        return _matching(current, _of_a_sweep(words, rest, current, subcommands))
     if subcommands and not rest:
         return _matching(current, subcommands)
     rest = rest[1:] if subcommands else rest
@@ -82,6 +91,19 @@ def complete(words: Sequence[str], current: str) -> list[str]:
     if command in TAKES_OVERRIDES:
         return _matching(current, _settings(words, rest, current, experiments=command in TAKES_EXPERIMENT))
     return []
+
+
+def _of_a_sweep(words: Sequence[str], rest: list[str], current: str, subcommands: Sequence[str]) -> Iterator[str]:
+    """`dlcli sweep` takes an experiment and settings at once, or a subcommand and the name of a sweep."""
+    if rest[:1] and rest[0] in subcommands:
+        yield from ["latest", *_sweeps(words)] if len(rest) == 1 else []
+        return
+    if current.startswith(f"{confdir.SWEEP}="):
+        yield from (f"{confdir.SWEEP}={name}" for name in confdir.options(confdir.SWEEP, confdir.search_path()))
+        return
+    yield from [] if rest else (name for name in subcommands if name != "start")
+    yield from _settings(words, rest, current, experiments=True)
+    yield f"{confdir.SWEEP}="
 
 
 def _matching(current: str, candidates: Iterable[str]) -> list[str]:
@@ -120,8 +142,8 @@ def _subcommands(command: str) -> list[str]:
 
 def _option_values(option: str, command: str, words: Sequence[str], current: str) -> Iterable[str]:
     """What may follow an option; nothing where the shell knows better (folders), or nobody does."""
-    if option in ("--split", "--fail-if"):
-        return SPLITS if option == "--split" else ("worse", "not-better")
+    if option in FIXED_VALUES:
+        return FIXED_VALUES[option]
     if command == "runs" and option in ("--format", "--sweep"):
         return ("csv", "json", "markdown") if option == "--format" else _sweeps(words)
     return _runs(words, current, checkpoints=command in TAKES_CHECKPOINT) if option == "--run" else ()

@@ -29,6 +29,7 @@ GROUPS = (
     "runtime",
     "tracker",
 )
+SWEEP = "sweep"  # the folder of searches: `dlcli sweep` chooses from it, nothing of it is composed
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 
@@ -64,8 +65,8 @@ def search_path(config_dir: str | None = None) -> list[Path]:
 
 
 def groups(path_list: Sequence[Path]) -> tuple[str, ...]:
-    """Names of the group folders: the known ones in their fixed order, then new ones of the user's, sorted."""
-    found = {folder.name for conf in path_list for folder in _folders(conf)}
+    """Names of the folders whose options are composed: known ones in their order, then the user's own, sorted."""
+    found = {folder.name for conf in path_list for folder in _folders(conf)} - {SWEEP}
     return tuple(g for g in GROUPS if g in found) + tuple(sorted(found.difference(GROUPS)))
 
 

@@ -238,3 +238,15 @@ def test_the_commands_offered_are_those_that_exist() -> None:
 
         registered = typer.main.get_command(group).commands  # type: ignore[attr-defined]
     assert complete([], "") == sorted(registered)
+
+
+def test_a_sweep_takes_an_experiment_or_a_subcommand_with_a_sweeps_name(conf: Path) -> None:
+    (conf / "outputs" / "sweeps" / "zebra-calm-otter").mkdir(parents=True)
+    found = complete(["sweep"], "")
+    assert {"resume", "join", "status", "top", "apply", "zebra", "optimizer=", "sweep="} <= set(found)
+    assert complete(["sweep", "zebra"], "optimizer=zo") == ["optimizer=zopt"]
+    assert complete(["sweep"], "sweep=l") == ["sweep=learning_rate"]
+    assert complete(["sweep", "top"], "z") == ["zebra-calm-otter"]
+    assert complete(["sweep", "resume", "zebra-calm-otter"], "") == []
+    assert complete(["sweep", "zebra", "--pruner"], "") == ["none", "median", "halving", "hyperband"]
+    assert complete(["train"], "swe") == [], "a training composes none"

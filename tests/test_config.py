@@ -272,3 +272,10 @@ def test_why_understands_what_completion_leaves() -> None:
     assert explain(["digits", "optimizer.lr="]) == explain(["digits", "optimizer.lr"])
     assert explain(["digits", "optimizer="]) == explain(["digits", "optimizer"])
     assert explain(["optimizer.lr=", "optimizer.lr=0.5"])["value"] == 0.5
+
+
+def test_a_search_is_no_part_of_a_training() -> None:
+    found = problems("digits", "sweep=learning_rate")
+    assert found == {
+        "sweep=learning_rate": ("is a search, of many trials: dlcli sweep digits sweep=learning_rate", None)
+    }

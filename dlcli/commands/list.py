@@ -18,12 +18,12 @@ def list_options(
 
     Example: dlcli list model
     """
-    from dlcli.confdir import command, describe, groups, options, search_path
+    from dlcli.confdir import SWEEP, command, describe, groups, options, search_path
     from dlcli.display import print_table
     from dlcli.errors import ConfigError, nearest, printable
 
     search = search_path(config_dir)
-    known = groups(search)
+    known = (*groups(search), SWEEP)
     if group is not None and group not in known:
         better = nearest(group, known)
         raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import groups, options, packaged_conf
+from dlcli.confdir import SWEEP, groups, options, packaged_conf
 from dlcli.errors import Problem, nearest, printable
 from dlcli.schema import SETTINGS
 
@@ -181,6 +181,9 @@ def _read_experiment(word: str, reading: Reading) -> None:
 
 def _sort_word(word: Word, known_groups: Sequence[str], reading: Reading) -> None:
     """A group's choice or a setting's value."""
+    if word.key == SWEEP:
+        reading.wrong(word.text, f"is a search, of many trials: dlcli sweep {reading.experiment} {word.text}")
+        return
     if word.key not in known_groups:
         reading.values.append(word)
         return

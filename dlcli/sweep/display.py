@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 from dlcli.display import Output, clean, pairs, place, size_of
-from dlcli.layout import duration, metric_name, metric_value
+from dlcli.layout import duration, flow, metric_name, metric_value
 
 WORDS = {  # how a state is called
     "completed": "done",
@@ -146,6 +146,10 @@ class LiveSweep:
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(clean(text), style=style, soft_wrap=True)
 
+    def _flow(self, items: Sequence[str], *, style: str = "", indent: str = "  ") -> None:
+        for line in flow([clean(item) for item in items], self._width, indent=indent):
+            self._print(line, style)
+
     def _on_note(self, event: dict[str, Any]) -> None:
         self._print(f"  {event['message']}", "dim")
 
@@ -153,11 +157,12 @@ class LiveSweep:
 
     def _on_sweep_started(self, event: dict[str, Any]) -> None:
         self._start, self._before = event, event["finished"]
-        self._print(f"sweep {event['name']} · {event['experiment']} · {place(event['sweep'])}", "bold")
+        first = [f"sweep {event['name']}", event["experiment"], place(event["sweep"])]
+        self._flow(first, style="bold", indent="")
         goals = ", ".join(f"{'highest' if o['goal'] == 'max' else 'lowest'} {o['name']}" for o in event["objectives"])
-        self._print(f"  {goals} · sampler {event['sampler']} · pruner {event['pruner']} · {event['trials']} trials")
+        self._flow([goals, f"sampler {event['sampler']}", f"pruner {event['pruner']}", f"{event['trials']} trials"])
         workers = f"{event['workers']} worker{'s' if event['workers'] > 1 else ''}"
-        self._print(f"  {workers} on {', '.join(event['devices'])} · searched: {'  '.join(event['space'])}")
+        self._flow([f"{workers} on {', '.join(event['devices'])}", *event["space"]])
         self._live.start()
 
     _on_sweep_resumed = _on_sweep_started

@@ -32,6 +32,7 @@ from tests.bench import (
     ranks,
     registry,
     startup,
+    sweeps,
     vectorized,
 )
 
@@ -41,6 +42,9 @@ BENCHES = {  # those to accuracy take minutes to an hour, the others less than f
     "help": startup.help,
     "registry": registry.run,
     "sweep_status": registry.sweep_status,
+    "sweep_rate": sweeps.rate,
+    "sweep_tpe": sweeps.tpe,
+    "sweep_kills": sweeps.kills,
     "first_step": startup.first_step,
     "classic": against_classic.run,
     "memory": against_classic.memory,
