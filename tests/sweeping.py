@@ -85,6 +85,12 @@ def wait_for(condition: Any, timeout_s: float = 120) -> None:
         time.sleep(0.02)
 
 
+def wait_with(parent: subprocess.Popen[bytes], condition: Any, timeout_s: float = 120) -> None:
+    """Wait for something that a sweep in the background does."""
+    wait_for(lambda: condition() or parent.poll() is not None, timeout_s)
+    assert condition(), f"the sweep has ended with {parent.poll()}"
+
+
 def finished(folder: Path) -> int:
     return sum(trial.get("state") not in ("running", "waiting") for trial in trials(folder))
 

@@ -10,7 +10,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sweeping import SMALL, SPACE, begin, check_whole, finished, kill_worker, sweep, trials, wait_for, worker_pids
+from sweeping import (
+    SMALL,
+    SPACE,
+    begin,
+    check_whole,
+    finished,
+    kill_worker,
+    sweep,
+    trials,
+    wait_for,
+    wait_with,
+    worker_pids,
+)
 
 from dlcli.errors import ConfigError, EnvironmentFault
 from dlcli.sweep.launchers import Launch, read_launch
@@ -50,9 +62,9 @@ def test_killed_workers_and_actors_lose_and_repeat_nothing(tmp_path: Path) -> No
     pytest.importorskip("ray")
     folder = tmp_path / "outputs/sweeps/s"
     parent = begin(tmp_path, *SWEEP, *RAY, "--trials", "6", "--workers", "2")
-    wait_for(lambda: finished(folder) >= 1)
+    wait_with(parent, lambda: finished(folder) >= 1)
     assert kill_worker(folder, random.Random(0))
-    wait_for(lambda: finished(folder) >= 2)
+    wait_with(parent, lambda: finished(folder) >= 2)
     os.kill(keeper_pids()[0], signal.SIGKILL)
     assert parent.wait(timeout=240) == 0, (tmp_path / "parent.log").read_text()
     check_whole(folder, 6)
@@ -69,7 +81,7 @@ def test_a_sweep_that_is_ended_leaves_nobody_and_goes_on(number: int, tmp_path: 
     # room for two workers, and a third that waits
     words = (*SWEEP, *RAY, "trainer.epochs=400", "--trials", "3", "--workers", "3")
     parent = begin(tmp_path, *words)
-    wait_for(lambda: any((folder / "0000/checkpoints").glob("step-*")))
+    wait_with(parent, lambda: any((folder / "0000/checkpoints").glob("step-*")))
     os.kill(parent.pid, number)
     assert parent.wait(timeout=100) == (143 if number == signal.SIGTERM else -9), (tmp_path / "parent.log").read_text()
     wait_for(lambda: not worker_pids(folder), 30)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from slurm_cluster import Cluster, why_not
-from sweeping import SMALL, SPACE, begin, check_whole, finished, kill_worker, sweep, trials, wait_for
+from sweeping import SMALL, SPACE, begin, check_whole, finished, kill_worker, sweep, trials, wait_for, wait_with
 
 from dlcli.disk import read_json
 from dlcli.errors import ConfigError, EnvironmentFault
@@ -69,10 +69,17 @@ def test_what_sbatch_is_asked_for() -> None:
 
     words = ["launcher=slurm", "launcher.partition=gpu", "launcher.gpus=1", "launcher.cpus=8", "launcher.mem_gb=16"]
     asked = parameters(read_launch(words)[1].all_settings(), "brave-heron")
-    asked["mem"] = f"{asked.pop('mem_gb'):g}GB"  # as submitit does
     text = submitit.slurm.slurm._make_sbatch_string("worker", "/logs", **asked)
     lines = {line.removeprefix("#SBATCH --") for line in text.splitlines()}
-    wanted = {"partition=gpu", "gpus-per-node=1", "cpus-per-task=8", "mem=16GB", "time=60", "signal=TERM@60", "requeue"}
+    wanted = {
+        "partition=gpu",
+        "gpus-per-node=1",
+        "cpus-per-task=8",
+        "mem=16384M",
+        "time=60",
+        "signal=TERM@60",
+        "requeue",
+    }
     assert wanted <= lines and "job-name=dlcli-brave-heron" in lines
     assert not any(line.startswith(("account", "qos", "gres")) for line in lines)
 
@@ -167,11 +174,11 @@ def queued(cluster: Cluster) -> list[str]:
 def test_killed_and_cancelled_jobs_lose_and_repeat_nothing(cluster: Cluster, tmp_path: Path) -> None:
     drawn, folder = random.Random(0), tmp_path / "outputs/sweeps/s"
     parent = begin(tmp_path, *SWEEP, *JOBS, "--trials", "6", "--workers", "2", **cluster.variables)
-    wait_for(lambda: finished(folder) >= 1)
+    wait_with(parent, lambda: finished(folder) >= 1)
     assert kill_worker(folder, drawn)
-    wait_for(lambda: finished(folder) >= 2)
+    wait_with(parent, lambda: finished(folder) >= 2)
     cluster.call("scancel", "--signal=USR1", queued(cluster)[0])  # as a scheduler does before it takes a node away
-    wait_for(lambda: finished(folder) >= 3)
+    wait_with(parent, lambda: finished(folder) >= 3)
     cluster.call("scancel", queued(cluster)[-1])
     assert parent.wait(timeout=180) == 0, (tmp_path / "parent.log").read_text()
     check_whole(folder, 6)
@@ -184,7 +191,7 @@ def test_a_stopped_sweep_saves_and_is_resumed_on_the_cluster(cluster: Cluster, t
     folder = tmp_path / "outputs/sweeps/s"
     words = (*SWEEP, "trainer.epochs=400", *JOBS, "--trials", "3", "--workers", "3")  # more than there is room for
     parent = begin(tmp_path, *words, "launcher.cpus=2", **cluster.variables)
-    wait_for(lambda: any((folder / "0000/checkpoints").glob("step-*")))
+    wait_with(parent, lambda: any((folder / "0000/checkpoints").glob("step-*")))
     os.kill(parent.pid, signal.SIGTERM)
     assert parent.wait(timeout=100) == 143, (tmp_path / "parent.log").read_text()
     wait_for(lambda: not queued(cluster), 20)
@@ -199,7 +206,7 @@ def test_a_stopped_sweep_saves_and_is_resumed_on_the_cluster(cluster: Cluster, t
 def test_jobs_outlive_the_process_that_submitted_them_and_are_found_again(cluster: Cluster, tmp_path: Path) -> None:
     folder = tmp_path / "outputs/sweeps/s"
     parent = begin(tmp_path, *SWEEP, *JOBS, "--trials", "6", "--workers", "2", **cluster.variables)
-    wait_for(lambda: finished(folder) >= 1)
+    wait_with(parent, lambda: finished(folder) >= 1)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     jobs = read_json(folder / "workers/slurm.json")

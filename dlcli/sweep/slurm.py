@@ -151,7 +151,7 @@ def parameters(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         "ntasks_per_node": 1,
         "cpus_per_task": settings["cpus"],
         **({"gpus_per_node": settings["gpus"]} if settings["gpus"] else {}),
-        **({"mem_gb": settings["mem_gb"]} if settings["mem_gb"] else {}),
+        **({"mem": f"{round(settings['mem_gb'] * 1024)}M"} if settings["mem_gb"] else {}),
         "setup": [f"export OMP_NUM_THREADS={settings['cpus']}"],
         # submitit would ask for USR2, of which the loaders' workers would die; a worker saves at SIGTERM
         "additional_parameters": {"signal": f"TERM@{settings['save_s']}", "requeue": True},

@@ -73,7 +73,7 @@ def run_trial(
         record = claim.record.be(state="out of memory", reason=error.message, signature="out of memory")
     except DataError as error:
         record = claim.record.be(state="data", reason=error.message, signature=f"data: {error.message}")
-    except EnvironmentFault:
+    except (Interrupted, EnvironmentFault):
         raise
     except DlcliError as error:
         record = claim.record.be(state="bug", reason=error.message, signature=_signature(error))
