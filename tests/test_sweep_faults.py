@@ -75,7 +75,7 @@ def test_thirty_random_kills_over_several_sweeps(seed: int, tmp_path: Path) -> N
 
 def test_a_killed_trial_goes_on_from_its_own_checkpoint_and_ends_the_same(tmp_path: Path) -> None:
     """One long trial; its worker is killed once a checkpoint is there: the weights are those of an undisturbed one."""
-    words = (*LONGER, "trainer.epochs=4000", "trainer.max_steps=30000", "optimizer.lr=0.001,0.002", "--sampler", "grid")
+    words = (*LONGER, "trainer.epochs=4000", "trainer.max_steps=20000", "optimizer.lr=0.001,0.002", "--sampler", "grid")
     more = ("--pruner", "none", "--trials", "1", "--keep", "1", "--json")
     calm, hit = tmp_path / "calm", tmp_path / "hit"
     calm.mkdir()
@@ -139,7 +139,9 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("needs mount -t tmpfs")
     try:
-        words = (*SMALL, *SPACE, "--trials", "12", "--name", "s", "--keep", "12", "--pruner", "none")
+        small = [word for word in SMALL if not word.startswith("model.")]
+        words = (*small, "model.hidden=[256]", *SPACE, "--trials", "12", "--name", "s", "--keep", "12")
+        words += ("--pruner", "none", "--workers", "1")
         done = sweep(tmp_path, *words, "--outputs", str(outputs))
         assert done.returncode == 5, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr

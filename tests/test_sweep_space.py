@@ -28,7 +28,7 @@ def axis_of(word: str) -> dict[str, Any]:
 
 
 def ask(*words: str, **more: Any) -> Definition:
-    return read_request(words, Request(**more), device_is_cpu=True, threads=1).definition
+    return read_request(words, Request(**more), device_is_cpu=True, workers=1, threads=lambda workers: 1).definition
 
 
 def problems(*words: str, **more: Any) -> dict[str, tuple[str, str | None]]:

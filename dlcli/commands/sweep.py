@@ -33,7 +33,13 @@ Storage = Annotated[
     str | None, typer.Option("--storage", help="A shared ledger: postgresql://user@host/database, or $DLCLI_STORAGE.")
 ]
 NumWorkers = Annotated[
-    int | None, typer.Option("--workers", min=1, max=1_000, help="Trials at once; default: one per GPU, or one.")
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        max=1_000,
+        help="Trials at once; default: one per GPU, else up to 4, as cores and memory allow.",
+    ),
 ]
 
 

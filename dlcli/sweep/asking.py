@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,19 @@ class Asked:
     definition: Definition
     composed: Composed
     size: int | None
-    workers: int | None
+    workers: int
     notes: tuple[str, ...] = ()
 
 
-def read_request(words: Sequence[str], request: Request, *, device_is_cpu: bool, threads: int) -> Asked:
-    """Check it all. device_is_cpu, threads: what a worker will have, to pin what `runtime=auto` would measure."""
+def read_request(
+    words: Sequence[str], request: Request, *, device_is_cpu: bool, workers: int, threads: Callable[[int], int]
+) -> Asked:
+    """Check it all. device_is_cpu, threads: what each of so many workers will have, to pin what `runtime=auto` would
+    measure; workers: where the request leaves it open.
+    """
     search = search_path(request.config_dir)
     words, request = _with_file(words, request, search)
+    workers = request.workers or workers
     plain, axes, reading = read_axes(words, search)
     if not axes and not reading.problems:
         raise ConfigError(
@@ -74,7 +79,7 @@ def read_request(words: Sequence[str], request: Request, *, device_is_cpu: bool,
     objectives = _objectives(request.objectives, first)
     sampler = _sampler(request.sampler, space, len(objectives))
     pruner = _pruner(request.pruner, len(objectives))
-    pinned, notes = _pinned(first, objectives, device_is_cpu=device_is_cpu, threads=threads)
+    pinned, notes = _pinned(first, objectives, device_is_cpu=device_is_cpu, threads=threads(workers))
     size = len(space.grid()) if all(axis.count() is not None for axis in axes) else None
     trials, more = _trials(request.trials, sampler, size)
     definition = Definition(
@@ -94,7 +99,7 @@ def read_request(words: Sequence[str], request: Request, *, device_is_cpu: bool,
         config_dir=request.config_dir and str(Path(request.config_dir).expanduser().resolve()),
         trusted=request.trusted,
     )
-    return Asked(definition, first, size, request.workers, (*notes, *more))
+    return Asked(definition, first, size, workers, (*notes, *more))
 
 
 def _with_file(words: Sequence[str], request: Request, search: Sequence[Path]) -> tuple[list[str], Request]:

@@ -6,7 +6,7 @@ No interim figure is shown: a trial has a value when it has been trained to its 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TextIO
 
@@ -72,9 +72,15 @@ class PlainSweep:
         elif kind == "sweep_interrupted":
             self._err.write("".join(f"stopped, every trial saved\nnext: {command}\n" for command in event["next"]))
         elif kind == "sweep_finished":
+            for member in event.get("front", ()):
+                self._out.write(self._front_line(member) + "\n")
             self._out.write(finished_line(event) + "\n")
             for command in next_commands(event):
                 self._err.write(f"next: {command}\n")
+
+    def _front_line(self, member: Mapping[str, Any]) -> str:
+        facts = {name.replace("/", "_"): member["metrics"].get(name) for name in self._objectives}
+        return pairs("front", {"trial": member["trial"], **facts})
 
     def _trial_line(self, event: Mapping[str, Any]) -> str:
         facts: dict[str, Any] = {"trial": event["trial"], "state": event["state"]}
@@ -181,7 +187,9 @@ class LiveSweep:
 
     def _on_sweep_finished(self, event: dict[str, Any]) -> None:
         self.close()
-        self._console.print(self._table(list(self._order())[: max(10, len(event.get("front", ())))]))
+        front = {member["trial"] for member in event.get("front", ())}
+        order = sorted(self._order(), key=lambda trial: trial["trial"] not in front)  # the front first, else as it is
+        self._console.print(self._table(order[: max(10, len(front))], front))
         self._print(f"✓ {counted(event['trials'])} · {duration(event['seconds'] or 0)}", "bold green")
         if mattered := what_mattered(event.get("importance") or {}, self._start["axes"]):
             self._print(f"  what mattered: {mattered}")
@@ -226,12 +234,14 @@ class LiveSweep:
             parts.append(f"{duration(left_s)} left, until {datetime.now() + timedelta(seconds=left_s):%H:%M:%S}")
         return " · ".join(parts)[: self._width - 1]
 
-    def _table(self, events: Sequence[Mapping[str, Any]]) -> Any:
-        return trial_table(events, self._start["axes"], [o["name"] for o in self._start["objectives"]])
+    def _table(self, events: Sequence[Mapping[str, Any]], front: Container[int] = ()) -> Any:
+        return trial_table(events, self._start["axes"], [o["name"] for o in self._start["objectives"]], front)
 
 
-def trial_table(events: Sequence[Mapping[str, Any]], axes: Sequence[str], objectives: Sequence[str]) -> Any:
-    """A Rich table of trials; the first that has a value carries the star."""
+def trial_table(
+    events: Sequence[Mapping[str, Any]], axes: Sequence[str], objectives: Sequence[str], front: Container[int] = ()
+) -> Any:
+    """A Rich table of trials; in green those of the front, or the first that has a value."""
     from rich.table import Table
     from rich.text import Text
 
@@ -239,9 +249,9 @@ def trial_table(events: Sequence[Mapping[str, Any]], axes: Sequence[str], object
     columns, rows = trial_rows(events, axes, objectives)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if 0 < number < len(columns) - 1 else "left", no_wrap=True)
-    best = next((i for i, event in enumerate(events) if event["values"]), None)
-    for i, row in enumerate(rows):
-        table.add_row(*(Text(clean(cell)) for cell in row), style="bold green" if i == best else "")
+    best = front or [next((event["trial"] for event in events if event["values"]), -1)]
+    for event, row in zip(events, rows, strict=True):
+        table.add_row(*(Text(clean(cell)) for cell in row), style="bold green" if event["trial"] in best else "")
     return table
 
 

@@ -13,6 +13,8 @@ from dlcli.launch import dying_with, usable_cores
 from dlcli.sweep.address import VARIABLE
 from dlcli.sweep.slots import Slots
 
+MOST_WORKERS, GB_EACH = 4, 2  # that nobody asked for by number
+
 
 def visible_gpus() -> list[str]:
     """The GPUs that workers may be given, as CUDA_VISIBLE_DEVICES names them; found without torch."""
@@ -22,6 +24,23 @@ def visible_gpus() -> list[str]:
     with suppress(OSError):
         return [str(i) for i in range(len(os.listdir("/proc/driver/nvidia/gpus")))]
     return []
+
+
+def default_workers() -> int:
+    """One per GPU; without, as many as cores and memory hold, for small networks gain more from neighbours than from
+    threads.
+    """
+    if gpus := visible_gpus():
+        return len(gpus)
+    return max(1, min(MOST_WORKERS, usable_cores(), _memory_gb() // GB_EACH))
+
+
+def _memory_gb() -> int:
+    """Of this machine; a guess where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
+    except (ValueError, OSError):
+        return 2 * GB_EACH
 
 
 def threads_each(workers: int) -> int:

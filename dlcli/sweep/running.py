@@ -17,18 +17,19 @@ from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.asking import Request, read_request
 from dlcli.sweep.definition import Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
 from dlcli.sweep.launchers import Launch, read_launch
-from dlcli.sweep.local import visible_gpus
+from dlcli.sweep.local import default_workers
 from dlcli.sweep.overseeing import Overseer
 from dlcli.sweep.reading import open_reader
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
     words, launch = read_launch(words)
-    workers = request.workers or max(1, len(visible_gpus()))
     address = _address(request.storage)
     request = replace(request, storage=address and without_password(address))
-    asked = read_request(words, request, device_is_cpu=launch.is_on_cpu(), threads=launch.threads(workers))
-    workers = request.workers or asked.workers or workers
+    asked = read_request(
+        words, request, device_is_cpu=launch.is_on_cpu(), workers=default_workers(), threads=launch.threads
+    )
+    workers = asked.workers
     if dry_run:
         from dlcli.sweep.dry_run import show
 
@@ -68,7 +69,7 @@ def resume(
         if ledger.paused():
             ledger.pause(None)
     display = _open_display(as_json)
-    count = workers or definition.launcher.get("workers") or max(1, len(visible_gpus()))
+    count = workers or definition.launcher.get("workers") or default_workers()
     return _oversee(folder, definition, count, address, display, launch, resumed=True)
 
 
@@ -87,7 +88,7 @@ def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, 
         folder.mkdir(parents=True, exist_ok=True)
         replace(definition, storage=without_password(address)).write(folder)
     definition = read_definition(folder)
-    count = workers or max(1, len(visible_gpus()))
+    count = workers or default_workers()
     display = _open_display(as_json)
     return _oversee(folder, definition, count, address or definition.storage, display, Launch(), resumed=True)
 
