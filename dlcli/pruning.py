@@ -30,13 +30,12 @@ NEVER = Never()
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run of a sweep has besides: the W&B group of its sweep, who stops it early, who feeds W&B from it.
+    """What a run of a sweep has besides: who stops it early, and who feeds W&B from it.
 
     save_gap_s: least seconds between two checkpoints. It is neither scored on the test split, which nothing is selected
     on, nor drawn: the sweep draws those that it keeps.
     """
 
-    group: str
     pruner: Pruner
     feed: Callable[[RunFolder, dict[str, Any]], object]
     save_gap_s: float

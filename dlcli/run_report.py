@@ -9,7 +9,7 @@ from typing import Any
 from dlcli.confdir import GROUPS
 from dlcli.errors import CheckpointError
 from dlcli.record import read_events
-from dlcli.runs import RunFolder, RunRow, all_runs, checkpoint_steps, row
+from dlcli.runs import RunFolder, RunRow, all_runs, checkpoint_steps, row, seed_members
 
 EPOCHS_SHOWN = 12
 _BARS = "▁▂▃▄▅▆▇█"
@@ -97,6 +97,9 @@ def _next_commands(run: RunFolder, status: str, has_checkpoint: bool) -> list[st
         return ["dlcli runs ls"]
     newest = next((other for other in all_runs(run.outputs) if other.name == run.name), run)
     name = run.name if newest.path == run.path else run.folder_name  # the name alone means the newest of that name
+    if members := seed_members(run):
+        go_on = [] if status == "completed" else [f"dlcli resume {name}"]
+        return [*go_on, f"dlcli eval {members[0]}", f"dlcli compare OTHER {name}"]
     stopped = status in ("interrupted", "killed") and run.run_yaml.is_file()
     if not has_checkpoint:
         return [f"dlcli resume {name}" if stopped else f"dlcli train {run.experiment}"]

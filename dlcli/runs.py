@@ -29,6 +29,7 @@ MAX_RECORD_BYTES = 4_000_000
 _FOLDER = re.compile(r"(\d{8}-\d{6})-(.+)")
 _STEP_FOLDER = re.compile(r"step-\d+")
 SWEEPS = "sweeps"
+_OTHER_RUN = "See what there is with: dlcli runs ls"
 _LOCK_PATIENCE_S = 0.3  # somebody listing the runs holds a lock for microseconds while looking at it
 
 
@@ -96,7 +97,7 @@ class RunFolder:
         if not flock(fd, _LOCK_PATIENCE_S):
             os.close(fd)
             raise self._is_active()
-        holder = _lock_note(self.lock_file) | {
+        holder = (read_json(self.lock_file) or {}) | {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -130,7 +131,7 @@ class RunFolder:
             os.close(fd)
 
     def _is_active(self) -> EnvironmentFault:
-        holder = _lock_note(self.lock_file)
+        holder = read_json(self.lock_file) or {}
         who = ", ".join(f"{word} {printable(holder.get(word, '?'))}" for word in ("pid", "host", "since"))
         return EnvironmentFault(
             f"run is active ({who}): {printable(self.path)}",
@@ -223,7 +224,23 @@ def _members(reference: str, outputs: Path) -> Iterator[Path]:
     if slash and member.isdecimal():
         yield outputs / SWEEPS / group / f"{int(member):04}"
     elif slash and member.startswith("seed-"):
-        yield from (run.path / member for run in all_runs(outputs) if run.name == group)
+        runs = all_runs(outputs)
+        found = runs[:1] if group == "latest" else (run for run in runs if group in (run.name, run.folder_name))
+        yield from (run.path / member for run in found)
+
+
+def find_runs(reference: str, outputs: Path) -> list[RunFolder]:
+    """The run that a name means; the runs below it where it is a sweep or a group of several seeds."""
+    sweep = outputs / SWEEPS / reference
+    if reference and sweep.is_dir():
+        return [RunFolder(path) for path in sorted(sweep.iterdir()) if path.name.isdecimal() and _is_run(path)]
+    run = find_run(reference, outputs)
+    return [RunFolder(run.path / name.rpartition("/")[2]) for name in seed_members(run)] or [run]
+
+
+def seed_members(run: RunFolder) -> list[str]:
+    """The runs of a group of several seeds, as they are named: NAME/seed-0, ...; none of a run of its own."""
+    return sorted((f"{run.name}/{path.name}" for path in run.path.glob("seed-*")), key=lambda name: (len(name), name))
 
 
 def find_checkpoint(reference: str | None, outputs: Path) -> Path:
@@ -258,7 +275,8 @@ def find_checkpoint(reference: str | None, outputs: Path) -> Path:
 
 def _newest_trained(outputs: Path) -> RunFolder:
     """The newest run that has a checkpoint; where none has one, the newest, of which that is told."""
-    return next(filter(checkpoint_steps, all_runs(outputs)), None) or find_run(None, outputs)
+    runs = all_runs(outputs)
+    return next((run for run in runs if checkpoint_steps(run) or seed_members(run)), None) or find_run(None, outputs)
 
 
 def _best_checkpoint(run: RunFolder) -> Path:
@@ -266,6 +284,8 @@ def _best_checkpoint(run: RunFolder) -> Path:
         if (run.checkpoints / name).is_symlink():
             return _follow(run.checkpoints / name)
     steps = checkpoint_steps(run)
+    if not steps and (members := seed_members(run)):
+        raise CheckpointError(f"{run.name} is {len(members)} runs, one of each seed", hint=f"Name one: {members[0]}")
     if not steps:
         raise CheckpointError(f"{run.name} has no checkpoint yet: {printable(run.checkpoints)}", hint=_OTHER_RUN)
     return steps[-1]
@@ -297,9 +317,6 @@ def _follow(link: Path) -> Path:
     if not target.is_dir():
         raise CheckpointError(f"{printable(link)} points at {printable(target.name)}, which is gone", hint=_OTHER_RUN)
     return target
-
-
-_OTHER_RUN = "See what there is with: dlcli runs ls"
 
 
 # -------------------------------------------------------------------------------------------------------------- listing
@@ -387,7 +404,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _created_ns(run: RunFolder) -> int:
-    created = _lock_note(run.lock_file).get("created_ns")
+    created = (read_json(run.lock_file) or {}).get("created_ns")
     return created if isinstance(created, int) else 0
 
 
@@ -407,10 +424,6 @@ def _unknown(reference: str, runs: list[RunFolder]) -> ConfigError:
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
-
-
-def _lock_note(path: Path) -> dict[str, Any]:
-    return read_json(path) or {}
 
 
 def _read_limited(path: Path) -> str:

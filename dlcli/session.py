@@ -141,9 +141,10 @@ class Session:
         settings = self.tree["tracker"]
         if settings["name"] == "none" or not self.ranks.is_primary:
             return
-        facts = {key: settings[key] for key in ("project", "entity", "mode")} | {"run_id": self.record["wandb_id"]}
+        facts = {key: settings[key] for key in ("project", "entity", "mode")}
+        facts |= {"run_id": self.record["wandb_id"], "group": self.record.get("group")}
         if self.trial is not None:
-            self.trial.feed(self.run, facts | {"group": self.trial.group})
+            self.trial.feed(self.run, facts)
             return
         self.follower = start_follower(self.run.path, **facts)
         if self.follower is not None:

@@ -334,11 +334,11 @@ def test_secrets_are_taken_out_of_everything_written(tmp_path: Path, monkeypatch
 def test_yaml_that_is_more_than_plain_data_is_refused_with_its_place(tmp_path: Path, text: str, where: str) -> None:
     path = tmp_path / "user.yaml"
     path.write_text(text, encoding="utf-8")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ConfigError) as refused:
         check_user_yaml(path)
     assert f"user.yaml{where}" in str(refused.value)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 1, "nothing of it is constructed: a bomb takes seconds to minutes"
     path.write_bytes("a: 1".encode("utf-16"))
     with pytest.raises(ConfigError, match="byte-order mark"):
         check_user_yaml(path)

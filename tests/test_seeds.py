@@ -18,7 +18,7 @@ from dlcli import seeds, start
 from dlcli.completion import complete
 from dlcli.config import compose_command
 from dlcli.display import Silent
-from dlcli.runs import RunFolder, all_runs, find_run
+from dlcli.runs import RunFolder, all_runs, find_run, find_runs
 from dlcli.seed_results import statistics_of, told_seeds
 from dlcli.signals import Signals
 from dlcli.significance import deviation, mean, mean_interval
@@ -232,3 +232,15 @@ def test_statistics_are_of_the_metrics_that_all_runs_have() -> None:
     assert statistics_of([{"a": 1.0}]) == {"metrics": {"a": 1.0}, "deviations": {}, "intervals": {}}
     assert statistics_of([])["metrics"] == {}
     assert [told_seeds(s) for s in ([0, 1, 2], [4], [0, 2, 5])] == ["0-2", "4", "0, 2, 5"]
+
+
+def test_a_group_named_where_one_run_is_needed_says_which_there_are(group: RunFolder) -> None:
+    cwd = group.outputs.parent
+    for command in (("eval", "otter"), ("eval",), ("why", "otter")):
+        done = dlcli(*command, cwd=cwd)
+        assert done.returncode in (2, 4) and "otter/seed-0" in done.stderr, (command, done.stderr)
+    for name in ("otter/seed-1", "latest/seed-1", f"{group.folder_name}/seed-1"):
+        assert find_run(name, group.outputs).path == group.path / "seed-1"
+    shown = dlcli("runs", "show", "otter", cwd=cwd)
+    assert shown.returncode == 0 and "dlcli eval otter/seed-0" in shown.stderr
+    assert [run.name for run in find_runs("otter", group.outputs)] == ["otter/seed-0", "otter/seed-1", "otter/seed-2"]

@@ -8,7 +8,10 @@ import typer
 
 
 def sync(
-    run: Annotated[str, typer.Argument(help="A run: its name, folder, the beginning of one, or latest.")] = "latest",
+    run: Annotated[
+        str,
+        typer.Argument(help="A run: its name, folder, the beginning of one, or latest; or a sweep, or several seeds."),
+    ] = "latest",
     project: Annotated[str | None, typer.Option("--project", help="W&B project, else the run's own.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds the upload may take.", min=1)] = 600.0,
     outputs: Annotated[str | None, typer.Option("--outputs", help="Where the runs lie.")] = None,
@@ -20,9 +23,9 @@ def sync(
     """
     import json
 
-    from dlcli.runs import find_run, outputs_folder
+    from dlcli.runs import find_runs, outputs_folder
     from dlcli.tracker import sync_run
 
-    found = find_run(run, outputs_folder(outputs))
-    url = sync_run(found, project=project, timeout_s=timeout)
-    print(json.dumps({"run": str(found.path), "url": url}) if as_json else f"{found.name}: {url}")
+    for found in find_runs(run, outputs_folder(outputs)):
+        url = sync_run(found, project=project, timeout_s=timeout)
+        print(json.dumps({"run": str(found.path), "url": url}) if as_json else f"{found.name}: {url}", flush=True)

@@ -26,11 +26,14 @@ def why(
     """
     from dlcli.diagnosis import diagnose, vital_figures
     from dlcli.display import print_table
+    from dlcli.errors import ConfigError
     from dlcli.evidence import read_evidence
-    from dlcli.runs import find_run, outputs_folder
+    from dlcli.runs import find_run, outputs_folder, seed_members
     from dlcli.start import in_a_command
 
     found = find_run(run, outputs_folder(outputs).absolute())
+    if members := seed_members(found):
+        raise ConfigError(f"{found.name} is {len(members)} runs, one of each seed", hint=f"dlcli why {members[0]}")
     evidence = read_evidence(found, in_a_command(found))
     reasons, figures = diagnose(evidence), vital_figures(evidence)
     if as_json:

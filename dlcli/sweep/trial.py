@@ -18,6 +18,7 @@ from dlcli.errors import DataError, DivergedError, DlcliError, EnvironmentFault,
 from dlcli.pruning import Pruned, Trial
 from dlcli.record import read_events
 from dlcli.runs import RunFolder, find_checkpoint
+from dlcli.signals import Signals
 from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
 from dlcli.sweep.ledger import Claim, now
 from dlcli.sweep.record import Record, trial_folder
@@ -52,9 +53,15 @@ class LedgerPruner:
 
 
 def run_trial(
-    claim: Claim, definition: Definition, folder: Path, made: dict[tuple[str, ...], Any], tracker: RunQueue
+    claim: Claim,
+    definition: Definition,
+    folder: Path,
+    made: dict[tuple[str, ...], Any],
+    tracker: RunQueue,
+    signals: Signals,
 ) -> Record:
-    """Train a claimed trial to its end; its record. made: what Hydra has composed in this process.
+    """Train a claimed trial to its end; its record. made: what Hydra has composed in this process; signals: where those
+    that come meanwhile are noted.
 
     Raises Interrupted on a signal, and EnvironmentFault where it is the machine that fails: the trial is not at fault.
     """
@@ -63,8 +70,8 @@ def run_trial(
     try:
         summary = run.read_summary() or {}
         if summary.get("status") not in ("completed", "pruned"):
-            trial = Trial(definition.name, pruner, tracker.add, SAVE_GAP_S)
-            _train(claim, definition, run, trial, made)
+            trial = Trial(pruner, tracker.add, SAVE_GAP_S)
+            _train(claim, definition, run, trial, made, signals)
             summary = run.read_summary() or {}
         record = _result(claim.record, definition, run, summary)
     except DivergedError as error:
@@ -86,22 +93,21 @@ def run_trial(
 
 
 def _train(
-    claim: Claim, definition: Definition, run: RunFolder, trial: Trial, made: dict[tuple[str, ...], Any]
+    claim: Claim,
+    definition: Definition,
+    run: RunFolder,
+    trial: Trial,
+    made: dict[tuple[str, ...], Any],
+    signals: Signals,
 ) -> None:
+    common: dict[str, Any] = {"display": Silent(), "trusted": definition.trusted, "trial": trial, "signals": signals}
     if claim.is_begun:
-        code = start.resume(
-            run,
-            (),
-            display=Silent(),
-            search=search_path(definition.config_dir),
-            trusted=definition.trusted,
-            trial=trial,
-        )
+        code = start.resume(run, (), search=search_path(definition.config_dir), **common)
     else:
         composed = compose_command(definition.words_of(claim.record.point), config_dir=definition.config_dir, made=made)
         code = start.train_in(
-            run, replace(composed, tree=start.settle(composed.tree, run.outputs)), display=Silent(),
-            trusted=definition.trusted, trial=trial, group=definition.name, number=claim.record.number,
+            run, replace(composed, tree=start.settle(composed.tree, run.outputs)), group=definition.name,
+            number=claim.record.number, **common,
         )  # fmt: skip
     if code:
         raise Interrupted

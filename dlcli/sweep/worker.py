@@ -41,33 +41,38 @@ def work(folder: Path, *, storage: str | None = None) -> int:
             if isinstance(claim, Wait):
                 time.sleep(POLL_S)
                 continue
-            if not _do(claim, ledger, definition, made, tracker):
-                return signals.exit_code if signals.received else 143
-            if wants_own_process(definition):
+            of_trial = Signals()  # while it is trained, they come there
+            _do(claim, ledger, definition, made, tracker, of_trial)
+            signals.received = signals.received or of_trial.received
+            if signals.received is None and wants_own_process(definition):
                 return MORE
         return signals.exit_code
 
 
 def _do(
-    claim: Claim, ledger: Ledger, definition: Definition, made: dict[tuple[str, ...], Any], tracker: RunQueue
-) -> bool:
-    """Train one trial and tell the ledger; False when a signal came."""
+    claim: Claim,
+    ledger: Ledger,
+    definition: Definition,
+    made: dict[tuple[str, ...], Any],
+    tracker: RunQueue,
+    signals: Signals,
+) -> None:
+    """Train one trial and tell the ledger; after a signal it is handed back, unless it was finished already."""
     record = claim.record
     if not record.is_finished:
         from dlcli.sweep.trial import Interrupted, run_trial
 
         try:
-            record = run_trial(claim, definition, ledger.folder, made, tracker)
+            record = run_trial(claim, definition, ledger.folder, made, tracker, signals)
         except Interrupted:
             ledger.release(claim)
-            return False
+            return
         except BaseException:
             ledger.release(claim)
             raise
     if ledger.finish(claim, record):
         keep_best(ledger, definition)
         print(f"trial {record.number}: {record.state}{f': {record.reason}' if record.reason else ''}", flush=True)
-    return True
 
 
 def wants_own_process(definition: Definition) -> bool:
