@@ -5,7 +5,6 @@ No interim figure is shown: a trial has a value when it has been trained to its 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TextIO
@@ -129,7 +128,7 @@ class LiveSweep:
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._start: dict[str, Any] = {}
         self._trials: dict[int, dict[str, Any]] = {}
-        self._before, self._began = 0, time.monotonic()
+        self._before = 0  # trials that were finished before
         self._measure()
 
     def _measure(self) -> None:
@@ -228,9 +227,8 @@ class LiveSweep:
         finished = self._before + sum(event["state"] not in ("running", "waiting") for event in self._trials.values())
         running = sum(event["state"] == "running" for event in self._trials.values())
         parts = [f"  {finished}/{self._start['trials']} finished", f"{running} running"]
-        if finished > self._before:
-            each_s = (time.monotonic() - self._began) / (finished - self._before)
-            left_s = each_s * (self._start["trials"] - finished)
+        if taken := [event["seconds"] for event in self._trials.values() if event["seconds"]]:
+            left_s = (self._start["trials"] - finished) * sum(taken) / len(taken) / self._start["workers"]
             parts.append(f"{duration(left_s)} left, until {datetime.now() + timedelta(seconds=left_s):%H:%M:%S}")
         return " · ".join(parts)[: self._width - 1]
 

@@ -119,10 +119,11 @@ class Overseer:
         return len(records) >= self.definition.trials and all(record.is_finished for record in records)
 
     def _why_not_finished(self) -> DlcliError:
+        if fault := self.workers.fault():
+            return fault
         if why := self.reader.paused():
-            hint = f"Mend it, then: {self._resume()}"
-            return SweepPaused(f"the sweep is paused: {why}", hint=hint)
-        return self.workers.fault() or SweepPaused("the workers ended before the sweep did", hint=self._resume())
+            return SweepPaused(f"the sweep is paused: {why}", hint=f"Mend it, then: {self._resume()}")
+        return SweepPaused("the workers ended before the sweep did", hint=self._resume())
 
     def _started(self, resumed: bool) -> dict[str, Any]:
         definition = self.definition
