@@ -22,7 +22,18 @@ FIXED = ("tracker=none", "runtime=cpu", "runtime.threads=1")
 def search(trials: int) -> Cost:
     """The same search by dlcli, one worker."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = ("--sampler", "random", "--pruner", "none", "--trials", str(trials), "--outputs", folder)
+        asked = (
+            "--sampler",
+            "random",
+            "--pruner",
+            "none",
+            "--trials",
+            str(trials),
+            "--workers",
+            "1",
+            "--outputs",
+            folder,
+        )
         return cost_of([sys.executable, "-m", "dlcli", "sweep", "digits", *FIXED, *SPACE, *asked])
 
 
