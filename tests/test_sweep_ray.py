@@ -85,19 +85,22 @@ def test_a_sweep_that_is_ended_leaves_nobody_and_goes_on(number: int, tmp_path: 
     os.kill(parent.pid, number)
     assert parent.wait(timeout=100) == (143 if number == signal.SIGTERM else -9), (tmp_path / "parent.log").read_text()
     wait_for(lambda: not worker_pids(folder), 30)
-    assert finished(folder) < 3 and all(trial["state"] != "running" for trial in trials(folder))
+    assert finished(folder) < 3
+    if number == signal.SIGTERM:  # after a SIGKILL Ray kills what its actors have started, and the ledger finds it dead
+        assert all(trial["state"] != "running" for trial in trials(folder))
     done = sweep(tmp_path, "resume", "s", "--json")
     assert done.returncode == 0, done.stderr
     check_whole(folder, 3)
     assert '"run_resumed"' in (folder / "0000/events.jsonl").read_text()
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    for address in ("auto", f"127.0.0.1:{port}"):
-        done = sweep(tmp_path, *SWEEP[:-2], "launcher=ray", f"launcher.address={address}", "--trials", "1")
+    for address in ("auto", f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "nowhere"):
+        words = (*SWEEP, "launcher=ray", f"launcher.address={address}", "--trials", "1")
+        done = sweep(tmp_path, *words, RAY_TMPDIR=str(tmp_path))
         assert done.returncode == 5 and "Traceback" not in done.stderr, done.stderr
-        assert "cannot be used" in done.stderr and "ray start --head" in done.stderr
+        assert f"launcher.address={address} cannot be used" in done.stderr and "ray start --head" in done.stderr
+    assert not (tmp_path / "outputs").exists()

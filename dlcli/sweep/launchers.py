@@ -78,6 +78,10 @@ class Launch:
             from dlcli.sweep.slurm import check_programs
 
             check_programs()
+        elif self.name == "ray":
+            from dlcli.sweep.ray_workers import check_address
+
+            check_address(self.all_settings()["address"])
 
     def workers(self, folder: Path, count: int, storage: str | None) -> Slots:
         if self.name == "slurm":

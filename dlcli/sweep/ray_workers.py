@@ -10,12 +10,14 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dlcli.errors import EnvironmentFault, printable
 from dlcli.launch import dying_with
@@ -25,6 +27,7 @@ from dlcli.sweep.definition import FILE, Definition, read_definition
 from dlcli.sweep.local import safe_path
 from dlcli.sweep.slots import LOST, MORE, Slots
 
+PROBE_S = 10.0
 LAST_WORDS = 4_000  # bytes of a worker's log that travel
 
 
@@ -139,6 +142,33 @@ def log_of(folder: Path, slot: int) -> Path:
     return folder / "workers" / f"ray-{slot}.log"
 
 
+def check_address(address: str) -> None:
+    """Whether somebody listens there. ray.init would try for many minutes, deaf to Ctrl-C."""
+    if address == "local":
+        return
+    place = _running_here() if address == "auto" else address.removeprefix("ray://")
+    if not place:
+        raise _no_cluster(address, "no cluster runs on this machine")
+    parts = urlsplit(f"//{place}")
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PROBE_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _running_here() -> str | None:
+    """What Ray means by `auto`."""
+    with suppress(OSError):
+        folder = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
+        return os.environ.get("RAY_ADDRESS") or (folder / "ray_current_cluster").read_text().strip()
+    return None
+
+
+def _no_cluster(address: str, told: str) -> EnvironmentFault:
+    hint = "Start one with: ray start --head; or launcher.address=local for one that lives as long as the sweep."
+    return EnvironmentFault(f"launcher.address={printable(address)} cannot be used: {printable(told)}", hint=hint)
+
+
 def connect(address: str) -> None:
     """Errors: EnvironmentFault where there is no such cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -155,9 +185,7 @@ def connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, its own: all mean the same here
         told = str(error).strip().splitlines()
-        hint = "Start one with: ray start --head; or launcher.address=local for one that lives as long as the sweep."
-        shown = printable(told[0] if told else type(error).__name__)
-        raise EnvironmentFault(f"launcher.address={printable(address)} cannot be used: {shown}", hint=hint) from error
+        raise _no_cluster(address, told[0] if told else type(error).__name__) from error
     finally:
         for number, handler in handlers.items():  # Ray puts its own in the place of those that let workers save
             signal.signal(number, handler)
