@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sweeping import (
     sweep,
     trials,
     wait_for,
+    wait_with,
     worker_pids,
 )
 
@@ -67,7 +69,7 @@ def test_killed_workers_and_a_killed_sweep_lose_and_repeat_nothing(
     words = (*SWEEP, "trainer.epochs=8", "--trials", "10", "--workers", "4", "--name", "s", "--storage", database)
     parent = begin(tmp_path, *words)
     for known in (1, 3, 5):
-        wait_for(lambda known=known: finished(folder) >= known or parent.poll() is not None)
+        wait_with(parent, lambda known=known: finished(folder) >= known)
         assert kill_worker(folder, drawn)
     kill_everything(parent, folder)
     assert finished(folder) < 10
@@ -75,6 +77,29 @@ def test_killed_workers_and_a_killed_sweep_lose_and_repeat_nothing(
     assert done.returncode == 0, done.stderr
     check_whole(folder, 10, **{VARIABLE: database})
     check_no_password(server, tmp_path)
+
+
+@pytest.mark.slow
+def test_sixteen_kills_of_workers_and_four_of_everything(server: Server, database: str, tmp_path: Path) -> None:
+    drawn, folder, killed = random.Random(1), tmp_path / "outputs/sweeps/s", 0
+    words = (*SWEEP, "trainer.epochs=30", "--trials", "24", "--workers", "4", "--name", "s", "--storage", database)
+    for round_number in range(5):
+        resume = ("resume", "s", "--storage", database)
+        parent = begin(tmp_path, *(resume if round_number else words))
+        wait_with(parent, lambda: len(worker_pids(folder)) >= 3)
+        for _ in range(4):
+            if round_number == 4 or parent.poll() is not None:
+                break
+            time.sleep(drawn.uniform(1, 4))
+            killed += kill_worker(folder, drawn)
+        if round_number < 4:
+            assert parent.poll() is None, "it is over too soon: make the trials longer"
+            kill_everything(parent, folder)
+    assert parent.wait(timeout=400) == 0, (tmp_path / "parent.log").read_text()
+    assert killed >= 12
+    check_whole(folder, 24, **{VARIABLE: database})
+    check_no_password(server, tmp_path)
+    print(f"{killed} workers and 4 whole sweeps killed, 24 trials finished, none twice")
 
 
 def test_a_machine_that_sees_only_the_ledger_helps(server: Server, database: str, tmp_path: Path) -> None:
