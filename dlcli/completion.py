@@ -171,17 +171,19 @@ def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]
 
 def _removed(words: Sequence[str]) -> list[str]:
     """The runs in the bin, for `runs restore`."""
-    from dlcli import run_facts, runs
+    from dlcli import runs
+    from dlcli.registry import facts
 
-    found = run_facts.binned_runs(runs.outputs_folder(_value_of("--outputs", words)))[:MOST_RUNS]
+    found = facts.binned_runs(runs.outputs_folder(_value_of("--outputs", words)))[:MOST_RUNS]
     return [*(["latest"] if found else []), *(run.name for run in found), *(run.folder_name for run in found)]
 
 
 def _sweeps(words: Sequence[str]) -> list[str]:
-    from dlcli import run_facts, runs
+    from dlcli import runs
+    from dlcli.registry import facts
 
     outputs = runs.outputs_folder(_value_of("--outputs", words))
-    return [folder.name for folder in run_facts.folders(outputs / runs.SWEEPS)]
+    return [folder.name for folder in facts.folders(outputs / runs.SWEEPS)]
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:

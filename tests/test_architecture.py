@@ -122,7 +122,7 @@ def test_only_build_and_what_is_above_it_builds_objects() -> None:
     """Who imports what: commands -> start -> session -> training -> assembly -> build -> the families."""
     rooms = ("build", "session", "start")
     importers = {target: {module_of(p) for p in FILES if target in own_imports(p)} for target in rooms}
-    above = {"assembly", "training", "session", "trained", "tuning", "forecast", "answers"} | {
+    above = {"assembly", "training", "session", "trained", "tuning", "forecast", "comparison.answers"} | {
         *(f"commands.{c}" for c in ("evaluate", "plan", "predict", "tune")),
         *(f"sweep.{c}" for c in ("trial", "dry_run")),
     }
@@ -130,7 +130,9 @@ def test_only_build_and_what_is_above_it_builds_objects() -> None:
     assert not rest, rest
     assert importers["session"] == {"start"}
     starters = ("commands.", "sweep.")
-    assert all(name.startswith(starters) for name in importers["start"] - {"seeds", "rerunning"}), importers["start"]
+    assert all(name.startswith(starters) for name in importers["start"] - {"seeds.group", "comparison.rerunning"}), (
+        importers["start"]
+    )
 
 
 def test_there_is_no_circle_among_the_modules() -> None:
@@ -172,12 +174,12 @@ LIGHT = [
     "display",
     "runs",
     "run_names",
-    "run_report",
-    "run_facts",
-    "run_query",
-    "run_table",
-    "run_bin",
-    "run_export",
+    "registry.report",
+    "registry.facts",
+    "registry.query",
+    "registry.table",
+    "registry.bin",
+    "registry.export",
     "completion",
     "session",
     "start",
@@ -193,11 +195,11 @@ LIGHT += [
     "datasets.roots",
     "datasets.image_tree",
     "images",
-    "evidence",
-    "diagnosis",
+    "diagnosis.evidence",
+    "diagnosis.reasons",
 ]
-LIGHT += ["seeds", "seed_results", "seeds_display", "significance"]
-LIGHT += ["answers", "comparison", "comparison_report", "differences", "rerunning"]
+LIGHT += [f"seeds.{name}" for name in ("group", "results", "display")]
+LIGHT += [f"comparison.{name}" for name in ("answers", "verdict", "report", "differences", "rerunning", "significance")]
 LIGHT += [module_of(path) for path in sorted((PACKAGE / "commands").glob("*.py"))]
 LIGHT += [f"sweep.{name}" for name in ("running", "overseeing", "asking", "launchers", "reading", "report", "display")]
 

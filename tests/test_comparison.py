@@ -11,11 +11,21 @@ from typing import Any
 import pytest
 from program import dlcli
 
-from dlcli.answers import RightAnswers, kept
-from dlcli.comparison import BETTER, SAME, UNKNOWN, WORSE, Side, choose_metric, compare, read_side, seeds_command
+from dlcli.comparison.answers import RightAnswers, kept
+from dlcli.comparison.differences import differing_environment, differing_settings, shown
+from dlcli.comparison.verdict import (
+    BETTER,
+    SAME,
+    UNKNOWN,
+    WORSE,
+    Side,
+    choose_metric,
+    compare,
+    read_side,
+    seeds_command,
+)
 from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
-from dlcli.differences import differing_environment, differing_settings, shown
 from dlcli.errors import CheckpointError, ConfigError
 from dlcli.runs import RunFolder, find_run
 
@@ -128,7 +138,7 @@ def test_less_loss_is_better() -> None:
 
 
 def test_two_networks_are_compared_by_the_examples_they_get_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.comparison.is_same_network", lambda one, other: False)
+    monkeypatch.setattr("dlcli.comparison.verdict.is_same_network", lambda one, other: False)
     ask = answering(a="1" * 50 + "0" * 50, b="1" * 70 + "0" * 30, c="1" * 48 + "0" * 49 + "111")
     first, better, same = (side({0: 0.5}, name) for name in "abc")
     verdict = compare(first, better, "test/accuracy", ask)

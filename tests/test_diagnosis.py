@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from program import dlcli, events_of
 
-from dlcli import diagnosis
 from dlcli.config import compose_command
-from dlcli.diagnosis import Reason, diagnose, falling_share, smooth
-from dlcli.evidence import Evidence, read_evidence
+from dlcli.diagnosis import reasons as diagnosis
+from dlcli.diagnosis.evidence import Evidence, read_evidence
+from dlcli.diagnosis.reasons import Reason, diagnose, falling_share, smooth
 from dlcli.runs import RunFolder
 
 ON = ("tracker=none", "runtime.threads=1", "runtime.device=cpu")

@@ -18,7 +18,7 @@ from dlcli.commands.runs import app as runs_app
 from dlcli.commands.sync import sync
 from dlcli.errors import ConfigError
 from dlcli.health import found_data
-from dlcli.run_report import describe_run, epoch_table, sparkline
+from dlcli.registry.report import describe_run, epoch_table, sparkline
 from dlcli.runs import RunFolder
 
 REPO = Path(__file__).resolve().parents[1]
@@ -195,7 +195,7 @@ def test_the_commands_import_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "import dlcli.commands.runs, dlcli.commands.doctor, dlcli.commands.sync, dlcli.commands.completion\n"
-        "import dlcli.runs, dlcli.run_report, dlcli.tracker, dlcli.health, dlcli.confdir\n"
+        "import dlcli.runs, dlcli.registry.report, dlcli.tracker, dlcli.health, dlcli.confdir\n"
         "heavy = {'torch', 'torchvision', 'hydra', 'wandb', 'matplotlib', 'numpy', 'yaml'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

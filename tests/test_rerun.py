@@ -98,7 +98,7 @@ def test_one_of_several_seeds_is_repeated(tmp_path: Path) -> None:
 
 def test_a_result_within_the_spread_of_the_seeds_is_within_noise(original: Path, tmp_path: Path) -> None:
     """Where the answers differ beyond chance, but no more than seeds do."""
-    from dlcli.rerunning import by_seeds
+    from dlcli.comparison.rerunning import by_seeds
 
     member = RunFolder(tmp_path / "digits" / "20260101-000000-group" / "seed-0")
     member.path.mkdir(parents=True)

@@ -11,9 +11,9 @@ from program import dlcli, environment, events_of
 from registry import TREE, make_group, make_run
 
 from dlcli.errors import ConfigError
-from dlcli.run_facts import RunFacts, gather
-from dlcli.run_query import Condition, parse_query, select
-from dlcli.run_table import list_table
+from dlcli.registry.facts import RunFacts, gather
+from dlcli.registry.query import Condition, parse_query, select
+from dlcli.registry.table import list_table
 
 
 @pytest.fixture

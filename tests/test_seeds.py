@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from program import dlcli, environment, events_of
 
-from dlcli import seeds, start
+from dlcli import start
+from dlcli.comparison.significance import deviation, mean, mean_interval
 from dlcli.completion import complete
 from dlcli.config import compose_command
 from dlcli.display import Silent
 from dlcli.runs import RunFolder, all_runs, find_run, find_runs
-from dlcli.seed_results import statistics_of, told_seeds
+from dlcli.seeds import group as seeds
+from dlcli.seeds.results import statistics_of, told_seeds
 from dlcli.signals import Signals
-from dlcli.significance import deviation, mean, mean_interval
 
 QUICK = ("digits", "tracker=none", "runtime=cpu", "trainer.epochs=2")
 PATIENCE_S = 180  # against a hang only

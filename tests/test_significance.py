@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dlcli.significance import (
+from dlcli.comparison.significance import (
     deviation,
     false_alarms,
     mcnemar,

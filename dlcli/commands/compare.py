@@ -30,12 +30,12 @@ def compare(
     """
     from functools import partial
 
-    from dlcli.answers import answers_of
-    from dlcli.comparison import choose_metric, read_side
-    from dlcli.comparison import compare as judge
-    from dlcli.comparison_report import as_event, is_failure, print_comparison
+    from dlcli.comparison.answers import answers_of
+    from dlcli.comparison.differences import differing_settings
+    from dlcli.comparison.report import as_event, is_failure, print_comparison
+    from dlcli.comparison.verdict import choose_metric, read_side
+    from dlcli.comparison.verdict import compare as judge
     from dlcli.confdir import search_path
-    from dlcli.differences import differing_settings
     from dlcli.errors import ConfigError
     from dlcli.runs import find_run, outputs_folder
 

@@ -37,8 +37,9 @@ def evaluate(
     reference, settings = split_reference(words)
     folder = find_checkpoint(reference, outputs_folder(outputs))
 
-    from dlcli import answers, trained
+    from dlcli import trained
     from dlcli.build import Builder
+    from dlcli.comparison import answers
 
     loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
     data = trained.read_data(loaded)

@@ -23,9 +23,10 @@ def rerun(
 
     Example: dlcli rerun latest
     """
-    from dlcli import rerunning, start
+    from dlcli import start
+    from dlcli.comparison import rerunning
+    from dlcli.comparison.differences import differing_environment
     from dlcli.confdir import search_path
-    from dlcli.differences import differing_environment
     from dlcli.runs import find_run, outputs_folder
 
     run = find_run(reference, outputs_folder(outputs))

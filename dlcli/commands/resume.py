@@ -24,11 +24,12 @@ def resume(
 
     Example: dlcli resume latest trainer.epochs=40
     """
-    from dlcli import seeds, start
+    from dlcli import start
     from dlcli.confdir import search_path
     from dlcli.config import split_reference
     from dlcli.runs import find_run, outputs_folder
-    from dlcli.seeds_display import open_seeds_display
+    from dlcli.seeds import group as seeds
+    from dlcli.seeds.display import open_seeds_display
 
     reference, settings = split_reference(words)
     run = find_run(reference, outputs_folder(outputs))

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dlcli.run_bin import Moved, Waste
-    from dlcli.run_facts import RunFacts
-    from dlcli.run_query import Query
+    from dlcli.registry.bin import Moved, Waste
+    from dlcli.registry.facts import RunFacts
+    from dlcli.registry.query import Query
 
 app = typer.Typer(no_args_is_help=True, help="List and filter runs, show one, remove, restore, free disk, export.")
 
@@ -48,8 +48,8 @@ def ls(
 
     Example: dlcli runs ls "val/accuracy>0.5 model=mlp" --sort val/accuracy
     """
-    from dlcli.run_facts import gather
-    from dlcli.run_query import parse_query, select
+    from dlcli.registry.facts import gather
+    from dlcli.registry.query import parse_query, select
     from dlcli.runs import outputs_folder
 
     query, folder = parse_query(words or ()), outputs_folder(outputs)
@@ -68,7 +68,7 @@ def _print_list(runs: Sequence[RunFacts], folder: Path, asked: Sequence[str], *,
     import sys
 
     from dlcli.display import is_terminal, print_table, width_of
-    from dlcli.run_table import json_row, list_table
+    from dlcli.registry.table import json_row, list_table
 
     json_rows = [json_row(run) for run in runs] if as_json else None
     is_narrow = is_terminal(sys.stdout) or "COLUMNS" in os.environ  # a file or a pipe gets every column
@@ -78,7 +78,7 @@ def _print_list(runs: Sequence[RunFacts], folder: Path, asked: Sequence[str], *,
 
 def _nothing(every: Sequence[RunFacts], query: Query, folder: Path, *, in_bin: bool) -> str:
     """What an empty list means."""
-    from dlcli.run_query import why_none
+    from dlcli.registry.query import why_none
 
     if not every:
         return f"the bin of {folder} is empty" if in_bin else f"no runs in {folder}; make one with: dlcli train digits"
@@ -102,7 +102,7 @@ def show(
     """
     import json
 
-    from dlcli.run_report import describe_run
+    from dlcli.registry.report import describe_run
     from dlcli.runs import find_run, outputs_folder
 
     report = describe_run(find_run(run, outputs_folder(outputs)))
@@ -114,7 +114,7 @@ def show(
 
 def _print_report(report: dict[str, Any]) -> None:
     from dlcli.display import print_table
-    from dlcli.run_report import EPOCHS_SHOWN, epoch_table, fact_rows, metric_rows
+    from dlcli.registry.report import EPOCHS_SHOWN, epoch_table, fact_rows, metric_rows
 
     print_table(report["name"], ["run", report["name"]], fact_rows(report))
     if metrics := metric_rows(report):
@@ -135,7 +135,7 @@ def rm(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> None:
 
     Example: dlcli runs rm latest
     """
-    from dlcli.run_bin import remove
+    from dlcli.registry.bin import remove
     from dlcli.runs import outputs_folder
 
     folder = outputs_folder(outputs)
@@ -153,7 +153,7 @@ def restore(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> Non
 
     Example: dlcli runs restore latest
     """
-    from dlcli.run_bin import restore as bring_back
+    from dlcli.registry.bin import restore as bring_back
     from dlcli.runs import outputs_folder
 
     _print_moved("restored", bring_back(runs, outputs_folder(outputs)), as_json=as_json)
@@ -192,7 +192,7 @@ def prune(
 
     Example: dlcli runs prune --older-than 30d
     """
-    from dlcli.run_bin import find_waste, free
+    from dlcli.registry.bin import find_waste, free
     from dlcli.runs import outputs_folder
 
     found = find_waste(outputs_folder(outputs), words or (), older_than=older_than, sweep=sweep, weights=weights)
@@ -203,7 +203,7 @@ def prune(
 
 def _print_waste(found: Sequence[Waste], *, as_json: bool, is_freed: bool) -> None:
     from dlcli.display import print_table
-    from dlcli.run_bin import waste_table
+    from dlcli.registry.bin import waste_table
 
     json_rows = [
         {"name": w.run.name, "kind": w.kind, "path": str(w.path), "bytes": w.size, "deleted": is_freed} for w in found
@@ -236,19 +236,19 @@ def export(
     import sys
     from pathlib import Path
 
-    from dlcli import run_export
     from dlcli.display import Output
-    from dlcli.run_facts import gather
-    from dlcli.run_query import parse_query, select
+    from dlcli.registry import export as exporting
+    from dlcli.registry.facts import gather
+    from dlcli.registry.query import parse_query, select
     from dlcli.runs import outputs_folder
 
     target = Path(to).expanduser() if to is not None else None
-    form = "json lines" if as_json else run_export.chosen_format(form, target)
+    form = "json lines" if as_json else exporting.chosen_format(form, target)
     query = parse_query(words or ())
     runs = select(gather(outputs_folder(outputs), sweep=sweep), query, sort).runs
-    text = run_export.export(runs, form)
+    text = exporting.export(runs, form)
     if target is None:
         Output(sys.stdout).write(text)
     else:
-        run_export.write(text, target)
+        exporting.write(text, target)
         typer.echo(f"{len(runs)} run{'s' if len(runs) != 1 else ''}: {target}", err=True)

@@ -56,8 +56,8 @@ def train(
 
 
 def train_seeds(composed: Any, count: int, outputs: Path, *, as_json: bool, **options: Any) -> int:
-    from dlcli import seeds
-    from dlcli.seeds_display import open_seeds_display
+    from dlcli.seeds import group as seeds
+    from dlcli.seeds.display import open_seeds_display
 
     seeds.check_count(composed, count)
     display = open_seeds_display(as_json=as_json)

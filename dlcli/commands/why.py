@@ -11,8 +11,8 @@ from dlcli.commands import Outputs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dlcli.diagnosis import Reason
-    from dlcli.evidence import Evidence
+    from dlcli.diagnosis.evidence import Evidence
+    from dlcli.diagnosis.reasons import Reason
 
 
 def why(
@@ -24,10 +24,10 @@ def why(
 
     Example: dlcli why latest
     """
-    from dlcli.diagnosis import diagnose, vital_figures
+    from dlcli.diagnosis.evidence import read_evidence
+    from dlcli.diagnosis.reasons import diagnose, vital_figures
     from dlcli.display import print_table
     from dlcli.errors import ConfigError
-    from dlcli.evidence import read_evidence
     from dlcli.runs import find_run, outputs_folder, seed_members
     from dlcli.start import in_a_command
 

@@ -47,7 +47,7 @@ def figure(name: str, value: float) -> str:
 
 
 def heading(name: str) -> str:
-    return metric_name(name, short=True) if name.startswith("val/") else name
+    return metric_name(name, short=True).removesuffix(" %") if name.startswith("val/") else name
 
 
 class PlainSweep:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dlcli.comparison.significance import deviation, mean, mean_interval
 from dlcli.runs import RunFolder
-from dlcli.significance import deviation, mean, mean_interval
 
 
 def member(group: RunFolder, seed: int) -> RunFolder:

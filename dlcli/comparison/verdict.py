@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dlcli.answers import RightAnswers, weights_of
+from dlcli.comparison.answers import RightAnswers, weights_of
+from dlcli.comparison.significance import Difference, deviation, mcnemar, mean, mean_interval, paired_t, welch_t
 from dlcli.config import check_stored
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, nearest, printable
 from dlcli.layout import metric_name
 from dlcli.runs import RunFolder, find_checkpoint, row
-from dlcli.seed_results import member, told_seeds
-from dlcli.significance import Difference, deviation, mcnemar, mean, mean_interval, paired_t, welch_t
+from dlcli.seeds.results import member, told_seeds
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference beyond noise", "can't tell"
 USUAL_SEEDS = 5

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlcli import start
-from dlcli.answers import answers_of, weights_of
-from dlcli.comparison import Ask, read_side
+from dlcli.comparison.answers import answers_of, weights_of
+from dlcli.comparison.significance import mcnemar, next_interval
+from dlcli.comparison.verdict import Ask, read_side
 from dlcli.config.tree import copied
 from dlcli.display import Display
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
 from dlcli.layout import metric_name, metric_value
 from dlcli.record import read_events
 from dlcli.runs import RunFolder
-from dlcli.significance import mcnemar, next_interval
 
 BIT_FOR_BIT, WITHIN_NOISE, OTHER = "same", "within noise", "not the same"
 

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dlcli.comparison import BETTER, SAME, UNKNOWN, WORSE, Side, Verdict, direction
-from dlcli.differences import Differing, shown
+from dlcli.comparison.differences import Differing, shown
+from dlcli.comparison.significance import false_alarms
+from dlcli.comparison.verdict import BETTER, SAME, UNKNOWN, WORSE, Side, Verdict, direction
 from dlcli.display import clean, print_table, width_of
 from dlcli.layout import flow, metric_name, metric_spread
 from dlcli.record import finite
-from dlcli.seed_results import told_seeds
-from dlcli.significance import false_alarms
+from dlcli.seeds.results import told_seeds
 
 
 def as_event(

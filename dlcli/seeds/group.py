@@ -23,7 +23,7 @@ from dlcli.extension import ENDS, check_extension, more
 from dlcli.ranks import find_ranks
 from dlcli.record import finite
 from dlcli.runs import RunFolder
-from dlcli.seed_results import gathered, member
+from dlcli.seeds.results import gathered, member
 from dlcli.signals import Interrupted, Signals
 
 MOST_SEEDS = 1_000

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dlcli.errors import ConfigError, Problem, nearest, printable
-from dlcli.run_facts import CHOICES, MISSING, OWN, RunFacts, config_keys
+from dlcli.registry.facts import CHOICES, MISSING, OWN, RunFacts, config_keys
 
 STATUSES = ("completed", "interrupted", "failed", "running", "killed", "pruned")
 WORDS = ("name", "experiment", "status", *CHOICES)  # their values are words: neither more nor less

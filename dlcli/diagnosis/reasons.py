@@ -15,7 +15,7 @@ from math import log, sqrt
 from statistics import fmean
 from typing import Any
 
-from dlcli.evidence import Evidence, number
+from dlcli.diagnosis.evidence import Evidence, number
 
 Figures = Mapping[str, Any]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlcli.layout import metric_value
-from dlcli.run_facts import MISSING, RunFacts
-from dlcli.run_query import text_of
-from dlcli.run_report import number, row_as_json
+from dlcli.registry.facts import MISSING, RunFacts
+from dlcli.registry.query import text_of
+from dlcli.registry.report import number, row_as_json
 
 LISTS = (  # columns of the list of runs, from the widest window to the narrowest
     ("run", "experiment", "status", "epochs", "metrics", "created"),

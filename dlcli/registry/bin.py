@@ -22,8 +22,8 @@ from pathlib import Path
 
 from dlcli.disk import environment_fault
 from dlcli.errors import ConfigError, EnvironmentFault, nearest, printable
-from dlcli.run_facts import BIN, RunFacts, binned_runs, folders, gather
-from dlcli.run_query import parse_query, select
+from dlcli.registry.facts import BIN, RunFacts, binned_runs, folders, gather
+from dlcli.registry.query import parse_query, select
 from dlcli.runs import RunFolder, checkpoint_steps, find_run
 
 FINISHED = ("completed", "failed", "pruned")

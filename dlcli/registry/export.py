@@ -12,8 +12,8 @@ from typing import Any
 
 from dlcli.disk import write_atomically
 from dlcli.errors import ConfigError, EnvironmentFault, printable
-from dlcli.run_facts import RunFacts
-from dlcli.run_report import number
+from dlcli.registry.facts import RunFacts
+from dlcli.registry.report import number
 
 NESTED = ("choices", "metrics", "deviations")
 FORMATS = {"csv": ".csv", "json": ".json", "markdown": ".md"}

@@ -23,7 +23,7 @@ from dlcli.display import (
     size_of,
 )
 from dlcli.layout import count, duration, flow, metric_name, metric_spread, metric_value, summary_of
-from dlcli.seed_results import told_seeds
+from dlcli.seeds.results import told_seeds
 
 REDRAW_S = 0.25
 
