@@ -24,7 +24,8 @@ from dlcli.runs import RunFolder
 COMMANDS = (
     "train", "eval", "resume", "predict", "runs ls", "runs show", "runs rm",
     "runs restore", "runs prune", "runs export", "config show", "config why", "list", "sync", "doctor",
-    "completion", "plan", "why", "compare", "rerun", "tune batch", "tune lr", "tune workers",
+    "completion", "plan", "why", "compare", "rerun", "tune batch", "tune lr", "tune workers", "sweep start",
+    "sweep resume", "sweep join", "sweep status", "sweep top", "sweep apply",
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn")
 
@@ -53,17 +54,32 @@ def example_of(command: str) -> str:
     return re.sub(r"\s*│?$", "", example)
 
 
+@pytest.fixture(scope="session")
+def quick_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs in which a sweep of two trials lies."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = dlcli("sweep", *QUICK, "optimizer.lr=0.01,0.001", "--sampler", "grid", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "outputs"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_example_in_the_help_works_when_pasted(command: str, quick_run: Path, tmp_path: Path) -> None:
-    """In a folder with one run, or one removed; `train` and `resume` with fewer epochs, `sync` without a key."""
+def test_the_example_in_the_help_works_when_pasted(
+    command: str, quick_run: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """In a folder with one run, or one removed, or a sweep; `train` and `resume` with fewer epochs, `sync` without a
+    key.
+    """
     example = example_of(command)
-    assert example.startswith(f"dlcli {command}"), "it shows this command"
+    assert example.startswith(f"dlcli {command.removesuffix(' start')}"), "it shows this command"
     shutil.copytree(quick_run.parents[1], tmp_path / "outputs", symlinks=True)
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
+    if command.startswith("sweep "):
+        shutil.copytree(request.getfixturevalue("quick_sweep"), tmp_path / "outputs", symlinks=True, dirs_exist_ok=True)
     if command == "runs restore":
         assert dlcli("runs", "rm", "latest", cwd=tmp_path).returncode == 0
     words = [re.sub(r"epochs=\d+", "epochs=3", word) for word in shlex.split(example)[1:]]
-    if command == "train":
+    if command in ("train", "sweep start"):
         words += ["trainer.epochs=1", "tracker=none"]
     done = dlcli(*words, cwd=tmp_path, HOME=str(tmp_path), NETRC=str(tmp_path / "netrc"))
     assert done.returncode == (7 if command == "sync" else 0), done.stderr

@@ -135,6 +135,7 @@ def test_apply_writes_an_experiment_that_trains_the_same(searched: Path) -> None
     assert comments[0] == "# dlcli train digits_best"
     best = events(searched)[-1]["best"]
     assert re.search(r"val/loss \d", comments[1]) and f"trial {best['trial']} of 8" in comments[1]
+    assert "# dlcli sweep digits tracker=none" in text and "--trials 8" in text, "the command that found it"
     again = dlcli("config", "show", "digits_best", "--config-dir", "mine", "--json", cwd=searched)
     assert again.returncode == 0, again.stderr
     shown = json.loads(again.stdout.splitlines()[-1])

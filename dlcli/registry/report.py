@@ -41,6 +41,7 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     """
     record = _record(run)
     report = row_as_json(row(run))
+    report["experiment"] = record.get("experiment") or report["experiment"]  # of a trial, the folder is its sweep's
     chosen = record.get("choices")
     report["choices"] = _choices(record.get("config"), chosen if isinstance(chosen, dict) else {})
     report["overrides"] = record.get("overrides") or []

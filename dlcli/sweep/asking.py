@@ -38,6 +38,13 @@ class Request:
     trusted: tuple[str, ...] = ()
     name: str | None = None
 
+    def flags(self) -> list[str]:
+        """As they stand in a command that asks for the same, the ledger's address left out."""
+        asked = {name: getattr(self, name) for name in ("trials", "sampler", "pruner", "seed", "keep", "max_failures")}
+        given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in asked.items() if value is not None]
+        given += [("--objective", name) for name in self.objectives]
+        return [word for pair in given for word in pair]
+
 
 @dataclass(frozen=True)
 class Asked:

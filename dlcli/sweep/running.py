@@ -15,7 +15,7 @@ from dlcli.errors import ConfigError, EnvironmentFault, printable
 from dlcli.run_names import candidates, checked_name
 from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.asking import Request, read_request
-from dlcli.sweep.definition import Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
+from dlcli.sweep.definition import FILE, Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
 from dlcli.sweep.launchers import Launch, read_launch
 from dlcli.sweep.local import default_workers
 from dlcli.sweep.overseeing import Overseer
@@ -23,6 +23,7 @@ from dlcli.sweep.reading import open_reader
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
+    command = shlex.join(["dlcli", "sweep", *words, *request.flags()])
     words, launch = read_launch(words)
     address = _address(request.storage)
     request = replace(request, storage=address and without_password(address))
@@ -34,7 +35,6 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
         from dlcli.sweep.dry_run import show
 
         return show(asked, workers=workers, as_json=as_json)
-    command = shlex.join(["dlcli", "sweep", *words])
     launch.check()
     definition = replace(
         asked.definition,
@@ -76,21 +76,34 @@ def resume(
 def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, as_json: bool) -> int:
     """The folder, where this machine sees it; otherwise one is made here, for what is trained here."""
     address = _address(storage)
-    try:
-        folder = find_sweep(name, outputs)
-    except ConfigError:
-        if address is None:
-            raise
-        from dlcli.sweep.shared import shared_definition
-
-        definition = shared_definition(name, address)
-        folder = sweeps_folder(outputs.absolute()) / definition.name
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(definition, storage=without_password(address)).write(folder)
+    exact = sweeps_folder(outputs.absolute()) / name
+    if storage and not (exact / FILE).is_file():
+        folder = _folder_here(name, address or storage, outputs)
+    else:
+        try:
+            folder = find_sweep(name, outputs)
+        except ConfigError:
+            if address is None:
+                raise
+            folder = _folder_here(name, address, outputs)
+    if storage and read_definition(folder).storage is None:
+        told = f"{printable(folder)} is another sweep, with a ledger of its own"
+        raise ConfigError(told, hint="Name another place for what is trained here: --outputs DIR")
     definition = read_definition(folder)
     count = workers or default_workers()
     display = _open_display(as_json)
     return _oversee(folder, definition, count, address or definition.storage, display, Launch(), resumed=True)
+
+
+def _folder_here(name: str, address: str, outputs: Path) -> Path:
+    """Of a sweep that only its ledger tells of."""
+    from dlcli.sweep.shared import shared_definition
+
+    definition = shared_definition(name, address)
+    folder = sweeps_folder(outputs.absolute()) / checked_name(definition.name, "sweep")
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(definition, storage=without_password(address)).write(folder)
+    return folder
 
 
 def _oversee(
