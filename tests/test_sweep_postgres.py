@@ -159,6 +159,12 @@ def definition(address: str, **changes: Any) -> Definition:
     return Definition(**plain | changes)
 
 
+def sweep_folder(cwd: Path) -> Path:
+    folder = cwd / "outputs/sweeps/s"
+    folder.mkdir(parents=True)
+    return folder
+
+
 Open = Callable[..., Ledger]
 
 
@@ -243,6 +249,9 @@ def test_two_sweeps_of_one_name_are_not_mixed(opened: Open, database: str, tmp_p
     assert not (tmp_path / "outputs/sweeps/s").exists()
     with pytest.raises(ConfigError, match="no sweep t"):
         shared_definition("t", database)
+    definition(database, storage=None).write(sweep_folder(tmp_path))
+    done = sweep(tmp_path, "join", "s", "--storage", database)
+    assert done.returncode == 2 and "another sweep, with a ledger of its own" in done.stderr
 
 
 # --------------------------------------------------------------------------------------------------- addresses

@@ -23,7 +23,7 @@ from dlcli.sweep.reading import open_reader
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
-    command = shlex.join(["dlcli", "sweep", *words, *request.flags()])
+    command = shlex.join(["dlcli", "sweep", *words])
     words, launch = read_launch(words)
     address = _address(request.storage)
     request = replace(request, storage=address and without_password(address))
