@@ -354,3 +354,10 @@ def test_a_pipe_gets_a_line_per_trial(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["started", "trial=0", "trial=1", "finished"]
     assert "val_loss=" in lines[1] and "optimizer.lr=0.01" in lines[1]
+
+
+def test_another_shell_looks_on_until_the_end(searched: Path, tmp_path: Path) -> None:
+    done = sweep(searched, "status", "first", "--watch", "--json")
+    assert done.returncode == 0, done.stderr
+    (watched,) = events_of(done.stdout)
+    assert watched["event"] == "sweep_watched" and watched["finished"] == watched["trials"] == 8

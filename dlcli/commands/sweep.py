@@ -140,14 +140,23 @@ def join(
 
 
 @app.command()
-def status(name: Name = "latest", storage: Storage = None, outputs: Outputs = None, as_json: AsJson = False) -> None:
+def status(
+    name: Name = "latest",
+    watch: Annotated[bool, typer.Option("--watch", help="Look on, in a live table, until it is finished.")] = False,
+    storage: Storage = None,
+    outputs: Outputs = None,
+    as_json: AsJson = False,
+) -> None:
     """How far a sweep is: trials by state, who works on what, when it will be finished.
 
     Example: dlcli sweep status latest
     """
     from dlcli.runs import outputs_folder
-    from dlcli.sweep import report
+    from dlcli.sweep import report, running
 
+    if watch:
+        running.watch(name, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
+        return
     report.print_status(name, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
 
 

@@ -5,13 +5,14 @@ No interim figure is shown: a trial has a value when it has been trained to its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TextIO
 
 from dlcli.display import Output, clean, pairs, place, size_of
 from dlcli.layout import duration, flow, metric_name, metric_value
 
+SHOWN = 10  # trials, when it has ended
 WORDS = {  # how a state is called
     "completed": "done",
     "pruned": "stopped early",
@@ -61,7 +62,7 @@ class PlainSweep:
         kind = event.get("event")
         if kind in ("note", "warning"):
             self._err.write(f"{kind}: {clean(event['message'])}\n")
-        elif kind in ("sweep_started", "sweep_resumed"):
+        elif kind in ("sweep_started", "sweep_resumed", "sweep_watched"):
             self._objectives = [objective["name"] for objective in event["objectives"]]
             keys = ("sweep", "experiment", "trials", "finished", "sampler", "pruner", "workers", "threads")
             facts = {key: event[key] for key in keys} | {"objective": ",".join(self._objectives)}
@@ -117,9 +118,12 @@ def next_commands(event: Mapping[str, Any]) -> list[str]:
 
 
 class LiveSweep:
-    """For people: the best trials so far and what is running, drawn anew a few times a second, and the end."""
+    """For people: the best trials so far and what is running, drawn anew a few times a second, and the end.
 
-    def __init__(self, stdout: TextIO):
+    known: `trial_event`s of what stood there before.
+    """
+
+    def __init__(self, stdout: TextIO, known: Iterable[Mapping[str, Any]] = ()):
         from rich.console import Console
         from rich.live import Live
 
@@ -127,8 +131,7 @@ class LiveSweep:
         self._console = Console(file=self._out, force_terminal=True, markup=False, highlight=False, emoji=False)  # type: ignore[arg-type]
         self._live = Live(console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._start: dict[str, Any] = {}
-        self._trials: dict[int, dict[str, Any]] = {}
-        self._before = 0  # trials that were finished before
+        self._trials: dict[int, dict[str, Any]] = {event["trial"]: dict(event) for event in known}
         self._measure()
 
     def _measure(self) -> None:
@@ -145,8 +148,10 @@ class LiveSweep:
             self._live.update(self._picture(), refresh=True)
 
     def close(self) -> None:
+        """Leave the table where no end was told: a pause, a fault, the end of looking on."""
         if self._live.is_started:
             self._live.stop()
+            self._console.print(self._table(self._order()[:SHOWN]))
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(clean(text), style=style, soft_wrap=True)
@@ -161,16 +166,17 @@ class LiveSweep:
     _on_warning = _on_note
 
     def _on_sweep_started(self, event: dict[str, Any]) -> None:
-        self._start, self._before = event, event["finished"]
+        self._start = event
         first = [f"sweep {event['name']}", event["experiment"], place(event["sweep"])]
         self._flow(first, style="bold", indent="")
         goals = ", ".join(f"{'highest' if o['goal'] == 'max' else 'lowest'} {o['name']}" for o in event["objectives"])
         self._flow([goals, f"sampler {event['sampler']}", f"pruner {event['pruner']}", f"{event['trials']} trials"])
         workers = f"{event['workers']} worker{'s' if event['workers'] > 1 else ''}"
-        self._flow([f"{workers} on {', '.join(event['devices'])}", *event["space"]])
+        at = f" on {', '.join(event['devices'])}" if event["devices"] else ""
+        self._flow([f"{workers}{at}", *event["space"]])
         self._live.start()
 
-    _on_sweep_resumed = _on_sweep_started
+    _on_sweep_resumed = _on_sweep_watched = _on_sweep_started
 
     def _on_trial_started(self, event: dict[str, Any]) -> None:
         self._trials[event["trial"]] = event
@@ -179,16 +185,15 @@ class LiveSweep:
 
     def _on_sweep_interrupted(self, event: dict[str, Any]) -> None:
         self.close()
-        self._console.print(self._table(list(self._order())[:10]))
         self._print("■ stopped · every trial is saved", "bold")
         for command in event["next"]:
             self._print(f"  continue  {command}")
 
     def _on_sweep_finished(self, event: dict[str, Any]) -> None:
-        self.close()
+        self._live.stop()
         front = {member["trial"] for member in event.get("front", ())}
         order = sorted(self._order(), key=lambda trial: trial["trial"] not in front)  # the front first, else as it is
-        self._console.print(self._table(order[: max(10, len(front))], front))
+        self._console.print(self._table(order[: max(SHOWN, len(front))], front))
         self._print(f"✓ {counted(event['trials'])} · {duration(event['seconds'] or 0)}", "bold green")
         if mattered := what_mattered(event.get("importance") or {}, self._start["axes"]):
             self._print(f"  what mattered: {mattered}")
@@ -224,7 +229,7 @@ class LiveSweep:
 
     def _line(self) -> str:
         """12/24 finished · 2 running · 0:42 left, at 14:32"""
-        finished = self._before + sum(event["state"] not in ("running", "waiting") for event in self._trials.values())
+        finished = sum(event["state"] not in ("running", "waiting") for event in self._trials.values())
         running = sum(event["state"] == "running" for event in self._trials.values())
         parts = [f"  {finished}/{self._start['trials']} finished", f"{running} running"]
         if taken := [event["seconds"] for event in self._trials.values() if event["seconds"]]:

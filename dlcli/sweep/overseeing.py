@@ -10,7 +10,6 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dlcli.disk import write_atomically
 from dlcli.display import Display
@@ -18,10 +17,10 @@ from dlcli.errors import DivergedError, DlcliError
 from dlcli.launch import Forwarding
 from dlcli.sweep.definition import Definition
 from dlcli.sweep.drawing import draw_once
-from dlcli.sweep.events import summary, trial_event
+from dlcli.sweep.events import summary
 from dlcli.sweep.reading import Reader
-from dlcli.sweep.record import Record
 from dlcli.sweep.slots import Slots
+from dlcli.sweep.telling import Teller
 
 SUMMARY = "summary.json"
 POLL_S = 0.25
@@ -43,24 +42,23 @@ class Overseer:
     reader: Reader
     display: Display
     workers: Slots
-    known: dict[int, Record] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def execute(self, *, resumed: bool = False) -> int:
         """Run to the end; the exit code. Raises SweepPaused, or EnvironmentFault where no worker could go on."""
-        self.known = {record.number: record for record in self.reader.records()}
-        self.display.event(self._started(resumed))
+        self.teller = Teller(self.reader, self.display)
+        self.teller.begin("sweep_resumed" if resumed else "sweep_started", **self.workers.facts())
         with Forwarding() as signals:
             self.workers.start()
             try:
                 self._watch(signals)
             finally:
                 self._end_workers()
-        self._tell_news()
+        self.teller.tell()
         if signals.received:
-            self.display.event({"event": "sweep_interrupted", **self._where(), "next": [self._resume()]})
+            self.display.event({"event": "sweep_interrupted", **self.teller.where(), "next": [self._resume()]})
             return 128 + signals.received
-        if not self.is_finished():
+        if not self.teller.is_finished():
             raise self._why_not_finished()
         return self._sum_up()
 
@@ -74,7 +72,7 @@ class Overseer:
     def _watch(self, signals: Forwarding) -> None:
         deadline: float | None = None
         while True:
-            news = self._tell_news()
+            news = self.teller.tell()
             for number in signals.take():
                 self.workers.stop(number)
                 deadline = time.monotonic() + ENOUGH_S
@@ -94,57 +92,12 @@ class Overseer:
                 self.workers.stop(signal.SIGKILL)
             time.sleep(0.05)
 
-    def _tell_news(self) -> bool:
-        """Show what has changed; whether anything has."""
-        has_news = False
-        records = self.reader.records()
-        for record in records:
-            before = self.known.get(record.number)
-            if before == record:
-                continue
-            has_news = True
-            if record.is_finished:
-                self.display.event({"event": "trial_finished", **self.shown(record)})
-            elif record.state == "running" and (before is None or before.state == "waiting"):
-                self.display.event({"event": "trial_started", **self.shown(record)})
-            self.known[record.number] = record
-        self.display.progress(sum(record.is_finished for record in records), lambda: 0.0)
-        return has_news
-
-    def shown(self, record: Record) -> dict[str, Any]:
-        return trial_event(self.folder, self.definition, record)
-
-    def is_finished(self) -> bool:
-        records = self.reader.records()
-        return len(records) >= self.definition.trials and all(record.is_finished for record in records)
-
     def _why_not_finished(self) -> DlcliError:
         if fault := self.workers.fault():
             return fault
         if why := self.reader.paused():
             return SweepPaused(f"the sweep is paused: {why}", hint=f"Mend it, then: {self._resume()}")
         return SweepPaused("the workers ended before the sweep did", hint=self._resume())
-
-    def _started(self, resumed: bool) -> dict[str, Any]:
-        definition = self.definition
-        return {
-            "event": "sweep_resumed" if resumed else "sweep_started",
-            **self._where(),
-            "experiment": definition.experiment,
-            "trials": definition.trials,
-            "finished": sum(record.is_finished for record in self.known.values()),
-            "sampler": definition.sampler,
-            "pruner": definition.pruner,
-            "objectives": [{"name": o.name, "goal": o.goal} for o in definition.objectives],
-            "space": [axis.text or axis.key for axis in definition.axes],
-            "axes": [axis.key for axis in definition.space.axes],
-            "words": list(definition.words),
-            "seed": definition.seed,
-            **self.workers.facts(),
-        }
-
-    def _where(self) -> dict[str, Any]:
-        return {"sweep": str(self.folder), "name": self.definition.name}
 
     def _resume(self) -> str:
         return f"dlcli sweep resume {self.definition.name}"

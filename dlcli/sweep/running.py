@@ -10,20 +10,21 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from dlcli.display import Display, JsonDisplay, is_terminal
+from dlcli.display import Display, JsonDisplay, Silent, is_terminal
 from dlcli.errors import ConfigError, EnvironmentFault, printable
 from dlcli.run_names import candidates, checked_name
 from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.asking import Request, read_request
 from dlcli.sweep.definition import FILE, Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
+from dlcli.sweep.events import trial_event
 from dlcli.sweep.launchers import Launch, read_launch
 from dlcli.sweep.local import default_workers
 from dlcli.sweep.overseeing import Overseer
-from dlcli.sweep.reading import open_reader
+from dlcli.sweep.reading import Reader, open_reader
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
-    command = shlex.join(["dlcli", "sweep", *words])
+    command = shlex.join(["dlcli", "sweep", *words, *request.flags()])
     words, launch = read_launch(words)
     address = _address(request.storage)
     request = replace(request, storage=address and without_password(address))
@@ -44,10 +45,7 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
     )
     taken = _shared_names(address) if address else []
     folder, definition = _make_folder(outputs.absolute(), definition, request.name, taken)
-    display = _open_display(as_json)
-    for note in asked.notes:
-        display.event({"event": "note", "message": note})
-    return _oversee(folder, definition, workers, address, display, launch)
+    return _oversee(folder, definition, workers, address, launch, as_json=as_json, notes=asked.notes)
 
 
 def resume(
@@ -68,9 +66,8 @@ def resume(
         ledger.reap()
         if ledger.paused():
             ledger.pause(None)
-    display = _open_display(as_json)
     count = workers or definition.launcher.get("workers") or default_workers()
-    return _oversee(folder, definition, count, address, display, launch, resumed=True)
+    return _oversee(folder, definition, count, address, launch, as_json=as_json, resumed=True)
 
 
 def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, as_json: bool) -> int:
@@ -91,8 +88,19 @@ def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, 
         raise ConfigError(told, hint="Name another place for what is trained here: --outputs DIR")
     definition = read_definition(folder)
     count = workers or default_workers()
-    display = _open_display(as_json)
-    return _oversee(folder, definition, count, address or definition.storage, display, Launch(), resumed=True)
+    address = address or definition.storage
+    return _oversee(folder, definition, count, address, Launch(), as_json=as_json, resumed=True)
+
+
+def watch(name: str, *, outputs: Path, storage: str | None, as_json: bool) -> None:
+    """Look on until the sweep is finished."""
+    from dlcli.sweep import telling
+    from dlcli.sweep.progress import status
+
+    folder = find_sweep(name, outputs)
+    reader = open_reader(folder, read_definition(folder), _address(storage))
+    workers = status(reader, reader.records())["workers"]
+    telling.watch(reader, open_sweep_display(reader, as_json=as_json), workers)
 
 
 def _folder_here(name: str, address: str, outputs: Path) -> Path:
@@ -111,13 +119,18 @@ def _oversee(
     definition: Definition,
     workers: int,
     address: str | None,
-    display: Display,
     launch: Launch,
     *,
+    as_json: bool,
     resumed: bool = False,
+    notes: Sequence[str] = (),
 ) -> int:
+    display: Display = Silent()
     try:
         reader = open_reader(folder, definition, address)
+        display = open_sweep_display(reader, as_json=as_json)
+        for note in notes:
+            display.event({"event": "note", "message": note})
         started = launch.workers(folder, workers, address)
         return Overseer(folder, reader.definition, reader, display, started).execute(resumed=resumed)
     except EnvironmentFault as error:
@@ -183,9 +196,13 @@ def _make_folder(
     raise EnvironmentFault(f"{printable(parent / str(name))} is in the way", hint="Choose another --name.")
 
 
-def _open_display(as_json: bool) -> Display:
+def open_sweep_display(reader: Reader, *, as_json: bool) -> Display:
+    """A live table, which shows what stands there already too, or lines of news."""
     if as_json:
         return JsonDisplay(sys.stdout)
     from dlcli.sweep.display import LiveSweep, PlainSweep
 
-    return LiveSweep(sys.stdout) if is_terminal(sys.stdout) else PlainSweep(sys.stdout, sys.stderr)
+    if not is_terminal(sys.stdout):
+        return PlainSweep(sys.stdout, sys.stderr)
+    known = [trial_event(reader.folder, reader.definition, record) for record in reader.records()]
+    return LiveSweep(sys.stdout, known)
