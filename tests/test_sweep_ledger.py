@@ -106,6 +106,18 @@ def test_a_trial_whose_worker_died_at_the_claim_is_taken_up(ledger: Ledger) -> N
     assert claim_one(ledger).record.number == 0
 
 
+def test_an_old_record_here_says_nothing_of_a_later_claim_elsewhere(ledger: Ledger) -> None:
+    """With a shared ledger each machine has a folder of its own: what stands here of a trial may be old."""
+    claim = claim_one(ledger)
+    ledger.release(claim)
+    old = read_record(ledger.folder, 0)
+    assert old is not None and old.state == "waiting"
+    later = claim_one(ledger, this_worker())
+    old.write(ledger.folder)  # as the first machine's folder has it
+    assert ledger.reap() == []
+    assert ledger.records()[0].state == "running" and ledger.records()[0].worker == later.record.worker
+
+
 def test_who_lost_a_trial_cannot_finish_it(ledger: Ledger) -> None:
     lost = claim_one(ledger, dead_worker())
     claim_one(ledger)

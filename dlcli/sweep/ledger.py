@@ -186,7 +186,9 @@ class Ledger:
             if truth is not None and truth.is_finished:  # a kill, or a torn record, came between folder and ledger
                 self._catch_up(held, truth)
             elif held.state == TrialState.RUNNING:
-                record = truth or self.record_of(held)
+                record = self.record_of(held)
+                if truth is not None and record.worker.get("id") in (None, truth.worker.get("id")):
+                    record = truth  # of the same claim, and written first
                 if record.state == "waiting":
                     self._hand_back(record)
                 elif not record.worker or not self.watch.is_alive(record.worker):  # without one: killed at the claim
