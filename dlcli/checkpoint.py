@@ -32,6 +32,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from dlcli.disk import discard
 from dlcli.errors import CheckpointError, DivergedError, EnvironmentFault, printable
 
 FORMAT = 1
@@ -213,18 +214,6 @@ def prune(checkpoints: Path, keep: int) -> None:
             discard(folder)
     for left in (*checkpoints.glob(".tmp-*"), *checkpoints.glob(".old-*")):
         discard(left)
-
-
-def discard(folder: Path) -> None:
-    """Delete so that a kill half-way leaves nothing that looks like a checkpoint: first renamed, then emptied."""
-    hidden = folder.parent / f".old-{folder.name.lstrip('.')}"
-    with contextlib.suppress(OSError):
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()
-            return
-        if folder != hidden:
-            os.rename(folder, hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def by_step(checkpoints: Path) -> list[Path]:

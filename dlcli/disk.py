@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def discard(folder: Path) -> None:
+    """Delete so that a kill half-way leaves nothing that looks whole: first renamed, then emptied."""
+    hidden = folder.parent / f".old-{folder.name.lstrip('.')}"
+    with contextlib.suppress(OSError):
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()
+            return
+        if folder != hidden:
+            os.rename(folder, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def flock(fd: int, patience_s: float, *, shared: bool = False) -> bool:

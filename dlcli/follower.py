@@ -74,15 +74,16 @@ def follow_one(path: Path) -> int:
 
 def queued(path: Path) -> Iterator[Path]:
     """The runs that stand in a queue's file, as they come, until its end is told or the worker of the last is gone."""
-    done, pid = 0, None
+    done, pid, born = 0, None, None
     while True:
         lines = path.read_text(encoding="utf-8").splitlines()
         for line in lines[done:]:
             if line == END:
                 return
             pid = (read_json(RunFolder(Path(line)).wandb / PLAN) or {}).get("pid")
+            born = born or _start_of(pid)
             yield Path(line)
-        if len(lines) == done and _start_of(pid) is None:
+        if len(lines) == done and (born is None or _start_of(pid) != born):
             return
         done = len(lines)
         time.sleep(POLL_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 import random
@@ -80,6 +81,9 @@ class Runtime:
         """Of the device where it has memory of its own, otherwise of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
+        with contextlib.suppress(OSError, StopIteration):  # since reset_peak_memory; ru_maxrss is since the start
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 2**10
         per_mb = 2**20 if sys.platform == "darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb
 
@@ -95,6 +99,7 @@ def start_runtime(
     """
     device = choose_device(settings["device"], local_rank)
     keep_memory()
+    reset_peak_memory(device)
     before = _choices(stored or {})
     wanted = (before if settings["threads"] in (None, "auto") else settings).get("threads")
     torch.set_num_threads(wanted or TORCHS_THREADS)
@@ -122,6 +127,14 @@ def _choices(stored: Mapping[str, Any]) -> dict[str, Any]:
     if not 1 <= found.get("threads", 1) <= 4_096:
         found.pop("threads")
     return found
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """So that a peak is of one run, where a process trains several; where that cannot be, it is of all so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def keep_memory() -> None:

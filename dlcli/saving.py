@@ -51,7 +51,7 @@ class Saver:
         self.best: Path | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
-        self._asked: list[Item] = []
+        self._whole: list[Item] = []  # and not yet told of
         self._held: list[Item] = []
         self._next_s = monotonic() + gap_s
 
@@ -64,7 +64,8 @@ class Saver:
         if is_early and not is_best:
             return
         held = [] if is_best else self._held  # the best before anything later: a checkpoint tells which it is
-        items = [*held, Item(step, take() if take else None, is_best)]
+        is_held = bool(held) and held[0].step == step
+        items = held if is_held else [*held, Item(step, take() if take else None, is_best)]
         if is_early:
             self._held = items
         else:
@@ -77,8 +78,14 @@ class Saver:
             self._submit(self._held)
         return has_held
 
+    def finish(self) -> None:
+        """Write what was begun and what is held. Raises what goes wrong with it."""
+        self.settle()
+        if self.flush():
+            self.settle()
+
     def _submit(self, items: list[Item]) -> None:
-        self._asked, self._held = items, []
+        self._held = []
         self._next_s = monotonic() + self.gap_s
         self._pending = self._thread.submit(self._write, items)
 
@@ -87,21 +94,28 @@ class Saver:
         if self._pending is None or not (wait or self._pending.done()):
             return False
         pending, self._pending = self._pending, None
-        pending.result()
-        for step, _, is_best in self._asked:
-            self.step, self.last = step, self._folder(step)
-            self.best = self.last if is_best else self.best
-            path = f"{self.checkpoints.name}/{self.last.name}"
-            self.recorder.emit("checkpoint", step=step, path=path, best=is_best)
+        try:
+            pending.result()
+        finally:  # of two the first may be whole
+            while self._whole:
+                self._take_over(*self._whole.pop(0))
         return True
 
+    def _take_over(self, step: int, _: Snapshot | None, is_best: bool) -> None:
+        self.step, self.last = step, self._folder(step)
+        self.best = self.last if is_best else self.best
+        path = f"{self.checkpoints.name}/{self.last.name}"
+        self.recorder.emit("checkpoint", step=step, path=path, best=is_best)
+
     def _write(self, items: list[Item]) -> None:
-        for step, snapshot, is_best in items:
+        for item in items:
+            step, snapshot, is_best = item
             if snapshot is not None:
                 checkpoint.save(self.checkpoints, step, *snapshot)
             if is_best:
                 checkpoint.point(self.checkpoints, "best", self._folder(step))
             checkpoint.point(self.checkpoints, "last", self._folder(step))
+            self._whole.append(item)
         checkpoint.prune(self.checkpoints, self.keep)
 
     def _folder(self, step: int) -> Path:

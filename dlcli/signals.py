@@ -16,19 +16,29 @@ class Interrupted(Exception):
 
 
 class Signals:
-    """Within the block a signal is noted in `received`; raise_if_received() turns it into Interrupted."""
+    """Within the block a signal is noted in `received`; raise_if_received() turns it into Interrupted.
+
+    A block within a block of the same is one with it: of a process that has more to do, the inner one is one run.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._depth = 0
 
     def __enter__(self) -> Signals:
+        self._depth += 1
+        if self._depth > 1:
+            return self
         for number in WATCHED:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, background jobs: ignored stays ignored
                 self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth:
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -143,7 +143,7 @@ def plan_for(
         raise ConfigError(f"tracker.mode={printable(mode)} is not known", hint=f"It is one of: {', '.join(MODES)}.")
     chosen = resolve_mode() if mode == "auto" else mode
     if mode == "online":
-        _require_online()
+        require_online()
     if chosen == "disabled" or find_spec("wandb") is None:
         return None
     return {
@@ -196,7 +196,7 @@ class RunQueue:
             self._process.returncode = 0  # left to itself on purpose
 
 
-def _require_online() -> None:
+def require_online() -> None:
     if find_spec("wandb") is None:
         raise TrackerError("wandb is not installed, and W&B was asked for", hint=NOT_INSTALLED)
     if not has_key():
@@ -264,7 +264,7 @@ def sync_run(run: RunFolder, *, project: str | None = None, connect_s: float = 2
 
     Errors: TrackerError without a key, without a connection within `connect_s`, or not done within `timeout_s`.
     """
-    _require_online()
+    require_online()
     if not run.events.is_file():
         raise TrackerError(f"{run.name} has no events to upload: {printable(run.events)}", hint="See: dlcli runs ls")
     settings = _tracker_settings(run)

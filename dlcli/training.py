@@ -67,7 +67,7 @@ class Training(Assembly):
         "runtime_reason", "activations", "ranks", "agreement",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
-        "saver", "failed_saves", "kept_best", "stop_reason", "times", "began", "pruner",
+        "saver", "failed_saves", "stop_reason", "times", "began", "pruner",
     )  # fmt: skip
 
     def __init__(
@@ -97,7 +97,6 @@ class Training(Assembly):
             run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"], save_gap_s
         )
         self.failed_saves = 0
-        self.kept_best: int | None = None
         self.times, self.began = Times(), time.monotonic()
         self.stop_reason: str | None = None
         if self.ranks.data_rank:
@@ -347,6 +346,11 @@ class Training(Assembly):
         best = self.progress.best
         return None if best is None else self.progress.evaluations[best]
 
+    def best_on_disk(self) -> int | None:
+        """The number of the evaluation that the checkpoint `best` is of."""
+        steps = [f"step-{evaluation['step']:08d}" for evaluation in self.progress.evaluations]
+        return steps.index(self.saver.best.name) if self.saver.best else None
+
     # -------------------------------------------------------------------------------------------------------- the state
 
     def try_save(self, *, is_best: bool = False) -> None:
@@ -367,9 +371,9 @@ class Training(Assembly):
         try:
             with self.times.during("saving"):
                 if self.saver.settle(wait=wait):
-                    self.failed_saves, self.kept_best = 0, self.progress.best
+                    self.failed_saves = 0
         except EnvironmentFault as error:
-            self.progress.best = self.kept_best
+            self.progress.best = self.best_on_disk()
             self.failed_saves += 1
             is_last = self.signals.received is not None or self.is_done() or self.has_stopped_early()
             if self.failed_saves >= FAILED_SAVES or is_last:
@@ -381,9 +385,7 @@ class Training(Assembly):
     def finish_saving(self) -> None:
         """On every way out: what was begun is written. A fault of it comes second to what ended the training."""
         try:
-            self.saver.settle()
-            if self.saver.flush():
-                self.saver.settle()
+            self.saver.finish()
         except DlcliError as error:
             self.recorder.warn(error.message, error.hint)
         finally:
@@ -443,6 +445,6 @@ class Training(Assembly):
                 f"{saved.folder}: the training state cannot be restored: {printable(error)}"
             ) from error
         check_same_data(saved, self.data)
-        self.kept_best, best = self.progress.best, self.best_evaluation()
+        best = self.best_evaluation()
         self.saver.take_up(saved.folder, self.progress.step, best["step"] if best else None)
         restore_random(random_tensors_of(self.ranks, saved.state), self.runtime.device)

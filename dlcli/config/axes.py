@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,14 @@ def _takes_whole_numbers_only(key: str, low: float, high: float) -> bool:
 
 
 def _stepped(word: str, key: str, value: Any, reading: Reading) -> Axis | None:
-    start, stop, step = value.start or 0, value.stop, value.step
-    count = -(-(stop - start) // step) if step else 0
-    if step <= 0 or count < 1:
-        reading.wrong(word, f"holds no value: from {start:g} to below {stop:g} in steps of {step:g}")
+    is_whole = all(isinstance(number or 0, int) for number in (value.start, value.stop, value.step))
+    start, stop, step = (Decimal(str(number or 0)) for number in (value.start, value.stop, value.step))
+    if step <= 0 or start >= stop:
+        reading.wrong(word, f"holds no value: from {start} to below {stop} in steps of {step}")
         return None
-    is_whole = all(isinstance(number, int) for number in (start, stop, step))
-    return Axis(key, low=start, high=start + (count - 1) * step, step=step, is_whole=is_whole, text=word)
+    last = start + ((stop - start) / step).to_integral_value(ROUND_CEILING) * step - step  # below stop, as in Python
+    low, high, by = (int(n) if is_whole else float(n) for n in (start, last, step))
+    return Axis(key, low=low, high=high, step=by, is_whole=is_whole, text=word)
 
 
 def _conditional(axes: Sequence[Axis], search: Sequence[Path]) -> list[Axis]:

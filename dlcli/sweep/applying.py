@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import options, packaged_conf, search_path
+from dlcli.confdir import options, packaged_conf
 from dlcli.config import compose_command
 from dlcli.config.words import Reading, parse_word
 from dlcli.disk import write_atomically
@@ -61,7 +61,7 @@ def experiment_yaml(definition: Definition, record: Record, as_name: str) -> str
     words = [word for word in definition.words_of(record.point) if "=" in word]
     words = [word for word in words if not word.startswith(LEFT_OUT)]
     base = next((word for word in definition.words if "=" not in word), None) or definition.experiment
-    reading = Reading(search=search_path(definition.config_dir))
+    reading = Reading(search=definition.search())
     chosen = [parsed for word in words if (parsed := parse_word(word, reading))]
     groups = [word for word in chosen if "." not in word.key and word.key not in ("seed",)]
     values = [word for word in chosen if word not in groups]

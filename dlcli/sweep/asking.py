@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import check_user_yaml, options, search_path, unknown_option
+from dlcli.confdir import check_user_yaml, options, packaged_conf, search_path, unknown_option
 from dlcli.config import Composed, compose_command
 from dlcli.config.axes import read_axes
 from dlcli.errors import ConfigError, Problem, nearest, printable
@@ -15,7 +15,8 @@ from dlcli.sweep.definition import EXTRA_OBJECTIVES, PRUNERS, SAMPLERS, Definiti
 from dlcli.sweep.space import Axis, Space
 
 DEFAULT_TRIALS = 20
-MOST_TRIALS = 100_000
+MOST_STARTS = 10  # trials that fill the space evenly before TPE and GP learn from them
+MOST_IN_A_POPULATION = 50
 MOST_ARCHITECTURES = 64  # combinations of groups that are all composed before anything starts
 FILE_KEYS = ("space", "trials", "sampler", "pruner", "objectives", "keep", "workers", "max_failures", "seed")
 
@@ -64,7 +65,7 @@ def read_request(
     measure; workers: where the request leaves it open.
     """
     search = search_path(request.config_dir)
-    words, request = _with_file(words, request, search)
+    words, request = _with_file([_absolute(word) for word in words], request, search)
     workers = request.workers or workers
     plain, axes, reading = read_axes(words, search)
     if not axes and not reading.problems:
@@ -89,6 +90,7 @@ def read_request(
     pinned, notes = _pinned(first, objectives, device_is_cpu=device_is_cpu, threads=threads(workers))
     size = len(space.grid()) if all(axis.count() is not None for axis in axes) else None
     trials, more = _trials(request.trials, sampler, size)
+    users = [str(path) for path in search if path != packaged_conf()]
     definition = Definition(
         name="",
         experiment=first.experiment,
@@ -103,10 +105,19 @@ def read_request(
         max_failures=request.max_failures,
         storage=request.storage,
         grace_s=request.grace_s,
-        config_dir=request.config_dir and str(Path(request.config_dir).expanduser().resolve()),
+        config_dir=users[0] if users else None,
+        starts=max(2, min(MOST_STARTS, trials // 4)),
+        population=max(4, min(MOST_IN_A_POPULATION, trials // 3)),
+        own_process=_wants_own_process(first, axes),
         trusted=request.trusted,
     )
     return Asked(definition, first, size, workers, (*notes, *more))
+
+
+def _absolute(word: str) -> str:
+    """An experiment given as a file is the same from every folder."""
+    is_file = word.endswith((".yaml", ".yml")) and "=" not in word and Path(word).is_file()
+    return str(Path(word).resolve()) if is_file else word
 
 
 def _with_file(words: Sequence[str], request: Request, search: Sequence[Path]) -> tuple[list[str], Request]:
@@ -280,6 +291,11 @@ def _trials(asked: int | None, sampler: str, size: int | None) -> tuple[int, lis
         )
         return asked or size, [several]
     return asked or DEFAULT_TRIALS, []
+
+
+def _wants_own_process(composed: Composed, axes: Sequence[Axis]) -> bool:
+    """Whether a trial leaves something behind in its process: what was compiled for one would count for the next."""
+    return bool(composed.tree["runtime"]["compile"]) or any(axis.key.partition(".")[0] == "runtime" for axis in axes)
 
 
 def _pinned(

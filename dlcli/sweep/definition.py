@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from dlcli.confdir import packaged_conf, search_path
 from dlcli.disk import read_json, write_atomically
 from dlcli.errors import CheckpointError, ConfigError, nearest, printable
 from dlcli.runs import SWEEPS
@@ -47,7 +48,8 @@ class Objective:
 class Definition:
     """words: what all trials have in common; seed: of the sampler; keep: how many trials' weights stay.
 
-    grace_s: how long a worker on another machine may be silent before its trial is taken over.
+    grace_s: how long a worker on another machine may be silent before its trial is taken over; config_dir: the user's
+    own, an absolute path; starts, population: of TPE and GP, of NSGA-II; own_process: whether each trial needs one.
     """
 
     name: str
@@ -64,10 +66,17 @@ class Definition:
     storage: str | None = None
     grace_s: float = 60.0
     config_dir: str | None = None
+    starts: int = 2
+    population: int = 4
+    own_process: bool = False
     trusted: tuple[str, ...] = ()
     created: str = ""
     command: str = ""
     launcher: dict[str, Any] = field(default_factory=dict, hash=False)  # as launchers.Launch has written it
+
+    def search(self) -> list[Path]:
+        """The config folders: those of the place where the sweep was started, wherever its workers are."""
+        return [packaged_conf()] if self.config_dir is None else search_path(self.config_dir)
 
     @property
     def space(self) -> Space:

@@ -55,9 +55,7 @@ def _points(asked: Asked) -> Iterator[dict[str, str]]:
     if definition.sampler in ("grid", "random", "quasi-random"):
         yield from (point(definition, number) for number in range(definition.trials))
     elif len(definition.objectives) == 1 and definition.sampler in ("tpe", "gp"):
-        from dlcli.sweep.samplers import num_starts
-
-        yield from (point(definition, number, "quasi-random") for number in range(num_starts(definition)))
+        yield from (point(definition, number, "quasi-random") for number in range(definition.starts))
 
 
 def _plan(asked: Asked, workers: int) -> dict[str, Any]:
@@ -72,7 +70,7 @@ def _plan(asked: Asked, workers: int) -> dict[str, Any]:
     for begun in architectures[:MOST_MEASURED]:
         axes = [axis for axis in definition.space.axes if axis.key not in begun and axis.applies(begun)]
         middle = begun | {axis.key: axis.at(0.5) for axis in axes}
-        composed = compose_command(definition.words_of(middle), config_dir=definition.config_dir, command="sweep")
+        composed = compose_command(definition.words_of(middle), search=definition.search(), command="sweep")
         tree = start.complete(composed.tree)
         forecasts.append(forecast(tree, Builder.for_search(composed.search, definition.trusted)))
     each = statistics.mean(f.train_s + f.evaluation_s for f in forecasts)

@@ -33,6 +33,7 @@ class Journal(BaseJournalBackend):
     def __init__(self, path: Path):
         self.path = path
         self._offsets = [0]  # where record n begins, as far as it was read
+        self._file: tuple[int, int] | None = None  # device and inode, once there is one
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """The records from a number on. Raises DamagedLedger."""
@@ -48,9 +49,12 @@ class Journal(BaseJournalBackend):
         """Whole lines only: the last one may be being written."""
         try:
             with self.path.open("rb") as file:
+                self._check_same(file.fileno())
                 file.seek(offset)
                 data = file.read()
         except FileNotFoundError:
+            if self._file is not None:
+                raise self._replaced() from None
             return
         yield from data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
@@ -64,16 +68,31 @@ class Journal(BaseJournalBackend):
             raise DamagedLedger(told, hint="dlcli sweep resume rebuilds the ledger from the trials' folders.")
         return record
 
+    def _check_same(self, descriptor: int) -> None:
+        """Raise DamagedLedger where the file was set aside and rebuilt: what was read of it counts no more."""
+        found = os.fstat(descriptor)
+        now = (found.st_dev, found.st_ino)
+        self._file = self._file or now
+        if self._file != now:
+            raise self._replaced()
+
+    def _replaced(self) -> DamagedLedger:
+        return DamagedLedger(f"{printable(self.path)}: the ledger was rebuilt meanwhile", hint="It is opened again.")
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """All of them or none. EnvironmentFault where the disk takes no more."""
         data = b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
         with locked(self.path.with_name(f".{self.path.name}.lock")):
             try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                create = os.O_CREAT if self._file is None else 0
+                descriptor = os.open(self.path, os.O_RDWR | create | os.O_APPEND | os.O_CLOEXEC, 0o644)
                 try:
+                    self._check_same(descriptor)
                     _append(descriptor, data)
                 finally:
                     os.close(descriptor)
+            except FileNotFoundError:
+                raise self._replaced() from None
             except OSError as error:
                 raise environment_fault(error, self.path, "the ledger cannot be written") from error
 

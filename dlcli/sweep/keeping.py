@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlcli.checkpoint import discard
+from dlcli.disk import discard
 from dlcli.runs import RunFolder
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.ledger import Ledger
 from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.record import Record, trial_folder
 
 
-def keep_best(ledger: Ledger, definition: Definition) -> None:
+def keep_best(folder: Path, records: Sequence[Record], definition: Definition) -> None:
     """Delete the weights of finished trials that are not among the best now: they cannot come back among them."""
-    with ledger.exclusively():
-        records = ledger.records()
-        kept = {record.run_number for record in best(records, definition.objectives, definition.keep)}
-        for record in records:
-            if record.is_finished and record.number not in kept:
-                drop_weights(ledger.folder, record.number)
+    kept = {record.run_number for record in best(records, definition.objectives, definition.keep)}
+    for record in records:
+        if record.is_finished and record.number not in kept:
+            drop_weights(folder, record.number)
 
 
 def best(records: Sequence[Record], objectives: Sequence[Objective], keep: int) -> list[Record]:
@@ -32,5 +29,6 @@ def best(records: Sequence[Record], objectives: Sequence[Objective], keep: int) 
 def drop_weights(folder: Path, number: int) -> None:
     """The checkpoints of a trial; its record and its curves stay."""
     checkpoints = RunFolder(trial_folder(folder, number)).checkpoints
-    if checkpoints.is_dir():
-        discard(checkpoints)
+    for place in (checkpoints, checkpoints.with_name(f".old-{checkpoints.name}")):  # a kill came in between
+        if place.is_dir():
+            discard(place)

@@ -10,8 +10,9 @@ the whole of it. Claims and ends are made in turn, by an flock beside the embedd
 
 from __future__ import annotations
 
-import math
+import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,20 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
+from dlcli.disk import read_json, write_atomically
+from dlcli.errors import EnvironmentFault, printable
 from dlcli.runs import RunFolder, checkpoint_steps
 from dlcli.sweep.address import VARIABLE
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.journal import DamagedLedger, Journal, locked
+from dlcli.sweep.journal import Journal, locked
 from dlcli.sweep.life import Watch, is_here, oom_kills, read_beat, write_beat
-from dlcli.sweep.record import Record, read_record, read_records, trial_folder
+from dlcli.sweep.rebuilding import is_behind, rebuild, set_aside
+from dlcli.sweep.record import Record, read_record, trial_folder
 from dlcli.sweep.samplers import make_pruner, make_sampler
-from dlcli.sweep.space import Axis
+from dlcli.sweep.translating import distribution, state_of, text_of, values_of
 
-LEDGER = "ledger.jsonl"
+LEDGER, CLAIMS, CONTROL = "ledger.jsonl", ".claim.lock", "control.json"
 MOST_DEATHS = 8  # of workers over one trial, without a checkpoint in between: it is the trial
 MOST_OOM_DEATHS = 2  # the same where the system killed somebody for want of memory each time
 SAME_BUGS = 3  # in a row pause the sweep
@@ -79,7 +82,7 @@ class Ledger:
     # -- what differs between an embedded and a shared ledger
 
     def exclusively(self) -> AbstractContextManager[None]:
-        return locked(self.folder / ".claim.lock")
+        return locked(self.folder / CLAIMS)
 
     def close(self) -> None:
         """Nothing is open between two calls."""
@@ -113,7 +116,7 @@ class Ledger:
             point = self._sample(trial)
         before = read_record(self.folder, number)
         started = before.started if before and before.started else now()
-        record = Record(number, point, worker=worker, started=started)
+        record = Record(number, point, worker=worker, started=started, reports=before.reports if before else {})
         same = self._same(record)
         if same is not None:
             record = record.be(
@@ -121,14 +124,14 @@ class Ledger:
                 seconds=0.0, reuse_of=same.run_number,
             )  # fmt: skip
         record.write(self.folder)
-        self._note(trial, record)
+        self._note(record)
         return Claim(record, trial, is_begun=RunFolder(trial_folder(self.folder, number)).run_yaml.is_file())
 
     def _sample(self, trial: optuna.Trial) -> dict[str, str]:
         point: dict[str, str] = {}
         for axis in self.definition.space.axes:
             if axis.applies(point):
-                point[axis.key] = _text(axis, trial._suggest(axis.key, distribution(axis)))
+                point[axis.key] = text_of(axis, trial._suggest(axis.key, distribution(axis)))
         return point
 
     def _same(self, record: Record) -> Record | None:
@@ -144,8 +147,9 @@ class Ledger:
             held = self._frozen(record.number)
             if held.state != TrialState.RUNNING or self.record_of(held).worker.get("id") != record.worker.get("id"):
                 return False
+            record = record.be(sampler=dict(held.system_attrs))
             record.write(self.folder)
-            self._note(claim.trial, record)
+            self._note(record)
             self._tell(record)
             self._pause_if_hopeless()
             return True
@@ -160,19 +164,12 @@ class Ledger:
     def _hand_back(self, record: Record) -> None:
         record = record.be(state="waiting")
         record.write(self.folder)
-        trial_id = self.trial_id(record.number)
-        self.storage.set_trial_user_attr(trial_id, "record", record.as_dict())
-        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        self._note(record)
+        self.storage.set_trial_state_values(self.trial_id(record.number), TrialState.WAITING)
 
     def _tell(self, record: Record) -> None:
         with _quiet():
-            if record.state == "completed":
-                self.study.tell(record.number, record.values)
-            elif record.state == "diverged":  # a result: as bad as can be
-                worst = [-math.inf if o.goal == "max" else math.inf for o in self.definition.objectives]
-                self.study.tell(record.number, worst)
-            else:
-                self.study.tell(record.number, state=state_of(record))
+            self.study.tell(record.number, values_of(record, self.definition.objectives), state=state_of(record))
 
     # -- the dead
 
@@ -197,10 +194,9 @@ class Ledger:
         return found
 
     def _catch_up(self, held: FrozenTrial, truth: Record) -> None:
-        trial_id = self.trial_id(held.number)
         if held.state == TrialState.WAITING:
-            self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        self.storage.set_trial_user_attr(trial_id, "record", truth.as_dict())
+            self.storage.set_trial_state_values(self.trial_id(held.number), TrialState.RUNNING)
+        self._note(truth)
         self._tell(truth)
 
     def _bury(self, held: FrozenTrial, record: Record) -> None:
@@ -215,14 +211,13 @@ class Ledger:
             "oom": int(starved) if has_moved else before["oom"] + int(starved),
             "step": step,
         }
-        trial_id = self.trial_id(held.number)
-        self.storage.set_trial_user_attr(trial_id, "deaths", deaths)
+        self.storage.set_trial_user_attr(self.trial_id(held.number), "deaths", deaths)
         if deaths["oom"] >= MOST_OOM_DEATHS or deaths["count"] >= MOST_DEATHS:
             state = "out of memory" if deaths["oom"] >= MOST_OOM_DEATHS else "killed"
             told = f"its worker was killed {deaths['count']} times over it, the last after step {step}"
             record = record.be(state=state, reason=told, signature=state, finished=now())
             record.write(self.folder)
-            self.storage.set_trial_user_attr(trial_id, "record", record.as_dict())
+            self._note(record)
             self._tell(record)
         else:
             self._hand_back(record)
@@ -234,24 +229,28 @@ class Ledger:
         return self.study.user_attrs.get("paused")
 
     def pause(self, why: str | None) -> None:
+        """Give no more trials out, or, with None, go on: what has failed before counts no more then."""
         self.study.set_user_attr("paused", why)
-        if why is None:  # what has failed before counts no more
-            failed = sum(record.is_failure for record in self.records())
-            self.study.set_user_attr("forgiven", failed)
+        if why is None:
+            self.study.set_user_attr("forgiven", sum(record.is_failure for record in self.records()))
+        control = {key: self.study.user_attrs.get(key) for key in ("paused", "forgiven")}
+        write_atomically(self.folder / CONTROL, json.dumps(control).encode())
+
+    def recall_pause(self) -> None:
+        """As it stands in the folder, for a ledger that was rebuilt."""
+        for key, value in (read_json(self.folder / CONTROL) or {}).items():
+            self.study.set_user_attr(key, value)
 
     def _pause_if_hopeless(self) -> None:
-        failed = [record for record in self.records() if record.is_finished]
-        failed.sort(key=lambda record: record.finished or "")
-        forgiven = self.study.user_attrs.get("forgiven", 0)
-        new = [record for record in failed if record.is_failure][forgiven:]
-        last = failed[-SAME_BUGS:]
-        most = self.definition.max_failures
+        ended = [record for record in self.records() if record.is_finished]
+        ended.sort(key=lambda record: datetime.fromisoformat(record.finished or now()))
+        new = [record for record in ended if record.is_failure][self.study.user_attrs.get("forgiven") or 0 :]
+        last, most = ended[-SAME_BUGS:], self.definition.max_failures
         is_same = len(last) == SAME_BUGS and len({r.signature for r in last}) == 1 and last[0].state in ("bug", "data")
         if is_same and len(new) >= SAME_BUGS:
             self.pause(f"the same failure {SAME_BUGS} times in a row: {last[-1].reason}")
         elif most is not None and len(new) > most:
-            told = f"{len(new)} trials have failed, --max-failures is {most}; the last: {new[-1].reason}"
-            self.pause(told)
+            self.pause(f"{len(new)} trials have failed, --max-failures is {most}; the last: {new[-1].reason}")
 
     # -- reading
 
@@ -273,8 +272,8 @@ class Ledger:
     def _frozen(self, number: int) -> FrozenTrial:
         return self.storage.get_trial(self.trial_id(number))
 
-    def _note(self, trial: optuna.Trial, record: Record) -> None:
-        trial.set_user_attr("record", record.as_dict())
+    def _note(self, record: Record) -> None:
+        self.storage.set_trial_user_attr(self.trial_id(record.number), "record", record.as_dict())
 
 
 # ------------------------------------------------------------------------------------------------- opening, rebuilding
@@ -290,85 +289,23 @@ def open_ledger(folder: Path, definition: Definition, *, storage: str | None = N
         from dlcli.sweep.shared import open_shared
 
         return open_shared(folder, definition, storage or os.environ.get(VARIABLE) or definition.storage)
-    with locked(folder / ".open.lock"):
+    with locked(folder / CLAIMS):  # nobody claims meanwhile, so that folders and ledger tell the same
         try:
             ledger = _open_embedded(folder, definition)
-            if not _is_behind(ledger):
+            if not is_behind(ledger):
                 return ledger
-        except (DamagedLedger, KeyError, ValueError, AssertionError):  # what Optuna says to records out of order
-            pass
-        _set_aside(folder / LEDGER)
+        except EnvironmentFault:
+            raise
+        except Exception as error:  # whatever Optuna says to damaged records; what they said stands in the folders
+            print(f"the ledger is rebuilt: {type(error).__name__}: {printable(error)}", file=sys.stderr)
+        set_aside(folder / LEDGER)
         ledger = _open_embedded(folder, definition)
         rebuild(ledger)
         return ledger
 
 
-def _is_behind(ledger: Ledger) -> bool:
-    """Whether the folders tell of trials, or points, that the ledger has lost: it is written first."""
-    known = {trial.number: set(trial.params) for trial in ledger.trials()}
-    return any(r.number not in known or not set(r.point) <= known[r.number] for r in read_records(ledger.folder))
-
-
 def _open_embedded(folder: Path, definition: Definition) -> Ledger:
     return Ledger(folder, definition, optuna.storages.JournalStorage(Journal(folder / LEDGER)))
-
-
-def _set_aside(path: Path) -> None:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    if path.exists():
-        path.rename(aside)
-
-
-def rebuild(ledger: Ledger) -> None:
-    """Fill an empty ledger from the trials' folders: the same numbers, points and results. A number without a record
-    waits, and gets its point anew.
-    """
-    records = {record.number: record for record in read_records(ledger.folder)}
-    axes = {axis.key: axis for axis in ledger.definition.axes}
-    for number in range(max(records, default=-1) + 1):
-        record = records.get(number)
-        if record is None:
-            ledger.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={}))
-            continue
-        state = state_of(record) if record.is_finished else TrialState.WAITING
-        worst = [-math.inf if o.goal == "max" else math.inf for o in ledger.definition.objectives]
-        ledger.study.add_trial(
-            create_trial(
-                state=state,
-                values=(worst if record.state == "diverged" else record.values)
-                if state == TrialState.COMPLETE
-                else None,
-                params={key: _value(axes[key], text) for key, text in record.point.items()},
-                distributions={key: distribution(axes[key]) for key in record.point},
-                user_attrs={"record": record.as_dict()},
-                intermediate_values={int(step): score for step, score in record.reports.items()},
-            )
-        )
-
-
-def state_of(record: Record) -> TrialState:
-    """What Optuna calls it."""
-    if record.state in ("completed", "diverged"):
-        return TrialState.COMPLETE
-    return TrialState.PRUNED if record.state == "pruned" else TrialState.FAIL
-
-
-def distribution(axis: Axis) -> BaseDistribution:
-    if axis.values:
-        return CategoricalDistribution(axis.values)
-    if axis.is_whole:
-        return IntDistribution(int(axis.low), int(axis.high), log=axis.is_log, step=int(axis.step or 1))
-    return FloatDistribution(axis.low, axis.high, log=axis.is_log, step=axis.step)
-
-
-def _text(axis: Axis, value: Any) -> str:
-    return str(value) if axis.values else axis.written(value)
-
-
-def _value(axis: Axis, text: str) -> Any:
-    return text if axis.values else int(text) if axis.is_whole else float(text)
 
 
 @contextmanager

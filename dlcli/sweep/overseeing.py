@@ -18,6 +18,7 @@ from dlcli.launch import Forwarding
 from dlcli.sweep.definition import Definition
 from dlcli.sweep.drawing import draw_once
 from dlcli.sweep.events import summary
+from dlcli.sweep.keeping import keep_best
 from dlcli.sweep.reading import Reader
 from dlcli.sweep.slots import Slots
 from dlcli.sweep.telling import Teller
@@ -64,6 +65,7 @@ class Overseer:
 
     def _sum_up(self) -> int:
         records = self.reader.records()
+        keep_best(self.folder, records, self.definition)  # a worker may have been killed before it did
         event = summary(self.folder, self.definition, records, self._seconds())
         write_atomically(self.folder / SUMMARY, (json.dumps(event, indent=1) + "\n").encode())
         self.display.event(event | draw_once(self.folder, self.definition, records))

@@ -25,7 +25,8 @@ STATES = (*OPEN, *RESULTS, "pruned", *FAILURES)
 class Record:
     """values: of the objectives, of a completed trial only; reports: evaluation -> score, for the pruner;
 
-    worker: who has it; reuse_of: the trial whose result it is, where that was the same; signature: of a failure.
+    worker: who has it; reuse_of: the trial whose result it is, where that was the same; signature: of a failure;
+    sampler: what Optuna's samplers and pruners have noted of it.
     """
 
     number: int
@@ -41,6 +42,7 @@ class Record:
     finished: str | None = None
     seconds: float | None = None
     reuse_of: int | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:

@@ -13,14 +13,16 @@ from pathlib import Path
 from dlcli.display import Display, JsonDisplay, Silent, is_terminal
 from dlcli.errors import ConfigError, EnvironmentFault, printable
 from dlcli.run_names import candidates, checked_name
+from dlcli.runs import find_checkpoint
 from dlcli.sweep.address import VARIABLE, checked_address, without_password
-from dlcli.sweep.asking import Request, read_request
+from dlcli.sweep.asking import Asked, Request, read_request
 from dlcli.sweep.definition import FILE, Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
 from dlcli.sweep.events import trial_event
 from dlcli.sweep.launchers import Launch, read_launch
 from dlcli.sweep.local import default_workers
 from dlcli.sweep.overseeing import Overseer
 from dlcli.sweep.reading import Reader, open_reader
+from dlcli.tracker import require_online
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
@@ -37,6 +39,9 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
 
         return show(asked, workers=workers, as_json=as_json)
     launch.check()
+    if asked.composed.tree["tracker"].get("mode") == "online":
+        require_online()
+    asked = replace(asked, definition=_with_teacher(asked, outputs))
     definition = replace(
         asked.definition,
         launcher=launch.as_dict(workers),
@@ -46,6 +51,15 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
     taken = _shared_names(address) if address else []
     folder, definition = _make_folder(outputs.absolute(), definition, request.name, taken)
     return _oversee(folder, definition, workers, address, launch, as_json=as_json, notes=asked.notes)
+
+
+def _with_teacher(asked: Asked, outputs: Path) -> Definition:
+    """The checkpoint that task.teacher names now, for all trials: `latest` may be another one soon."""
+    teacher = asked.composed.tree["task"].get("teacher")
+    if teacher is None or any(axis.key == "task.teacher" for axis in asked.definition.axes):
+        return asked.definition
+    words = [word for word in asked.definition.words if not word.startswith("task.teacher=")]
+    return replace(asked.definition, words=(*words, f"task.teacher='{find_checkpoint(teacher, outputs).resolve()}'"))
 
 
 def resume(

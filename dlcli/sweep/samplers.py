@@ -19,14 +19,13 @@ from optuna.trial import FrozenTrial
 from dlcli.sweep.definition import Definition
 from dlcli.sweep.points import point
 
-MOST_STARTS = 10  # trials that fill the space evenly before TPE and GP learn from them
 WARM_UP = 2  # evaluations of a trial before the median stops it
 PEERS = 4  # trials that must have come as far
 
 
 def make_sampler(definition: Definition, number: int) -> BaseSampler:
     seed = int.from_bytes(hashlib.sha256(f"{definition.seed}/{number}".encode()).digest()[:4], "big")
-    starts, name = num_starts(definition), definition.sampler
+    starts, name = definition.starts, definition.sampler
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls some of its options experimental
         if name in ("tpe", "gp") and number < starts and len(definition.objectives) == 1:
@@ -40,12 +39,8 @@ def make_sampler(definition: Definition, number: int) -> BaseSampler:
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=1)
         if name == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, min(50, definition.trials // 3)))
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=definition.population)
     return Points(definition, number)
-
-
-def num_starts(definition: Definition) -> int:
-    return max(2, min(MOST_STARTS, definition.trials // 4))
 
 
 class Points(BaseSampler):

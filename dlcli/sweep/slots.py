@@ -72,6 +72,8 @@ class Slots(ABC):
                 self._begin(slot)
             elif code < 0 or code not in range(2, 8):  # killed, or a fault of its own: its trial is taken up again
                 self._fall(slot, code)
+            else:
+                self.notes.append(f"worker {slot} {how(code)}: {self._last_words(slot)}")
         return bool(self.at_work)
 
     def _fall(self, slot: int, code: int) -> None:

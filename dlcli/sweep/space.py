@@ -46,7 +46,7 @@ class Axis:
             return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
         if self.step is not None:
             last = round((self.high - self.low) / self.step)
-            return self.written(self.low + self.step * min(int(share * (last + 1)), last))
+            return self.every()[min(int(share * (last + 1)), last)]
         if self.is_whole and not self.is_log:
             return self.written(min(self.low + math.floor(share * (self.high - self.low + 1)), self.high))
         if self.is_whole:  # each whole number has the share of the logarithm that it rounds from

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dlcli import start
-from dlcli.confdir import search_path
 from dlcli.config import compose_command
 from dlcli.display import Silent
 from dlcli.errors import DataError, DivergedError, DlcliError, EnvironmentFault, OutOfMemory
@@ -20,6 +19,7 @@ from dlcli.record import read_events
 from dlcli.runs import RunFolder, find_checkpoint
 from dlcli.signals import Signals
 from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
+from dlcli.sweep.journal import DamagedLedger
 from dlcli.sweep.ledger import Claim, now
 from dlcli.sweep.record import Record, trial_folder
 from dlcli.tracker import RunQueue
@@ -30,6 +30,10 @@ SAVE_GAP_S = 5.0
 
 class Interrupted(Exception):
     """A signal came: the trial is saved, and goes back to the ledger."""
+
+
+class Held(Exception):
+    """A worker that was taken for dead still has the run: the trial goes back to the ledger for a while."""
 
 
 class LedgerPruner:
@@ -46,9 +50,14 @@ class LedgerPruner:
         self.reports[str(evaluation)] = score
         if self.name == "none":
             return
-        if evaluation not in self._known:
-            self.trial.report(score, evaluation)
-        if self.trial.should_prune():
+        try:
+            if evaluation not in self._known:
+                self.trial.report(score, evaluation)
+            is_hopeless = self.trial.should_prune()
+        except DamagedLedger:  # it was rebuilt meanwhile, and this trial goes on unwatched
+            self.name = "none"
+            return
+        if is_hopeless:
             raise Pruned(f"others were better at evaluation {evaluation} ({self.name})")
 
 
@@ -63,16 +72,19 @@ def run_trial(
     """Train a claimed trial to its end; its record. made: what Hydra has composed in this process; signals: where those
     that come meanwhile are noted.
 
-    Raises Interrupted on a signal, and EnvironmentFault where it is the machine that fails: the trial is not at fault.
+    Raises Interrupted on a signal, Held where another process has the run, and EnvironmentFault where it is the machine
+    that fails: the trial is not at fault.
     """
     run = RunFolder(trial_folder(folder, claim.record.number))
+    if run.is_locked():
+        raise Held
     pruner = LedgerPruner(claim, definition)
     try:
         summary = run.read_summary() or {}
         if summary.get("status") not in ("completed", "pruned"):
             trial = Trial(pruner, tracker.add, SAVE_GAP_S)
             _train(claim, definition, run, trial, made, signals)
-            summary = run.read_summary() or {}
+            summary = _summary_of_the_end(run)
         record = _result(claim.record, definition, run, summary)
     except DivergedError as error:
         record = claim.record.be(state="diverged", reason=error.message)
@@ -83,13 +95,15 @@ def run_trial(
     except (Interrupted, EnvironmentFault):
         raise
     except DlcliError as error:
-        record = claim.record.be(state="bug", reason=error.message, signature=_signature(error))
+        told = "; ".join([error.message, *(f"{p.where}: {p.message}" for p in getattr(error, "problems", ()))])
+        record = claim.record.be(state="bug", reason=told, signature=f"{type(error).__name__}: {told}")
     except Exception as error:
         run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
         told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         record = claim.record.be(state="bug", reason=told, signature=_signature(error))
-    reports = {**claim.record.reports, **pruner.reports}
-    return record.be(finished=now(), reports=reports, seconds=_seconds(run))
+    finally:
+        claim.record = claim.record.be(reports={**claim.record.reports, **pruner.reports})  # also when handed back
+    return record.be(finished=now(), reports=claim.record.reports, seconds=_seconds(run))
 
 
 def _train(
@@ -102,15 +116,23 @@ def _train(
 ) -> None:
     common: dict[str, Any] = {"display": Silent(), "trusted": definition.trusted, "trial": trial, "signals": signals}
     if claim.is_begun:
-        code = start.resume(run, (), search=search_path(definition.config_dir), **common)
+        code = start.resume(run, (), search=definition.search(), **common)
     else:
-        composed = compose_command(definition.words_of(claim.record.point), config_dir=definition.config_dir, made=made)
+        composed = compose_command(definition.words_of(claim.record.point), search=definition.search(), made=made)
         code = start.train_in(
             run, replace(composed, tree=start.settle(composed.tree, run.outputs)), group=definition.name,
             number=claim.record.number, **common,
         )  # fmt: skip
     if code:
         raise Interrupted
+
+
+def _summary_of_the_end(run: RunFolder) -> dict[str, Any]:
+    """What the run has said of its end; EnvironmentFault where that could not be written: it is no result."""
+    summary = run.read_summary() or {}
+    if summary.get("status") not in ("completed", "pruned"):
+        raise EnvironmentFault(f"{run.summary} was not written", hint="Is there room on the disk?")
+    return summary
 
 
 def _result(record: Record, definition: Definition, run: RunFolder, summary: dict[str, Any]) -> Record:
@@ -144,7 +166,7 @@ def latency_ms(run: RunFolder, definition: Definition) -> float:
     from dlcli import trained
     from dlcli.build import Builder
 
-    builder = Builder.for_search(search_path(definition.config_dir), definition.trusted)
+    builder = Builder.for_search(definition.search(), definition.trusted)
     loaded = trained.load(find_checkpoint(str(run.path), run.outputs), builder=builder)
     image = torch.zeros(1, *loaded.tree["dataset"]["image_shape"], dtype=torch.uint8)
     times: list[float] = []

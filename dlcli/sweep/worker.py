@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dlcli.display import print_error
 from dlcli.errors import DlcliError
 from dlcli.signals import Signals
-from dlcli.sweep.definition import Definition, read_definition
+from dlcli.sweep.definition import read_definition
+from dlcli.sweep.journal import DamagedLedger
 from dlcli.sweep.keeping import keep_best
 from dlcli.sweep.ledger import Claim, Ledger, Wait, open_ledger
 from dlcli.sweep.life import Beat, this_worker
@@ -25,65 +27,70 @@ from dlcli.sweep.slots import MORE
 from dlcli.tracker import RunQueue
 
 POLL_S = 0.3
+HELD_S = 5.0  # until a trial is asked for again that another process still has
+Answer = TypeVar("Answer")
 
 
-def work(folder: Path, *, storage: str | None = None) -> int:
-    """Train trials until there are none left; the exit code."""
-    definition = read_definition(folder)
-    ledger = open_ledger(folder, definition, storage=storage)
-    worker = this_worker()
-    made: dict[tuple[str, ...], Any] = {}
-    with Signals() as signals, Beat(worker["id"], ledger.beat), RunQueue(folder, worker["id"]) as tracker:
-        while signals.received is None:
-            claim = ledger.claim(worker)
-            if claim is None:
-                return 0
-            if isinstance(claim, Wait):
-                time.sleep(POLL_S)
-                continue
-            of_trial = Signals()  # while it is trained, they come there
-            _do(claim, ledger, definition, made, tracker, of_trial)
-            signals.received = signals.received or of_trial.received
-            if signals.received is None and wants_own_process(definition):
-                return MORE
-        return signals.exit_code
+class Worker:
+    """One process of a sweep. ledger: opened anew where it was rebuilt; made: what Hydra has composed here."""
 
+    def __init__(self, folder: Path, storage: str | None = None):
+        self.folder, self.storage = folder, storage
+        self.definition = read_definition(folder)
+        self.ledger = open_ledger(folder, self.definition, storage=storage)
+        self.identity = this_worker()
+        self.made: dict[tuple[str, ...], Any] = {}
+        self.signals = Signals()
 
-def _do(
-    claim: Claim,
-    ledger: Ledger,
-    definition: Definition,
-    made: dict[tuple[str, ...], Any],
-    tracker: RunQueue,
-    signals: Signals,
-) -> None:
-    """Train one trial and tell the ledger; after a signal it is handed back, unless it was finished already."""
-    record = claim.record
-    if not record.is_finished:
-        from dlcli.sweep.trial import Interrupted, run_trial
+    def work(self) -> int:
+        """Train trials until there are none left; the exit code."""
+        queue = RunQueue(self.folder, self.identity["id"])
+        with self.signals, Beat(self.identity["id"], lambda *beat: self.ledger.beat(*beat)), queue as tracker:
+            while self.signals.received is None:
+                claim = self._ask(lambda ledger: ledger.claim(self.identity))
+                if claim is None:
+                    return 0
+                if isinstance(claim, Wait):
+                    time.sleep(POLL_S)
+                    continue
+                self._do(claim, tracker)
+                if self.signals.received is None and self.definition.own_process:
+                    return MORE
+            return self.signals.exit_code
 
+    def _ask(self, question: Callable[[Ledger], Answer]) -> Answer:
         try:
-            record = run_trial(claim, definition, ledger.folder, made, tracker, signals)
-        except Interrupted:
-            ledger.release(claim)
-            return
-        except BaseException:
-            ledger.release(claim)
-            raise
-    if ledger.finish(claim, record):
-        keep_best(ledger, definition)
-        print(f"trial {record.number}: {record.state}{f': {record.reason}' if record.reason else ''}", flush=True)
+            return question(self.ledger)
+        except DamagedLedger:
+            self.ledger.close()
+            self.ledger = open_ledger(self.folder, self.definition, storage=self.storage)
+            return question(self.ledger)
 
+    def _do(self, claim: Claim, tracker: RunQueue) -> None:
+        """Train one trial and tell the ledger; after a signal it is handed back, unless it was finished already."""
+        record = claim.record
+        if not record.is_finished:
+            from dlcli.sweep.trial import Held, Interrupted, run_trial
 
-def wants_own_process(definition: Definition) -> bool:
-    """Whether a trial leaves something behind in its process: what was compiled for one would count for the next."""
-    words = definition.words
-    return "runtime.compile=true" in words or any(axis.key.startswith("runtime.") for axis in definition.axes)
+            try:
+                record = run_trial(claim, self.definition, self.folder, self.made, tracker, self.signals)
+            except BaseException as error:
+                self._ask(lambda ledger: ledger.release(claim))
+                if isinstance(error, Held):
+                    print(f"trial {record.number}: another process has it", flush=True)
+                    time.sleep(HELD_S)
+                if isinstance(error, Held | Interrupted):
+                    return
+                raise
+        if self._ask(lambda ledger: ledger.finish(claim, record)):
+            with self.ledger.exclusively():
+                keep_best(self.folder, self.ledger.records(), self.definition)
+            print(f"trial {record.number}: {record.state}{f': {record.reason}' if record.reason else ''}", flush=True)
 
 
 def main(folder: str) -> int:
     try:
-        return work(Path(folder))
+        return Worker(Path(folder)).work()
     except DlcliError as error:
         print_error(error, stream=sys.stderr)
         return error.code
