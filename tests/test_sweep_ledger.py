@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -415,3 +416,102 @@ def test_records_survive_odd_files(tmp_path: Path) -> None:
     (tmp_path / "0099" / "trial.json").write_text('{"number": 3, "point": {}}')
     (tmp_path / "0001" / "trial.json").write_text("{")
     assert [record.number for record in read_records(tmp_path)] == [0, 2, 3, 4, 5, 6, 7]
+
+
+# ----------------------------------------------------------------------------------------------- opening and rebuilding
+
+
+def test_opening_a_healthy_ledger_while_others_claim_sets_nothing_aside(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    numbers: Any = context.Queue()
+    worker = context.Process(target=_claim_all, args=(str(tmp_path), numbers))
+    worker.start()
+    opened = 0
+    while worker.is_alive():
+        open_ledger(tmp_path, definition_of(trials=40))
+        opened += 1
+    worker.join()
+    assert worker.exitcode == 0 and opened > 5
+    assert not list(tmp_path.glob("*.damaged-*"))
+    assert [trial.state for trial in open_ledger(tmp_path, definition_of(trials=40)).trials()] == [
+        TrialState.COMPLETE
+    ] * 40
+
+
+def test_who_is_at_work_keeps_the_trial_through_a_rebuild(ledger: Ledger) -> None:
+    claim = claim_one(ledger)
+    (ledger.folder / LEDGER).unlink()
+    other = reopened(ledger)
+    assert claim_one(other).record.number == 1, "trial 0 is at work"
+    with pytest.raises(DamagedLedger, match="rebuilt"):
+        ledger.claim(this_worker())
+    assert reopened(ledger).finish(claim, claim.record.be(state="completed", values=[1.0]))
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "nsga2", "tpe"])
+def test_a_sampler_goes_on_after_a_rebuild_as_it_would_have(sampler: str, tmp_path: Path) -> None:
+    objectives = (Objective("val/accuracy", "max"), Objective("parameters", "min"))[: 2 if sampler == "nsga2" else 1]
+    axes = (Axis("optimizer.lr", low=1e-4, high=1e-1, is_log=True), Axis("regularization.dropout", high=0.5))
+    definition = replace(definition_of(sampler=sampler, trials=40), objectives=objectives, axes=axes)
+    for name in ("whole", "rebuilt"):
+        (tmp_path / name).mkdir()
+        ledger = open_ledger(tmp_path / name, definition)
+        for number in range(32):
+            if name == "rebuilt" and number == 24:
+                (tmp_path / name / LEDGER).unlink()
+                ledger = open_ledger(tmp_path / name, definition)
+            claim = claim_one(ledger)
+            score = -abs(float(claim.record.point["regularization.dropout"]) - 0.2)
+            values = [score, float(number % 7)][: len(objectives)]
+            assert ledger.finish(claim, claim.record.be(state="completed", values=values))
+    whole, rebuilt = (open_ledger(tmp_path / name, definition).records() for name in ("whole", "rebuilt"))
+    assert [record.point for record in rebuilt[:24]] == [record.point for record in whole[:24]]
+    if sampler == "nsga2":  # whose parents stand in the study: of the same generation, drawn anew
+        assert all(record.point for record in rebuilt)
+    else:
+        assert [record.point for record in rebuilt] == [record.point for record in whole]
+
+
+def test_a_pause_is_remembered_through_a_rebuild(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, definition_of(trials=20))
+    for _ in range(3):
+        fail(ledger, "bug", "KeyError: 1", "x")
+    (tmp_path / LEDGER).unlink()
+    assert "3 times in a row" in str(reopened(ledger).paused())
+
+
+def test_any_flipped_bit_is_survived(tmp_path: Path) -> None:
+    before = summary_of(filled(tmp_path))
+    data = (tmp_path / LEDGER).read_bytes()
+    drawn = random.Random(0)
+    for _ in range(60):
+        flipped = bytearray(data)
+        flipped[drawn.randrange(len(data))] ^= 1 << drawn.randrange(8)
+        (tmp_path / LEDGER).write_bytes(flipped)
+        ledger = open_ledger(tmp_path, definition_of(trials=12))
+        with ledger.exclusively():
+            ledger.reap()
+        points = {number: point for number, _, point, _ in summary_of(ledger)}
+        assert all(points[number] == point for number, _, point, _ in before)
+
+
+def test_steps_end_where_they_say_and_survive_a_rebuild(tmp_path: Path) -> None:
+    from dlcli.config.axes import read_axes
+
+    for word, values in (
+        ("regularization.dropout=range(0,0.9,0.3)", ["0.0", "0.3", "0.6"]),
+        ("regularization.dropout=range(0,0.35,0.1)", ["0.0", "0.1", "0.2", "0.3"]),
+        ("regularization.dropout=range(0.1,0.7,0.2)", ["0.1", "0.3", "0.5"]),
+    ):
+        _, (axis,), reading = read_axes([word], [])
+        assert not reading.problems and axis.every() == values
+        assert [axis.at(share) for share in (0, 0.99999)] == [values[0], values[-1]]
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        definition = replace(definition_of(sampler="grid", trials=len(values)), axes=(axis,))
+        ledger = open_ledger(folder, definition)
+        assert [complete(ledger).point["regularization.dropout"] for _ in values] == values
+        (folder / LEDGER).unlink()
+        assert [
+            record.point["regularization.dropout"] for record in open_ledger(folder, definition).records()
+        ] == values

@@ -5,29 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dlcli.sweep.record import read_records
-from dlcli.sweep.translating import frozen, text_of
+from dlcli.sweep.record import Record, read_records
+from dlcli.sweep.translating import frozen, text_of, values_of
 
 if TYPE_CHECKING:
     from dlcli.sweep.ledger import Ledger
 
 
 def is_behind(ledger: Ledger) -> bool:
-    """Whether the folders tell of trials, or of points, that the ledger has lost or has otherwise: it is written first.
+    """Whether the folders tell of trials, points or results that the ledger has lost or has otherwise.
 
-    Asked while nobody claims.
+    Asked while nobody claims: then the ledger has all that the folders have, but for ends that `reap` puts down.
     """
+    trials = {trial.number: trial for trial in ledger.trials()}
+    return any(_differs(ledger, trials.get(record.number), record) for record in read_records(ledger.folder))
+
+
+def _differs(ledger: Ledger, trial: FrozenTrial | None, record: Record) -> bool:
+    if trial is None:
+        return True
     axes = {axis.key: axis for axis in ledger.definition.axes}
-    known = {
-        trial.number: {key: text_of(axes[key], value) for key, value in trial.params.items()}
-        for trial in ledger.trials()
-    }
-    records = read_records(ledger.folder)
-    return any(not record.point.items() <= known.get(record.number, {}).items() for record in records) or any(
-        record.number not in known for record in records
-    )
+    point = {key: text_of(axes[key], value) for key, value in trial.params.items()}
+    noted = ledger.record_of(trial)
+    if not record.point.items() <= point.items() or (noted.point and noted.point != record.point):
+        return True
+    is_result = record.is_finished and trial.state == TrialState.COMPLETE
+    return is_result and trial.values != values_of(record, ledger.definition.objectives)
 
 
 def set_aside(path: Path) -> None:
