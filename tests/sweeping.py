@@ -20,7 +20,9 @@ SPACE = ("optimizer.lr=1e-4:1e-1:log", "regularization.dropout=0:0.5")
 
 
 def sweep(cwd: Path, *words: str, timeout: float = 400, **env: str) -> subprocess.CompletedProcess[str]:
-    return dlcli("sweep", *words, cwd=cwd, timeout=timeout, **env)
+    """One worker, unless the words say otherwise."""
+    starts = words[0] not in ("resume", "join", "status", "top", "apply") and "--workers" not in words
+    return dlcli("sweep", *words, *(("--workers", "1") if starts else ()), cwd=cwd, timeout=timeout, **env)
 
 
 def sweep_finished(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_thirty_random_kills_over_several_sweeps(seed: int, tmp_path: Path) -> N
 def test_a_killed_trial_goes_on_from_its_own_checkpoint_and_ends_the_same(tmp_path: Path) -> None:
     """One long trial; its worker is killed once a checkpoint is there: the weights are those of an undisturbed one."""
     words = (*LONGER, "trainer.epochs=4000", "trainer.max_steps=20000", "optimizer.lr=0.001,0.002", "--sampler", "grid")
-    more = ("--pruner", "none", "--trials", "1", "--keep", "1", "--json")
+    more = ("--pruner", "none", "--trials", "1", "--keep", "1", "--workers", "1", "--json")
     calm, hit = tmp_path / "calm", tmp_path / "hit"
     calm.mkdir()
     hit.mkdir()
@@ -122,9 +122,9 @@ def test_a_signal_saves_every_trial_and_says_how_to_go_on(number: int, code: int
 
 def test_a_second_shell_joins_and_neither_repeats_the_others_trials(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "sweeps" / "s"
-    first = begin(tmp_path, *LONGER, *SPACE, "--trials", "8", "--name", "s", "--json")
+    first = begin(tmp_path, *LONGER, *SPACE, "--trials", "8", "--workers", "1", "--name", "s", "--json")
     wait_for(lambda: (folder / "ledger.jsonl").is_file())
-    joined = sweep(tmp_path, "join", "s", "--json")
+    joined = sweep(tmp_path, "join", "s", "--workers", "1", "--json")
     assert joined.returncode == 0, joined.stderr
     assert first.wait(120) == 0
     check_whole(folder, 8)
