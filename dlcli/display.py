@@ -26,7 +26,20 @@ from dlcli.errors import ConfigError, DlcliError, printable
 
 MESSAGE_LIMIT = 2000  # characters of a message or path; a value inside a message was cut by whoever wrote it
 ASCII = str.maketrans(
-    {"✗": "x", "✓": "+", "★": "*", "■": "#", "·": "-", "×": "x", "→": ">", "…": "~", "–": "-", "━": "#", "─": "-"}
+    {
+        "✗": "x",
+        "✓": "+",
+        "★": "*",
+        "■": "#",
+        "·": "-",
+        "×": "x",
+        "→": ">",
+        "…": "~",
+        "–": "-",
+        "±": "+-",
+        "━": "#",
+        "─": "-",
+    }
 )
 
 

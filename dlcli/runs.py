@@ -28,7 +28,7 @@ from dlcli.run_names import RESERVED_NAMES, candidates, checked_name
 MAX_RECORD_BYTES = 4_000_000
 _FOLDER = re.compile(r"(\d{8}-\d{6})-(.+)")
 _STEP_FOLDER = re.compile(r"step-\d+")
-SWEEPS = "sweeps"
+SWEEPS, SWEEP_FILE = "sweeps", "sweep.json"  # outputs/sweeps/<sweep>/ has this file
 _OTHER_RUN = "See what there is with: dlcli runs ls"
 _LOCK_PATIENCE_S = 0.3  # somebody listing the runs holds a lock for microseconds while looking at it
 
@@ -232,7 +232,7 @@ def _members(reference: str, outputs: Path) -> Iterator[Path]:
 def find_runs(reference: str, outputs: Path) -> list[RunFolder]:
     """The run that a name means; the runs below it where it is a sweep or a group of several seeds."""
     sweep = outputs / SWEEPS / reference
-    if reference and sweep.is_dir():
+    if reference and (sweep / SWEEP_FILE).is_file():
         return [RunFolder(path) for path in sorted(sweep.iterdir()) if path.name.isdecimal() and _is_run(path)]
     run = find_run(reference, outputs)
     return [RunFolder(run.path / name.rpartition("/")[2]) for name in seed_members(run)] or [run]

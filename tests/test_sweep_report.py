@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from program import environment
 
-from dlcli.sweep import report
+from dlcli.sweep import drawing, report
 from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.life import this_worker
 from dlcli.sweep.progress import epochs_of, status
@@ -214,7 +214,7 @@ def test_pictures_that_fail_are_a_note(
     def fail(*_: object) -> None:
         raise ValueError("no colours left")
 
-    monkeypatch.setattr(report, "_draw", fail)
+    monkeypatch.setattr(drawing, "_draw", fail)
     report.print_top("tiny", limit=2, outputs=tmp_path, storage=None, as_json=False)
     out, err = capsys.readouterr()
     assert "★ 6" in out and "ValueError: no colours left" in err

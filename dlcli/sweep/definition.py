@@ -14,6 +14,7 @@ from typing import Any
 from dlcli.confdir import packaged_conf, search_path
 from dlcli.disk import read_json, write_atomically
 from dlcli.errors import CheckpointError, ConfigError, nearest, printable
+from dlcli.runs import SWEEP_FILE as FILE
 from dlcli.runs import SWEEPS
 from dlcli.sweep.space import Axis, Space
 
@@ -32,7 +33,6 @@ PRUNERS = {
     "halving": "asynchronous successive halving (Li et al. 2020)",
     "hyperband": "successive halving with several starts (Li et al. 2018)",
 }
-FILE = "sweep.json"
 EXTRA_OBJECTIVES = {"parameters": "min", "latency": "min", "time": "min"}  # besides the scores of the task
 
 

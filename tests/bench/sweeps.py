@@ -70,7 +70,18 @@ def best_of(sampler: str, seed: int, trials: int = 24) -> float:
     with tempfile.TemporaryDirectory() as folder:
         words = ["sweep", "digits", *FIXED, "trainer.epochs=10", *SPACE]
         words += ["regularization.weight_decay=1e-6:1e-1:log", "model.hidden=[32],[64],[128],[64,32],[128,64]"]
-        words += ["--sampler", sampler, "--seed", str(seed), "--trials", str(trials), "--pruner", "none"]
+        words += [
+            "--sampler",
+            sampler,
+            "--seed",
+            str(seed),
+            "--trials",
+            str(trials),
+            "--pruner",
+            "none",
+            "--workers",
+            "1",
+        ]
         command = [sys.executable, "-m", "dlcli", *words, "--outputs", folder, "--json"]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
         return float(json.loads(done.stdout.splitlines()[-1])["best"]["metrics"]["val/loss"])
