@@ -16,6 +16,7 @@ from typing import Any
 from program import dlcli, environment, events_of
 
 SMALL = ("digits", "tracker=none", "trainer.epochs=3", "model.hidden=[32]", "runtime=cpu", "runtime.threads=1")
+WORKERS = {b"dlcli.sweep.workers.worker", b"dlcli.sweep.workers.job"}  # as python -m runs them
 SPACE = ("optimizer.lr=1e-4:1e-1:log", "regularization.dropout=0:0.5")
 
 
@@ -52,7 +53,9 @@ def worker_pids(folder: Path) -> list[int]:
         if entry.name.isdecimal():
             with suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if {b"dlcli.sweep.worker", b"dlcli.sweep.job"} & set(words) and str(folder).encode() in words:
+                if {b"dlcli.sweep.workers.worker", b"dlcli.sweep.workers.job"} & set(words) and str(
+                    folder
+                ).encode() in words:
                     found.append(int(entry.name))
     return sorted(found)
 
@@ -109,7 +112,7 @@ def ledger_states(folder: Path, **env: str) -> list[str]:
     """Optuna's own view of every trial of an embedded ledger, read by a process of its own."""
     code = (
         "import sys; from pathlib import Path; from dlcli.sweep.definition import read_definition;"
-        "from dlcli.sweep.ledger import open_ledger; f = Path(sys.argv[1]);"
+        "from dlcli.sweep.ledger.opening import open_ledger; f = Path(sys.argv[1]);"
         "print(*(t.state.name for t in open_ledger(f, read_definition(f)).trials()))"
     )
     command = [sys.executable, "-c", code, str(folder)]

@@ -124,7 +124,7 @@ def test_only_build_and_what_is_above_it_builds_objects() -> None:
     importers = {target: {module_of(p) for p in FILES if target in own_imports(p)} for target in rooms}
     above = {"assembly", "training", "session", "trained", "tuning", "forecast", "comparison.answers"} | {
         *(f"commands.{c}" for c in ("evaluate", "plan", "predict", "tune")),
-        *(f"sweep.{c}" for c in ("trial", "dry_run")),
+        *(f"sweep.{c}" for c in ("workers.trial", "dry_run")),
     }
     rest = {name for name in importers["build"] - above if not name.startswith("vectorized.")}
     assert not rest, rest
@@ -201,7 +201,8 @@ LIGHT += [
 LIGHT += [f"seeds.{name}" for name in ("group", "results", "display")]
 LIGHT += [f"comparison.{name}" for name in ("answers", "verdict", "report", "differences", "rerunning", "significance")]
 LIGHT += [module_of(path) for path in sorted((PACKAGE / "commands").glob("*.py"))]
-LIGHT += [f"sweep.{name}" for name in ("running", "overseeing", "asking", "launchers", "reading", "report", "display")]
+LIGHT += [f"sweep.{name}" for name in ("running", "asking", "workers.overseeing", "workers.launchers")]
+LIGHT += [f"sweep.showing.{name}" for name in ("reading", "report", "display")]
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -17,11 +17,12 @@ import pytest
 from optuna.trial import TrialState
 
 from dlcli.errors import EnvironmentFault
-from dlcli.sweep import ledger as ledger_module
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.journal import DamagedLedger, Journal
-from dlcli.sweep.ledger import LEDGER, Claim, Ledger, Wait, open_ledger
-from dlcli.sweep.life import Watch, is_alive_here, is_here, this_worker, write_beat
+from dlcli.sweep.ledger import claims as ledger_module
+from dlcli.sweep.ledger.claims import LEDGER, Claim, Ledger, Wait
+from dlcli.sweep.ledger.journal import DamagedLedger, Journal
+from dlcli.sweep.ledger.life import Watch, is_alive_here, is_here, this_worker, write_beat
+from dlcli.sweep.ledger.opening import open_ledger
 from dlcli.sweep.record import Record, read_record, read_records, trial_folder
 from dlcli.sweep.space import Axis
 
@@ -60,7 +61,7 @@ def complete(ledger: Ledger, value: float = 1.0) -> Record:
 
 def dead_worker() -> dict[str, Any]:
     """A worker of this machine whose process has ended."""
-    code = "import json; from dlcli.sweep.life import this_worker; print(json.dumps(this_worker()))"
+    code = "import json; from dlcli.sweep.ledger.life import this_worker; print(json.dumps(this_worker()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -129,7 +130,7 @@ def test_who_lost_a_trial_cannot_finish_it(ledger: Ledger) -> None:
 
 def test_a_worker_elsewhere_is_dead_when_its_heartbeat_stands_still(tmp_path: Path, monkeypatch: Any) -> None:
     now = [0.0]
-    monkeypatch.setattr("dlcli.sweep.life.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dlcli.sweep.ledger.life.time.monotonic", lambda: now[0])
     foreign = this_worker() | {"machine": "elsewhere", "id": "w1"}
     assert not is_here(foreign)
     ledger = open_ledger(tmp_path, definition_of(grace_s=60.0))

@@ -10,8 +10,8 @@ import pytest
 from program import environment
 from sweeping import SMALL, SPACE, sweep
 
-from dlcli.sweep import local
-from dlcli.sweep.local import Workers, default_workers, threads_each, visible_gpus
+from dlcli.sweep.workers import local
+from dlcli.sweep.workers.local import Workers, default_workers, threads_each, visible_gpus
 
 
 def test_each_worker_is_given_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.importance import FEWEST_TRIALS, importance
-from dlcli.sweep.pictures import draw_sweep
 from dlcli.sweep.points import point
 from dlcli.sweep.record import Record
-from dlcli.sweep.scales import cut, is_log, window
+from dlcli.sweep.showing.importance import FEWEST_TRIALS, importance
+from dlcli.sweep.showing.pictures import draw_sweep
+from dlcli.sweep.showing.scales import cut, is_log, window
 from dlcli.sweep.space import Axis
 
 LOSS, ACCURACY = Objective("val/loss", "min"), Objective("val/accuracy", "max")

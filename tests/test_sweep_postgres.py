@@ -27,12 +27,13 @@ from sweeping import (
 )
 
 from dlcli.errors import ConfigError, EnvironmentFault
-from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.ledger import WAIT, Claim, Ledger, open_ledger
-from dlcli.sweep.life import this_worker
+from dlcli.sweep.ledger.address import VARIABLE, checked_address, without_password
+from dlcli.sweep.ledger.claims import WAIT, Claim, Ledger
+from dlcli.sweep.ledger.life import this_worker
+from dlcli.sweep.ledger.opening import open_ledger
+from dlcli.sweep.ledger.shared import open_storage, shared_definition
 from dlcli.sweep.record import read_record
-from dlcli.sweep.shared import open_storage, shared_definition
 from dlcli.sweep.space import Axis
 
 SWEEP = (*SMALL, *SPACE, "--sampler", "random", "--pruner", "none")
@@ -292,7 +293,7 @@ def test_a_wrong_password_is_told_in_a_line(server: Server, database: str, tmp_p
 def test_a_missing_driver_is_told_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "dlcli.sweep.shared.find_spec", lambda name: None if name == "psycopg" else real(name)
+        "dlcli.sweep.ledger.shared.find_spec", lambda name: None if name == "psycopg" else real(name)
     )  # fmt: skip
     with pytest.raises(EnvironmentFault) as told:
         open_storage("postgresql://u@h/d")

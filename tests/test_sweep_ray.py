@@ -25,7 +25,7 @@ from sweeping import (
 )
 
 from dlcli.errors import ConfigError, EnvironmentFault
-from dlcli.sweep.launchers import Launch, read_launch
+from dlcli.sweep.workers.launchers import Launch, read_launch
 
 # trials of some seconds: a worker can be met in the middle of one
 SWEEP = (*SMALL, *SPACE, "trainer.epochs=60", "--sampler", "random", "--pruner", "none", "--name", "s")
@@ -44,7 +44,7 @@ def keeper_pids() -> list[int]:
 
 
 def test_a_missing_package_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.sweep.launchers.find_spec", lambda name: None)
+    monkeypatch.setattr("dlcli.sweep.workers.launchers.find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault) as told:
         Launch("ray").check()
     assert told.value.hint == "pip install 'dlcli[ray]'"

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from program import environment
 
-from dlcli.sweep import drawing, report
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.life import this_worker
-from dlcli.sweep.progress import epochs_of, status
-from dlcli.sweep.reading import Reader
+from dlcli.sweep.ledger.life import this_worker
 from dlcli.sweep.record import Record, trial_folder
+from dlcli.sweep.showing import drawing, report
+from dlcli.sweep.showing.progress import epochs_of, status
+from dlcli.sweep.showing.reading import Reader
 from dlcli.sweep.space import Axis
 
 AXES = (
@@ -32,7 +32,7 @@ ELSEWHERE = {"id": "far", "host": "far", "machine": "far/boot", "pid": 9, "born"
 IMPORTS = """
 import sys
 from pathlib import Path
-from dlcli.sweep.report import print_status
+from dlcli.sweep.showing.report import print_status
 print_status("tiny", outputs=Path(sys.argv[1]), storage=None, as_json=False)
 print(*sys.modules, file=sys.stderr)
 """
@@ -244,7 +244,7 @@ def test_a_real_sweep_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
     words = ("digits", "trainer.epochs=1", "model.hidden=[8]", "runtime=cpu")
     axes = (Axis("optimizer.lr", ("0.001", "0.1")),)
     folder = made(tmp_path, [], replace(SWEEP, words=words, axes=axes, trials=2, sampler="grid", pruner="none"))
-    command = [sys.executable, "-P", "-m", "dlcli.sweep.worker", str(folder)]
+    command = [sys.executable, "-P", "-m", "dlcli.sweep.workers.worker", str(folder)]
     ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     report.print_status("tiny", outputs=tmp_path, storage=None, as_json=True)

@@ -16,8 +16,8 @@ from sweeping import SMALL, SPACE, begin, check_whole, finished, kill_worker, sw
 
 from dlcli.disk import read_json
 from dlcli.errors import ConfigError, EnvironmentFault
-from dlcli.sweep.launchers import Launch, read_launch
-from dlcli.sweep.slots import LOST, MORE, MOST_FALLS, Slots
+from dlcli.sweep.workers.launchers import Launch, read_launch
+from dlcli.sweep.workers.slots import LOST, MORE, MOST_FALLS, Slots
 
 # trials of some seconds: a job can be met in the middle of one
 SWEEP = (*SMALL, *SPACE, "trainer.epochs=60", "--sampler", "random", "--pruner", "none", "--name", "s")
@@ -65,7 +65,7 @@ def test_a_launcher_is_read_back_from_a_sweep_with_the_same_checks() -> None:
 
 def test_what_sbatch_is_asked_for() -> None:
     submitit = pytest.importorskip("submitit")
-    from dlcli.sweep.slurm import parameters
+    from dlcli.sweep.workers.slurm import parameters
 
     words = ["launcher=slurm", "launcher.partition=gpu", "launcher.gpus=1", "launcher.cpus=8", "launcher.mem_gb=16"]
     asked = parameters(read_launch(words)[1].all_settings(), "brave-heron")
@@ -85,13 +85,13 @@ def test_what_sbatch_is_asked_for() -> None:
 
 
 def test_a_missing_package_or_program_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("dlcli.sweep.launchers.find_spec", lambda name: None)
+    monkeypatch.setattr("dlcli.sweep.workers.launchers.find_spec", lambda name: None)
     with pytest.raises(EnvironmentFault) as told:
         Launch("slurm").check()
     assert told.value.hint == "pip install 'dlcli[slurm]'"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("dlcli.sweep.launchers.find_spec", lambda name: True)
+    monkeypatch.setattr("dlcli.sweep.workers.launchers.find_spec", lambda name: True)
     with pytest.raises(EnvironmentFault, match="no sbatch, srun, squeue, scancel"):
         Launch("slurm").check()
 

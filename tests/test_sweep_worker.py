@@ -15,10 +15,11 @@ from dlcli.runs import RunFolder
 from dlcli.signals import Signals
 from dlcli.sweep.asking import Request, read_request
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.ledger import Claim, open_ledger
-from dlcli.sweep.life import this_worker
+from dlcli.sweep.ledger.claims import Claim
+from dlcli.sweep.ledger.life import this_worker
+from dlcli.sweep.ledger.opening import open_ledger
 from dlcli.sweep.record import trial_folder
-from dlcli.sweep.trial import Held, _summary_of_the_end, run_trial
+from dlcli.sweep.workers.trial import Held, _summary_of_the_end, run_trial
 from dlcli.tracker import RunQueue
 
 WORDS = ("digits", "tracker=none", "trainer.epochs=1", "model.hidden=[8]", "optimizer.lr=0.1,0.01")

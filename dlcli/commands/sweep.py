@@ -152,7 +152,8 @@ def status(
     Example: dlcli sweep status latest
     """
     from dlcli.runs import outputs_folder
-    from dlcli.sweep import report, running
+    from dlcli.sweep import running
+    from dlcli.sweep.showing import report
 
     if watch:
         running.watch(name, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
@@ -173,7 +174,7 @@ def top(
     Example: dlcli sweep top latest
     """
     from dlcli.runs import outputs_folder
-    from dlcli.sweep import report
+    from dlcli.sweep.showing import report
 
     report.print_top(name, limit=limit, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
 

@@ -13,10 +13,10 @@ from dlcli.disk import write_atomically
 from dlcli.errors import ConfigError, printable
 from dlcli.run_names import checked_name
 from dlcli.sweep.definition import Definition, find_sweep, read_definition
-from dlcli.sweep.display import figure
-from dlcli.sweep.ranking import ranked
-from dlcli.sweep.reading import open_reader
 from dlcli.sweep.record import Record
+from dlcli.sweep.showing.display import figure
+from dlcli.sweep.showing.ranking import ranked
+from dlcli.sweep.showing.reading import open_reader
 
 LEFT_OUT = ("name", "tracker.", "runtime.threads", "runtime.precision", "runtime.channels_last", "runtime.device")
 

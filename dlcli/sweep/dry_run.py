@@ -12,8 +12,8 @@ from dlcli.config import compose_command
 from dlcli.display import print_table
 from dlcli.layout import duration
 from dlcli.sweep.asking import Asked
-from dlcli.sweep.display import short_axes, short_value
 from dlcli.sweep.points import point
+from dlcli.sweep.showing.display import short_axes, short_value
 
 SHOWN = 20  # trials
 MOST_MEASURED = 8  # architectures

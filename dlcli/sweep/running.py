@@ -14,14 +14,14 @@ from dlcli.display import Display, JsonDisplay, Silent, is_terminal
 from dlcli.errors import ConfigError, EnvironmentFault, printable
 from dlcli.run_names import candidates, checked_name
 from dlcli.runs import find_checkpoint
-from dlcli.sweep.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.asking import Asked, Request, read_request
 from dlcli.sweep.definition import FILE, Definition, all_sweeps, find_sweep, read_definition, sweeps_folder
-from dlcli.sweep.events import trial_event
-from dlcli.sweep.launchers import Launch, read_launch
-from dlcli.sweep.local import default_workers
-from dlcli.sweep.overseeing import Overseer
-from dlcli.sweep.reading import Reader, open_reader
+from dlcli.sweep.ledger.address import VARIABLE, checked_address, without_password
+from dlcli.sweep.showing.events import trial_event
+from dlcli.sweep.showing.reading import Reader, open_reader
+from dlcli.sweep.workers.launchers import Launch, read_launch
+from dlcli.sweep.workers.local import default_workers
+from dlcli.sweep.workers.overseeing import Overseer
 from dlcli.tracker import require_online
 
 
@@ -73,7 +73,7 @@ def resume(
     if trials is not None:
         definition = _extended(definition, trials)
         definition.write(folder)
-    from dlcli.sweep.ledger import open_ledger
+    from dlcli.sweep.ledger.opening import open_ledger
 
     ledger = open_ledger(folder, definition, storage=address)
     with ledger.exclusively():
@@ -108,8 +108,8 @@ def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, 
 
 def watch(name: str, *, outputs: Path, storage: str | None, as_json: bool) -> None:
     """Look on until the sweep is finished."""
-    from dlcli.sweep import telling
-    from dlcli.sweep.progress import status
+    from dlcli.sweep.showing import telling
+    from dlcli.sweep.showing.progress import status
 
     folder = find_sweep(name, outputs)
     reader = open_reader(folder, read_definition(folder), _address(storage))
@@ -119,7 +119,7 @@ def watch(name: str, *, outputs: Path, storage: str | None, as_json: bool) -> No
 
 def _folder_here(name: str, address: str, outputs: Path) -> Path:
     """Of a sweep that only its ledger tells of."""
-    from dlcli.sweep.shared import shared_definition
+    from dlcli.sweep.ledger.shared import shared_definition
 
     definition = shared_definition(name, address)
     folder = sweeps_folder(outputs.absolute()) / checked_name(definition.name, "sweep")
@@ -161,7 +161,7 @@ def _address(option: str | None) -> str | None:
 
 def _shared_names(address: str) -> list[str]:
     """Asked before anything is written: without a server, or its driver, no sweep begins."""
-    from dlcli.sweep.shared import shared_names
+    from dlcli.sweep.ledger.shared import shared_names
 
     return shared_names(address)
 
@@ -214,7 +214,7 @@ def open_sweep_display(reader: Reader, *, as_json: bool) -> Display:
     """A live table, which shows what stands there already too, or lines of news."""
     if as_json:
         return JsonDisplay(sys.stdout)
-    from dlcli.sweep.display import LiveSweep, PlainSweep
+    from dlcli.sweep.showing.display import LiveSweep, PlainSweep
 
     if not is_terminal(sys.stdout):
         return PlainSweep(sys.stdout, sys.stderr)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.life import this_worker
+from dlcli.sweep.ledger.life import this_worker
 from dlcli.sweep.record import Record
 from dlcli.sweep.space import Axis
 from tests.bench.measure import Cost, cost_of, in_turn, spread, table

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from dlcli.sweep.ledger.translating import frozen, text_of, values_of
 from dlcli.sweep.record import Record, read_records
-from dlcli.sweep.translating import frozen, text_of, values_of
 
 if TYPE_CHECKING:
-    from dlcli.sweep.ledger import Ledger
+    from dlcli.sweep.ledger.claims import Ledger
 
 
 def is_behind(ledger: Ledger) -> bool:

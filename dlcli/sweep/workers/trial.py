@@ -19,8 +19,8 @@ from dlcli.record import read_events
 from dlcli.runs import RunFolder, find_checkpoint
 from dlcli.signals import Signals
 from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
-from dlcli.sweep.journal import DamagedLedger
-from dlcli.sweep.ledger import Claim, now
+from dlcli.sweep.ledger.claims import Claim, now
+from dlcli.sweep.ledger.journal import DamagedLedger
 from dlcli.sweep.record import Record, trial_folder
 from dlcli.tracker import RunQueue
 

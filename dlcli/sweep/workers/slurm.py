@@ -27,10 +27,10 @@ from typing import Any
 
 from dlcli.disk import read_json, write_atomically
 from dlcli.errors import EnvironmentFault, printable
-from dlcli.sweep.address import VARIABLE
-from dlcli.sweep.job import become, read_end
-from dlcli.sweep.local import safe_path
-from dlcli.sweep.slots import LOST, Slots
+from dlcli.sweep.ledger.address import VARIABLE
+from dlcli.sweep.workers.job import become, read_end
+from dlcli.sweep.workers.local import safe_path
+from dlcli.sweep.workers.slots import LOST, Slots
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel")
 ASK_S = 3.0  # between two looks at the queue: the controller serves everybody

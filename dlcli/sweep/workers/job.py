@@ -1,7 +1,7 @@
 """A worker as a cluster starts it: the usual process, that takes the cluster's signals for SIGTERM, and says how it
 ended in a file, since a cluster's own account of that may be late, or missing.
 
-    python -m dlcli.sweep.job SWEEP_FOLDER END_FILE
+    python -m dlcli.sweep.workers.job SWEEP_FOLDER END_FILE
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from types import FrameType
 
 def become(folder: str, end: str, options: tuple[str, ...] = ()) -> None:
     """What submitit calls in the job: its process turns into the worker's, and gets each signal once."""
-    os.execv(sys.executable, [sys.executable, *options, "-m", "dlcli.sweep.job", folder, end])
+    os.execv(sys.executable, [sys.executable, *options, "-m", "dlcli.sweep.workers.job", folder, end])
 
 
 def main(folder: str, end: str) -> int:
     os.environ.pop("SLURM_PROCID", None)  # a worker is a rank of nothing
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # what schedulers send before the time is over
         signal.signal(number, _as_sigterm)
-    from dlcli.sweep import worker
-    from dlcli.sweep.slots import MORE
+    from dlcli.sweep.workers import worker
+    from dlcli.sweep.workers.slots import MORE
 
     code = worker.main(folder)
     if code == MORE:

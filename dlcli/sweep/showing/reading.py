@@ -11,7 +11,7 @@ from dlcli.sweep.definition import Definition
 from dlcli.sweep.record import FAILURES, FILE, Record, read_record
 
 if TYPE_CHECKING:
-    from dlcli.sweep.ledger import Ledger
+    from dlcli.sweep.ledger.claims import Ledger
 
 
 class Reader:
@@ -38,7 +38,7 @@ class Reader:
         return [record for _, (_, record) in sorted(self._read.items())]
 
     def paused(self) -> str | None:
-        from dlcli.sweep.ledger import open_ledger
+        from dlcli.sweep.ledger.opening import open_ledger
 
         return open_ledger(self.folder, self.definition).paused()
 
@@ -60,7 +60,7 @@ class SharedReader(Reader):
 def open_reader(folder: Path, definition: Definition, storage: str | None = None) -> Reader:
     if definition.storage is None:
         return Reader(folder, definition)
-    from dlcli.sweep.ledger import open_ledger
+    from dlcli.sweep.ledger.opening import open_ledger
 
     return SharedReader(open_ledger(folder, definition, storage=storage))
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from dlcli.runs import RunFolder
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.events import best_of
-from dlcli.sweep.life import is_alive_here, is_here
-from dlcli.sweep.ranking import ranked
-from dlcli.sweep.reading import Reader, counts
+from dlcli.sweep.ledger.life import is_alive_here, is_here
 from dlcli.sweep.record import Record, trial_folder
+from dlcli.sweep.showing.events import best_of
+from dlcli.sweep.showing.ranking import ranked
+from dlcli.sweep.showing.reading import Reader, counts
 
 HEAD_BYTES, TAIL_BYTES = 131_072, 16_384  # of a trial's events: the first ones, and its last epoch
 

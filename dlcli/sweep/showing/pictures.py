@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.pictures import COLOURS, OTHERS, blank_figure, save_figure
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.display import figure as written
-from dlcli.sweep.display import short_axes
-from dlcli.sweep.importance import importance
-from dlcli.sweep.parallel import draw_parallel
-from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.record import FAILURES, Record
-from dlcli.sweep.scales import cut, dress, inside, label
+from dlcli.sweep.showing.display import figure as written
+from dlcli.sweep.showing.display import short_axes
+from dlcli.sweep.showing.importance import importance
+from dlcli.sweep.showing.parallel import draw_parallel
+from dlcli.sweep.showing.ranking import front, ranked
+from dlcli.sweep.showing.scales import cut, dress, inside, label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -43,8 +43,8 @@ def draw_once(folder: Path, definition: Definition, records: Sequence[Record]) -
 
 
 def _draw(folder: Path, definition: Definition, records: Sequence[Record]) -> dict[str, Any]:
-    from dlcli.sweep.importance import importance
-    from dlcli.sweep.pictures import draw_sweep
+    from dlcli.sweep.showing.importance import importance
+    from dlcli.sweep.showing.pictures import draw_sweep
 
     shares = importance(definition, records)
     return {"pictures": draw_sweep(folder, definition, records, shares), "importance": shares}

@@ -12,9 +12,10 @@ from typing import Any
 
 from dlcli.display import Output, clean, is_terminal, place, print_table, width_of
 from dlcli.layout import duration, flow
-from dlcli.sweep.address import VARIABLE, checked_address
 from dlcli.sweep.definition import Definition, find_sweep, read_definition
-from dlcli.sweep.display import (
+from dlcli.sweep.ledger.address import VARIABLE, checked_address
+from dlcli.sweep.record import Record
+from dlcli.sweep.showing.display import (
     counted,
     figure,
     heading,
@@ -24,12 +25,11 @@ from dlcli.sweep.display import (
     trial_rows,
     what_mattered,
 )
-from dlcli.sweep.drawing import draw_once
-from dlcli.sweep.events import trial_event
-from dlcli.sweep.progress import status
-from dlcli.sweep.ranking import front, ranked
-from dlcli.sweep.reading import Reader, open_reader
-from dlcli.sweep.record import Record
+from dlcli.sweep.showing.drawing import draw_once
+from dlcli.sweep.showing.events import trial_event
+from dlcli.sweep.showing.progress import status
+from dlcli.sweep.showing.ranking import front, ranked
+from dlcli.sweep.showing.reading import Reader, open_reader
 
 NUM_SEEDS = 5
 GAP = 2  # columns between two of a table
@@ -150,7 +150,7 @@ def _top_table(folder: Path, definition: Definition, order: Sequence[Record], ch
 
 
 def _tell_importance(definition: Definition, shares: Mapping[str, float], num: int) -> None:
-    from dlcli.sweep.importance import FEWEST_TRIALS
+    from dlcli.sweep.showing.importance import FEWEST_TRIALS
 
     names = short_axes([axis.key for axis in definition.axes])
     if shares:

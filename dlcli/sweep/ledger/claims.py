@@ -11,8 +11,6 @@ the whole of it. Claims and ends are made in turn, by an flock beside the embedd
 from __future__ import annotations
 
 import json
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,16 +24,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from dlcli.disk import read_json, write_atomically
-from dlcli.errors import EnvironmentFault, printable
 from dlcli.runs import RunFolder, checkpoint_steps
-from dlcli.sweep.address import VARIABLE
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.journal import Journal, locked
-from dlcli.sweep.life import Watch, is_here, oom_kills, read_beat, write_beat
-from dlcli.sweep.rebuilding import is_behind, rebuild, set_aside
+from dlcli.sweep.ledger.journal import locked
+from dlcli.sweep.ledger.life import Watch, is_here, oom_kills, read_beat, write_beat
+from dlcli.sweep.ledger.samplers import make_pruner, make_sampler
+from dlcli.sweep.ledger.translating import distribution, state_of, text_of, values_of
 from dlcli.sweep.record import Record, read_record, trial_folder
-from dlcli.sweep.samplers import make_pruner, make_sampler
-from dlcli.sweep.translating import distribution, state_of, text_of, values_of
 
 LEDGER, CLAIMS, CONTROL = "ledger.jsonl", ".claim.lock", "control.json"
 MOST_DEATHS = 8  # of workers over one trial, without a checkpoint in between: it is the trial
@@ -274,38 +269,6 @@ class Ledger:
 
     def _note(self, record: Record) -> None:
         self.storage.set_trial_user_attr(self.trial_id(record.number), "record", record.as_dict())
-
-
-# ------------------------------------------------------------------------------------------------- opening, rebuilding
-
-
-def open_ledger(folder: Path, definition: Definition, *, storage: str | None = None) -> Ledger:
-    """The ledger of a sweep, made where there is none, rebuilt where it is damaged. storage: the full address of a
-    shared one, with its password.
-
-    Errors: EnvironmentFault when it cannot be reached.
-    """
-    if definition.storage is not None:
-        from dlcli.sweep.shared import open_shared
-
-        return open_shared(folder, definition, storage or os.environ.get(VARIABLE) or definition.storage)
-    with locked(folder / CLAIMS):  # nobody claims meanwhile, so that folders and ledger tell the same
-        try:
-            ledger = _open_embedded(folder, definition)
-            if not is_behind(ledger):
-                return ledger
-        except EnvironmentFault:
-            raise
-        except Exception as error:  # whatever Optuna says to damaged records; what they said stands in the folders
-            print(f"the ledger is rebuilt: {type(error).__name__}: {printable(error)}", file=sys.stderr)
-        set_aside(folder / LEDGER)
-        ledger = _open_embedded(folder, definition)
-        rebuild(ledger)
-        return ledger
-
-
-def _open_embedded(folder: Path, definition: Definition) -> Ledger:
-    return Ledger(folder, definition, optuna.storages.JournalStorage(Journal(folder / LEDGER)))
 
 
 @contextmanager

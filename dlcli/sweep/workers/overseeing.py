@@ -16,12 +16,12 @@ from dlcli.display import Display
 from dlcli.errors import DivergedError, DlcliError
 from dlcli.launch import Forwarding
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.drawing import draw_once
-from dlcli.sweep.events import summary
-from dlcli.sweep.keeping import keep_best
-from dlcli.sweep.reading import Reader
-from dlcli.sweep.slots import Slots
-from dlcli.sweep.telling import Teller
+from dlcli.sweep.showing.drawing import draw_once
+from dlcli.sweep.showing.events import summary
+from dlcli.sweep.showing.reading import Reader
+from dlcli.sweep.showing.telling import Teller
+from dlcli.sweep.workers.keeping import keep_best
+from dlcli.sweep.workers.slots import Slots
 
 SUMMARY = "summary.json"
 POLL_S = 0.25

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.pictures import COLOURS, blank_figure
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.display import figure as written
-from dlcli.sweep.display import short_axes, short_value
-from dlcli.sweep.importance import position
 from dlcli.sweep.record import Record
-from dlcli.sweep.scales import cut, formatter, inside, is_log, label, log_locator, window
+from dlcli.sweep.showing.display import figure as written
+from dlcli.sweep.showing.display import short_axes, short_value
+from dlcli.sweep.showing.importance import position
+from dlcli.sweep.showing.scales import cut, formatter, inside, is_log, label, log_locator, window
 from dlcli.sweep.space import Axis
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.ranking import front, ranked
-from dlcli.sweep.reading import counts
 from dlcli.sweep.record import Record, trial_folder
+from dlcli.sweep.showing.ranking import front, ranked
+from dlcli.sweep.showing.reading import counts
 
 
 def trial_event(folder: Path, definition: Definition, record: Record) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from dlcli.disk import discard
 from dlcli.runs import RunFolder
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.record import Record, trial_folder
+from dlcli.sweep.showing.ranking import front, ranked
 
 
 def keep_best(folder: Path, records: Sequence[Record], definition: Definition) -> None:

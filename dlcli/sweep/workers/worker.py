@@ -1,6 +1,6 @@
 """A worker: a process that asks the ledger for a trial, trains it, and asks again.
 
-    python -m dlcli.sweep.worker SWEEP_FOLDER
+    python -m dlcli.sweep.workers.worker SWEEP_FOLDER
 
 It may be started anywhere that sees the ledger. Where the space allows, it trains one trial after another without
 importing torch again: each begins as in a process of its own (runtime.py sets all that is global). SIGTERM and Ctrl-C
@@ -19,11 +19,12 @@ from dlcli.display import print_error
 from dlcli.errors import DlcliError
 from dlcli.signals import Signals
 from dlcli.sweep.definition import read_definition
-from dlcli.sweep.journal import DamagedLedger
-from dlcli.sweep.keeping import keep_best
-from dlcli.sweep.ledger import Claim, Ledger, Wait, open_ledger
-from dlcli.sweep.life import Beat, this_worker
-from dlcli.sweep.slots import MORE
+from dlcli.sweep.ledger.claims import Claim, Ledger, Wait
+from dlcli.sweep.ledger.journal import DamagedLedger
+from dlcli.sweep.ledger.life import Beat, this_worker
+from dlcli.sweep.ledger.opening import open_ledger
+from dlcli.sweep.workers.keeping import keep_best
+from dlcli.sweep.workers.slots import MORE
 from dlcli.tracker import RunQueue
 
 POLL_S = 0.3
@@ -70,7 +71,7 @@ class Worker:
         """Train one trial and tell the ledger; after a signal it is handed back, unless it was finished already."""
         record = claim.record
         if not record.is_finished:
-            from dlcli.sweep.trial import Held, Interrupted, run_trial
+            from dlcli.sweep.workers.trial import Held, Interrupted, run_trial
 
             try:
                 record = run_trial(claim, self.definition, self.folder, self.made, tracker, self.signals)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.errors import ConfigError, EnvironmentFault, Problem, nearest, printable
-from dlcli.sweep.local import Workers, threads_each, visible_gpus
-from dlcli.sweep.slots import Slots
+from dlcli.sweep.workers.local import Workers, threads_each, visible_gpus
+from dlcli.sweep.workers.slots import Slots
 
 
 @dataclass(frozen=True)
@@ -75,21 +75,21 @@ class Launch:
             told = f"launcher={self.name} needs {package}, which is not installed"
             raise EnvironmentFault(told, hint=f"pip install 'dlcli[{self.name}]'")
         if self.name == "slurm":
-            from dlcli.sweep.slurm import check_programs
+            from dlcli.sweep.workers.slurm import check_programs
 
             check_programs()
         elif self.name == "ray":
-            from dlcli.sweep.ray_workers import check_address
+            from dlcli.sweep.workers.ray_workers import check_address
 
             check_address(self.all_settings()["address"])
 
     def workers(self, folder: Path, count: int, storage: str | None) -> Slots:
         if self.name == "slurm":
-            from dlcli.sweep.slurm import SlurmWorkers
+            from dlcli.sweep.workers.slurm import SlurmWorkers
 
             return SlurmWorkers(folder, count, self.all_settings(), storage)
         if self.name == "ray":
-            from dlcli.sweep.ray_workers import RayWorkers
+            from dlcli.sweep.workers.ray_workers import RayWorkers
 
             return RayWorkers(folder, count, self.all_settings(), storage)
         return Workers(folder, count, storage)

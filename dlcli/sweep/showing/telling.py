@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from dlcli.display import Display
-from dlcli.sweep.events import trial_event
-from dlcli.sweep.reading import Reader
 from dlcli.sweep.record import Record
+from dlcli.sweep.showing.events import trial_event
+from dlcli.sweep.showing.reading import Reader
 
 WATCH_S = 0.5
 

@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 from dlcli.errors import EnvironmentFault, printable
 from dlcli.launch import dying_with
 from dlcli.signals import WATCHED
-from dlcli.sweep.address import VARIABLE
 from dlcli.sweep.definition import FILE, Definition, read_definition
-from dlcli.sweep.local import safe_path
-from dlcli.sweep.slots import LOST, MORE, Slots
+from dlcli.sweep.ledger.address import VARIABLE
+from dlcli.sweep.workers.local import safe_path
+from dlcli.sweep.workers.slots import LOST, MORE, Slots
 
 PROBE_S = 10.0
 LAST_WORDS = 4_000  # bytes of a worker's log that travel
@@ -47,7 +47,7 @@ class Keeper:
         environment = dict(os.environ) | ({VARIABLE: self.storage} if self.storage else {})
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.options, "-m", "dlcli.sweep.worker", str(self.folder)],
+                [sys.executable, *self.options, "-m", "dlcli.sweep.workers.worker", str(self.folder)],
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=dying_with(os.getpid()),
             )  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.launch import dying_with, usable_cores
-from dlcli.sweep.address import VARIABLE
-from dlcli.sweep.slots import Slots
+from dlcli.sweep.ledger.address import VARIABLE
+from dlcli.sweep.workers.slots import Slots
 
 MOST_WORKERS, GB_EACH = 4, 2  # that nobody asked for by number
 
@@ -59,7 +59,7 @@ class Workers(Slots):
         self.log(slot).parent.mkdir(exist_ok=True)
         with self.log(slot).open("ab") as log:
             self.processes[slot] = subprocess.Popen(
-                [sys.executable, *safe_path(), "-m", "dlcli.sweep.worker", str(self.folder)],
+                [sys.executable, *safe_path(), "-m", "dlcli.sweep.workers.worker", str(self.folder)],
                 env=self._environment(slot),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
