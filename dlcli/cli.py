@@ -62,24 +62,6 @@ def make_app() -> Any:
     import typer
 
     from dlcli import __version__
-    from dlcli.commands import (
-        compare,
-        completion,
-        config,
-        doctor,
-        evaluate,
-        plan,
-        predict,
-        rerun,
-        resume,
-        runs,
-        sweep,
-        sync,
-        train,
-        tune,
-        why,
-    )
-    from dlcli.commands import list as list_command
 
     app = typer.Typer(
         name="dlcli",
@@ -102,6 +84,30 @@ def make_app() -> Any:
     ) -> None:
         """Train, evaluate and compare deep-learning experiments."""
 
+    _add_commands(app)
+    return app
+
+
+def _add_commands(app: Any) -> None:
+    from dlcli.commands import (
+        compare,
+        completion,
+        config,
+        doctor,
+        evaluate,
+        plan,
+        predict,
+        rerun,
+        resume,
+        runs,
+        sweep,
+        sync,
+        train,
+        tune,
+        why,
+    )
+    from dlcli.commands import list as list_command
+
     # A misspelt flag is told together with every other mistake; `-h` would be found inside `-trainer.epochs=3`.
     free = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
     app.command(context_settings=free)(train.train)
@@ -120,7 +126,6 @@ def make_app() -> Any:
     app.command()(sync.sync)
     app.command()(doctor.doctor)
     app.command()(completion.completion)
-    return app
 
 
 def tell(error: Any, *, as_json: bool) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,11 +81,9 @@ def from_report(report: Report, weights: str) -> RightAnswers | None:
 
 def keep(run: RunFolder, split: str, answers: RightAnswers) -> None:
     """Write them down; a folder that cannot be written keeps none, and nobody needs it to."""
-    try:
+    with suppress(OSError, EnvironmentFault):
         _file(run, split).parent.mkdir(exist_ok=True)
         write_atomically(_file(run, split), json.dumps(asdict(answers)).encode())
-    except (OSError, EnvironmentFault):
-        pass
 
 
 def keep_of(folder: Path, checkpoint: Path, report: Report) -> None:
