@@ -256,3 +256,14 @@ def test_numbers_keep_all_their_digits() -> None:
 
 def test_groups_come_first_in_a_space() -> None:
     assert [axis.key for axis in Space.of([LR, MODEL]).axes] == ["model", "optimizer.lr"]
+
+
+def test_a_misspelt_flag_or_command_gets_the_nearest(tmp_path: Path) -> None:
+    from sweeping import sweep
+
+    done = sweep(tmp_path, "digits", "optimizer.lr=0.1,0.2", "--trails", "3")
+    assert done.returncode == 2 and "Did you mean --trials" in done.stderr
+    done = sweep(tmp_path, "statsu", "latest")
+    assert done.returncode == 2 and "Did you mean  dlcli sweep status latest" in done.stderr
+    done = sweep(tmp_path, "digts", "optimizer.lr=0.1")
+    assert done.returncode == 2 and "Did you mean digits" in done.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from dlcli.commands import ConfigDir, Outputs, Trust
+from dlcli.errors import ConfigError, nearest, printable
 
 DEFAULT = "start"
 
@@ -17,6 +19,11 @@ class SweepGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
+            if "=" not in args[0] and (
+                meant := nearest(args[0], [n for n in self.commands if n != DEFAULT], cutoff=0.75)
+            ):
+                told = f"there is no command {printable(args[0])} of dlcli sweep"
+                raise ConfigError(told, hint=f"Did you mean  dlcli sweep {shlex.join([meant, *args[1:]])} ?")
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -24,7 +31,8 @@ class SweepGroup(TyperGroup):
 app = typer.Typer(
     cls=SweepGroup,
     no_args_is_help=True,
-    help="Search: many trials of an experiment, by dlcli sweep EXPERIMENT KEY=VALUES... --trials N",
+    help="Search: many trials of an experiment.  dlcli sweep EXPERIMENT KEY=VALUES... --trials N  starts one "
+    "(its options: dlcli sweep start --help).",
 )
 
 Name = Annotated[str, typer.Argument(help="A sweep: its name, folder, the beginning of one, or latest.")]

@@ -54,7 +54,7 @@ def compose_command(
     search: the config folders, where they are known. made: filled with what Hydra composes, to be given again by who
     composes many commands that differ in values only: ten times as fast, but changes of the files are not seen.
     """
-    reading = read_words(words, search_path(config_dir) if search is None else search)
+    reading = read_words(words, search_path(config_dir) if search is None else search, command)
     tree, raw = {}, {}
     if made is None:
         check_files(reading)

@@ -14,7 +14,15 @@ from dlcli.schema import SETTINGS
 
 DEFAULT_EXPERIMENT = "digits"
 LONGEST_WORD = 4_096
-FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--seeds", "--trust", "--help")
+_FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--trust", "--help")
+FLAGS = {  # of the commands that take words, to tell which one was meant
+    "train": (*_FLAGS, "--seeds", "--profile", "--max-restarts"),
+    "plan": _FLAGS,
+    "sweep": (
+        *_FLAGS, "--trials", "--sampler", "--pruner", "--objective", "--workers", "--name", "--seed", "--keep",
+        "--max-failures", "--dry-run", "--storage", "--grace",
+    ),
+}  # fmt: skip
 
 
 @dataclass
@@ -32,6 +40,7 @@ class Reading:
     """The words of a command, sorted into what they are, and the problems met on the way."""
 
     search: Sequence[Path]
+    command: str = "train"
     experiment: str = DEFAULT_EXPERIMENT
     experiment_path: Path | None = None
     chosen: dict[str, Word] = field(default_factory=dict)
@@ -51,9 +60,9 @@ class Reading:
         return where
 
 
-def read_words(words: Sequence[str], search: Sequence[Path]) -> Reading:
+def read_words(words: Sequence[str], search: Sequence[Path], command: str = "train") -> Reading:
     """Sort the words into experiment, group choices and values; note what is none of these."""
-    reading = Reading(search=search)
+    reading = Reading(search=search, command=command)
     known_groups = groups(search)
     rest = list(words)
     is_experiment_read = False
@@ -149,7 +158,7 @@ def _read_flag(word: str, rest: list[str], reading: Reading) -> None:
         value = rest.pop(0)
         shown = f"{word} {value}"
     key = spell_key(name.replace("-", "_"), reading)
-    flag = nearest("--" + name, FLAGS, cutoff=0.75)
+    flag = nearest("--" + name, FLAGS.get(reading.command, FLAGS["train"]), cutoff=0.75)
     if key is not None and (flag is None or nearest(name, [key.rsplit(".", 1)[-1]], cutoff=0.8)):
         reading.wrong(shown, "settings are written key=value, without dashes", f"{key}={value or 'VALUE'}")
     else:

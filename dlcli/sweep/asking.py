@@ -69,6 +69,7 @@ def read_request(
     workers = request.workers or workers
     plain, axes, reading = read_axes(words, search)
     if not axes and not reading.problems:
+        compose_command(plain, config_dir=request.config_dir, command="sweep")  # its own mistakes first
         raise ConfigError(
             "nothing is varied: no word means several values",
             hint="For example: dlcli sweep digits optimizer.lr=1e-4:1e-1:log model.hidden=[64],[128,64] --trials 8",
