@@ -29,7 +29,7 @@ def plan(
     """
     from dlcli.config import compose_command
 
-    composed = compose_command(words or [], config_dir=config_dir)
+    composed = compose_command(words or [], config_dir=config_dir, command="plan")
 
     from dataclasses import asdict
 
