@@ -70,7 +70,6 @@ def experiment_yaml(definition: Definition, record: Record, as_name: str) -> str
         for objective, value in zip(definition.objectives, record.values or (), strict=True)
     )
     lines = [
-        "# @package _global_",
         f"# dlcli train {as_name}",
         f"# {figures}: trial {record.number} of {definition.trials} of the sweep {definition.name}.",
         "#",
