@@ -31,8 +31,9 @@ class SweepGroup(TyperGroup):
 app = typer.Typer(
     cls=SweepGroup,
     no_args_is_help=True,
-    help="Search: many trials of an experiment.  dlcli sweep EXPERIMENT KEY=VALUES... --trials N  starts one "
+    help="Search: many trials of an experiment, started by  dlcli sweep EXPERIMENT KEY=VALUES... --trials N  "
     "(its options: dlcli sweep start --help).",
+    epilog="Example: dlcli sweep digits optimizer.lr=1e-4:1e-1:log --trials 8",
 )
 
 Name = Annotated[str, typer.Argument(help="A sweep: its name, folder, the beginning of one, or latest.")]
@@ -57,26 +58,38 @@ def start(
         list[str] | None,
         typer.Argument(
             metavar="[EXPERIMENT] KEY=VALUES...",
-            help="As for dlcli train; several values, or a range, are searched: lr=1e-4:1e-1:log, model=mlp,lenet5",
+            help="As for dlcli train; several values, or a range, are searched: optimizer.lr=1e-4:1e-1:log model=mlp,lenet5",
         ),
     ] = None,
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, max=100_000, help="How many; default 20, or the whole grid.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="tpe, random, quasi-random, grid, gp, cmaes or nsga2.")
+        str | None,
+        typer.Option(
+            "--sampler",
+            help="tpe (default), random, quasi-random, grid, gp, cmaes; nsga2 (default of several objectives).",
+        ),
     ] = None,
-    pruner: Annotated[str | None, typer.Option("--pruner", help="median, halving, hyperband or none.")] = None,
+    pruner: Annotated[
+        str | None, typer.Option("--pruner", help="median (default), halving, hyperband or none.")
+    ] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option("--objective", help="val/<score>, parameters, latency, time; several: val/accuracy,parameters"),
+        typer.Option(
+            "--objective",
+            help="Default: what is monitored. val/<score>, parameters, latency, time; several: val/accuracy,parameters",
+        ),
     ] = None,
     workers: NumWorkers = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the sweep; default: experiment and two words.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the sampler; a trial's own is seed=N.")] = None,
     keep: Annotated[int | None, typer.Option("--keep", min=0, help="Trials whose weights stay; default 3.")] = None,
     max_failures: Annotated[
-        int | None, typer.Option("--max-failures", min=0, help="Pause when more trials than this have failed.")
+        int | None,
+        typer.Option(
+            "--max-failures", min=0, help="Pause when more trials than this have failed; default: when 3 fail alike."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the trials, and from 20 measured steps the time and disk.")
@@ -110,9 +123,11 @@ def start(
 def resume(
     name: Name = "latest",
     trials: Annotated[
-        int | None, typer.Option("--trials", min=1, max=100_000, help="So many in all, from now on.")
+        int | None, typer.Option("--trials", min=1, max=100_000, help="How many in all, from now on.")
     ] = None,
-    workers: NumWorkers = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=1_000, help="Trials at once; default: as many as before.")
+    ] = None,
     storage: Storage = None,
     as_json: AsJson = False,
     outputs: Outputs = None,
@@ -172,7 +187,7 @@ def status(
 @app.command()
 def top(
     name: Name = "latest",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many trials.")] = 10,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many trials.")] = 10,
     storage: Storage = None,
     outputs: Outputs = None,
     as_json: AsJson = False,
