@@ -58,7 +58,7 @@ def start(
         list[str] | None,
         typer.Argument(
             metavar="[EXPERIMENT] KEY=VALUES...",
-            help="As for dlcli train; several values, or a range, are searched: optimizer.lr=1e-4:1e-1:log model=mlp,lenet5",
+            help="As for dlcli train; several values, or a range, are searched: model=mlp,lenet5 optimizer.lr=0.1:1",
         ),
     ] = None,
     trials: Annotated[
