@@ -45,7 +45,7 @@ DRIFT = 1.1  # a run's steps against those of its first second: 0.97 to 1.12 tim
 DRAWING_MB = 35  # that the curves at the end add to a process: 607 MB against 572 for digits
 PLAIN_BYTES = 600  # of checkpoint.json beside config and settings: digests, names, positions
 EVALUATION_BYTES = 110  # that each evaluation adds to every later checkpoint.json
-FEWEST, MOST = 0.1, 0.9  # the shares of the steps that are quicker than the low and the high end of the range
+LOW_QUANTILE, HIGH_QUANTILE = 0.1, 0.9  # of the steps: both ends of the range
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def reckon(parts: Assembly, pace: Pace, costs: Costs, load: float) -> Forecast:
     """The whole from its parts."""
     tree, per_epoch = parts.tree, parts.train_source.steps_per_epoch
     step_s = statistics.fmean(pace.seconds)
-    low_s, high_s = min(step_s, pace.at(FEWEST)), max(step_s, pace.at(MOST))
+    low_s, high_s = min(step_s, pace.at(LOW_QUANTILE)), max(step_s, pace.at(HIGH_QUANTILE))
     speeds = (step_s, low_s, max(high_s, DRIFT * step_s))
     middle, quick, slow = (course(tree, per_epoch, each, costs) for each in speeds)
     total, low, high = (costs.start_s + sum(each[3:]) + CLOSING_S for each in (middle, quick, slow))

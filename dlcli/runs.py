@@ -324,7 +324,10 @@ def _follow(link: Path) -> Path:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One line of `dlcli runs ls`. status: completed, interrupted, failed, running or killed; created: ISO 8601."""
+    """One line of `dlcli runs ls`.
+
+    status: completed, interrupted, pruned, failed, running or killed; created: ISO 8601.
+    """
 
     name: str
     experiment: str
@@ -335,12 +338,8 @@ class RunRow:
     path: Path
 
 
-def list_runs(outputs: Path) -> list[RunRow]:
-    """Every run, newest first. Reads summary.json (else the end of events.jsonl) of each: 2,000 runs take < 1 s."""
-    return [row(run) for run in all_runs(outputs)]
-
-
 def row(run: RunFolder) -> RunRow:
+    """Reads summary.json, else the end of events.jsonl: 2,000 runs take < 1 s."""
     summary = run.read_summary()
     said = summary if summary is not None else _last_epoch(run)
     epochs, metrics = said.get("epoch"), said.get("metrics")

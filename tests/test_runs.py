@@ -16,7 +16,7 @@ from dlcli.confdir import check_user_yaml, command, describe, groups, options, s
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
 from dlcli.redaction import redact
 from dlcli.run_names import ADJECTIVES, NOUNS
-from dlcli.runs import RunFolder, all_runs, find_checkpoint, find_run, list_runs, outputs_folder
+from dlcli.runs import RunFolder, all_runs, find_checkpoint, find_run, outputs_folder, row
 
 NOON = datetime(2026, 11, 21, 12, 0, 0)
 REPO = Path(__file__).resolve().parents[1]
@@ -267,8 +267,8 @@ def test_the_status_of_a_run_is_told(tmp_path: Path) -> None:
     resumed = make(tmp_path, "20261121-120003-c-resumed")
     resumed.write_summary({"status": "interrupted", "epoch": 2, "metrics": {}})
     with resumed:
-        rows = {row.name: row for row in list_runs(tmp_path)}
-    assert [row.status for row in rows.values()] == ["running", "killed", "completed"]
+        rows = {each.name: each for each in map(row, all_runs(tmp_path))}
+    assert [each.status for each in rows.values()] == ["running", "killed", "completed"]
     assert (rows["b-killed"].epochs, rows["b-killed"].metrics) == (3, {"val/loss": 0.5})
     assert (rows["a-done"].epochs, rows["a-done"].created) == (30, "2026-11-21T12:00:01")
 
@@ -278,7 +278,7 @@ def test_2000_runs_are_listed_in_a_second(tmp_path: Path) -> None:
     for i in range(2000):
         make(tmp_path, f"20261121-{i:06d}-calm-otter-{i}").summary.write_text(summary)
     start = time.perf_counter()
-    assert len(list_runs(tmp_path)) == 2000
+    assert len([row(run) for run in all_runs(tmp_path)]) == 2000
     assert time.perf_counter() - start < 1.0
 
 
