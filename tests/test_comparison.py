@@ -13,6 +13,8 @@ from program import dlcli
 
 from dlcli.comparison.answers import RightAnswers, kept
 from dlcli.comparison.differences import differing_environment, differing_settings, shown
+from dlcli.comparison.report import as_event
+from dlcli.comparison.report import told as told_verdict
 from dlcli.comparison.verdict import (
     BETTER,
     SAME,
@@ -42,9 +44,14 @@ def record_of(*words: str, **facts: Any) -> dict[str, Any]:
 def side(scores: dict[int, float], name: str = "a", metric: str = "test/accuracy", **facts: Any) -> Side:
     """A single run where there is one score, otherwise a group."""
     run, record = RunFolder(Path("outputs/digits") / name), record_of()
-    is_group = len(scores) > 1
-    record |= {"seeds": list(scores)} if is_group else {"config": record["config"] | {"seed": next(iter(scores))}}
-    return Side(run, record | facts, {metric: scores}, is_group, "completed")
+    diverged = facts.pop("diverged", ())
+    is_group = len(scores) + len(diverged) > 1
+    record |= (
+        {"seeds": sorted([*scores, *diverged])}
+        if is_group
+        else {"config": record["config"] | {"seed": next(iter(scores))}}
+    )
+    return Side(run, record | facts, {metric: scores}, is_group, "completed", diverged)
 
 
 def nobody(run: RunFolder, split: str) -> RightAnswers:
@@ -119,11 +126,69 @@ def test_the_same_seeds_are_compared_in_pairs(before: Any, after: Any, word: str
     assert (verdict.word, verdict.test) == (word, test)
 
 
-def test_of_the_seeds_those_that_both_have_are_compared() -> None:
-    first, second = side({0: 0.9, 1: 0.91, 2: 0.93, 3: 0.5}), side({1: 0.95, 2: 0.97, 5: 0.1}, "b")
+def test_of_the_seeds_those_that_both_have_are_compared_where_the_one_has_all_of_the_other() -> None:
+    first, second = side({0: 0.9, 1: 0.91, 2: 0.93, 3: 0.5}), side({0: 0.94, 1: 0.95, 2: 0.971}, "b")
     verdict = compare(first, second, "test/accuracy", nobody)
-    assert verdict.test == "paired t-test over the seeds 1, 2"
-    assert verdict.difference is not None and verdict.difference.value == pytest.approx(0.04)
+    assert verdict.test == "paired t-test over the seeds 0-2"
+    assert verdict.difference is not None and verdict.difference.value == pytest.approx(0.0403, abs=1e-4)
+    third = side({1: 0.95, 2: 0.971, 5: 0.1}, "b")
+    assert compare(first, third, "test/accuracy", nobody).test == "Welch's t-test of 4 and 3 seeds"
+
+
+def test_seeds_that_all_show_the_same_step_tell_nothing() -> None:
+    first, second = (
+        side({0: 350 / 359, 1: 351 / 359, 2: 353 / 359}),
+        side({0: 349 / 359, 1: 350 / 359, 2: 352 / 359}, "b"),
+    )
+    verdict = compare(first, second, "test/accuracy", nobody)
+    assert (verdict.word, verdict.difference, verdict.hints) == (UNKNOWN, None, ("dlcli train digits --seeds 6",))
+    assert verdict.reason.startswith("every seed shows the same step (-0.002786)")
+
+
+def test_two_seeds_are_too_few() -> None:
+    verdict = compare(side({0: 0.9, 1: 0.91}), side({0: 0.95, 1: 0.97}, "b"), "test/accuracy", nobody)
+    assert (verdict.word, verdict.hints) == (UNKNOWN, ("dlcli train digits --seeds 5",))
+    assert verdict.reason == "2 of the seeds of a came to an end; 3 of each are needed"
+
+
+def test_no_difference_beyond_noise_says_what_would_tell_more() -> None:
+    first, second = side(dict(enumerate((0.90, 0.91, 0.92)))), side(dict(enumerate((0.92, 0.90, 0.91))), "b")
+    verdict = compare(first, second, "test/accuracy", nobody)
+    assert (verdict.word, verdict.hints) == (SAME, ("dlcli train digits --seeds 6",))
+
+
+@pytest.mark.parametrize("scores", [{0: 0.95, 1: 0.96, 3: 0.972}, {0: 0.95}])
+def test_what_diverges_in_more_of_its_seeds_is_worse(scores: dict[int, float]) -> None:
+    steady = side(dict(enumerate((0.90, 0.91, 0.92, 0.93))))
+    shaky = side(scores, "b", diverged=tuple({0, 1, 2, 3} - scores.keys()))
+    verdict = compare(steady, shaky, "test/accuracy", nobody)
+    told = f"b diverged in {len(shaky.diverged)} of 4 seeds"
+    assert verdict.word == WORSE and verdict.reason.startswith(told) and "a diverged in none of 4" in verdict.reason
+    assert verdict.hints == (f"dlcli why b/seed-{shaky.diverged[0]}",)
+    event = as_event([steady, shaky], "test/accuracy", [], [verdict])
+    assert [run["diverged"] for run in event["runs"]] == [[], list(shaky.diverged)]
+    assert told_verdict(event["verdicts"][0], "a", "test/accuracy")[:2] == ["b is worse than a", verdict.reason]
+    assert compare(shaky, steady, "test/accuracy", nobody).word in (WORSE, UNKNOWN), "by the scores, where they tell"
+
+
+def test_resume_is_named_only_where_something_is_unfinished() -> None:
+    first, second = side({0: 0.9, 1: 0.91}, diverged=(2,)), side({0: 0.9, 1: 0.91}, "b", diverged=(2,))
+    assert compare(first, second, "test/accuracy", nobody).hints == ("dlcli train digits --seeds 6",)
+    stopped = side({0: 0.9, 1: 0.91}, "b", seeds=[0, 1, 2])
+    assert compare(first, stopped, "test/accuracy", nobody).hints == ("dlcli resume b",)
+
+
+def test_a_group_whose_seeds_all_diverged_says_so(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "outputs" / "digits" / "20260101-000000-wild")
+    run.path.mkdir(parents=True)
+    run.write_record(record_of() | {"seeds": [0, 1, 2]})
+    run.write_summary({"status": "completed", "per_seed": {}, "diverged": [0, 1, 2], "seeds": [0, 1, 2]})
+    with pytest.raises(CheckpointError, match="seeds 0-2 diverged") as caught:
+        read_side(run)
+    assert caught.value.hint == "dlcli why wild/seed-0"
+    row = {"1": {"test/accuracy": 0.9}}
+    run.write_summary({"status": "completed", "per_seed": row, "diverged": [0, 2], "seeds": [0, 1, 2]})
+    assert read_side(run).diverged == (0, 2)
 
 
 def test_other_seeds_are_compared_by_welch() -> None:
@@ -161,9 +226,9 @@ def test_what_cannot_be_told_is_said_with_the_command_that_would_tell() -> None:
 
 
 def test_what_a_run_changed_is_in_the_command_that_repeats_it() -> None:
-    single = side({0: 0.5}, overrides=["model.hidden=[64,32]", "name=x", "seed=7", "optimizer.lr=0.1"])
+    single = side({0: 0.5}, overrides=["model.hidden=[64, 32]", "name=x", "seed=7", "optimizer.lr=0.1"])
     assert (
-        seeds_command(single, [3, 4]) == "dlcli train digits 'model.hidden=[64,32]' optimizer.lr=0.1 seed=3 --seeds 2"
+        seeds_command(single, [3, 4]) == "dlcli train digits 'model.hidden=[64, 32]' optimizer.lr=0.1 seed=3 --seeds 2"
     )
 
 
@@ -270,6 +335,13 @@ def test_what_people_read(runs: Path) -> None:
     assert (
         done.stderr.splitlines()[-1] == "next: dlcli train digits tracker=none runtime=cpu trainer.epochs=2 --seeds 3"
     )
+
+
+def test_a_gate_that_cannot_tell_says_so(runs: Path) -> None:
+    done = dlcli("compare", "good", "goods", "--fail-if", "worse", "--json", cwd=runs)
+    assert done.returncode == 0 and "--fail-if worse lets pass what can't be told" in done.stderr
+    done = dlcli("compare", "good", "goods", "--fail-if", "not-better", cwd=runs)
+    assert done.returncode == 1 and "lets pass" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -67,7 +68,7 @@ def only(e: Evidence) -> Reason:
 
 def composes(command: str) -> None:
     """A remedy is a command that is accepted when it is pasted."""
-    program, verb, *words = command.split()
+    program, verb, *words = shlex.split(command)
     assert program == "dlcli"
     if verb in ("train", "tune"):
         compose_command(words if verb == "train" else words[1:])
@@ -124,7 +125,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_and_rate(trained: Any) -
 
 def test_a_network_of_one_neuron_is_too_small(trained: Any) -> None:
     first = trained("small", "digits", "model.hidden=[1]")[0]
-    assert "too small" in first.title and first.remedy.endswith("model.hidden=[64]")
+    assert "too small" in first.title and first.remedy.endswith("'model.hidden=[64]'")
     assert first.figures["parameters"] == 85
 
 
@@ -194,7 +195,7 @@ def test_a_training_loss_that_climbs_again_asks_for_a_smaller_rate() -> None:
 def test_guessing_is_called_nothing_learned() -> None:
     reason = only(evidence([2.3] * 20, [2.3] * 20, 0.1, 0.11))
     assert reason.title == "Nothing was learned" and reason.figures["guessing gets"] == 0.1
-    assert reason.remedy == "dlcli tune lr digits model.hidden=[16]", "the name was of the other run"
+    assert reason.remedy == "dlcli tune lr digits 'model.hidden=[16]'", "the name was of the other run"
 
 
 def test_a_score_that_still_gets_better_at_the_end_is_told() -> None:
@@ -234,6 +235,12 @@ def test_memory_that_did_not_suffice_asks_for_half_the_batch() -> None:
 def test_another_failure_is_told_in_its_own_words() -> None:
     reason = only(evidence(status="failed", reason="the disk is full"))
     assert reason.title == "It failed" and reason.figures["reason"] == "the disk is full"
+
+
+def test_a_remedy_is_quoted_so_that_it_pastes() -> None:
+    e = replace(HEALTHY, overrides=["model.hidden=[64, 64]", "name=it's mine"])
+    assert e.again("optimizer.lr=1") == "dlcli train digits 'model.hidden=[64, 64]' optimizer.lr=1"
+    assert shlex.split(e.again("a=it's", verb="tune lr"))[-1] == "a=it's"
 
 
 def test_early_stopping_is_named() -> None:

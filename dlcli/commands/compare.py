@@ -17,7 +17,8 @@ def compare(
         str | None, typer.Option("--metric", help="What is judged by, such as val/loss; default test/accuracy.")
     ] = None,
     fail_if: Annotated[
-        str | None, typer.Option("--fail-if", help="worse or not-better: exit with 1 when a run is that.")
+        str | None,
+        typer.Option("--fail-if", help="worse or not-better: exit with 1 when a run is that; can't tell is not worse."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config_dir: ConfigDir = None,
@@ -32,7 +33,7 @@ def compare(
 
     from dlcli.comparison.answers import answers_of
     from dlcli.comparison.differences import differing_settings
-    from dlcli.comparison.report import as_event, is_failure, print_comparison
+    from dlcli.comparison.report import as_event, is_failure, print_comparison, unknown_at_the_gate
     from dlcli.comparison.verdict import choose_metric, read_side
     from dlcli.comparison.verdict import compare as judge
     from dlcli.confdir import search_path
@@ -50,6 +51,8 @@ def compare(
     ask = partial(answers_of, search=search, trusted=trust or [])
     verdicts = [judge(sides[0], side, chosen, ask) for side in sides[1:]]
     show(as_event(sides, chosen, settings, verdicts), print_comparison, as_json=as_json)
+    if told := unknown_at_the_gate(verdicts, fail_if):
+        typer.echo(told, err=True)
     return int(fail_if is not None and any(is_failure(verdict, fail_if) for verdict in verdicts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,7 @@ def plan(
 
     tree, builder = complete(composed.tree), Builder.for_search(composed.search, trust or [])
     found = forecast(tree, builder, steps=steps, before_s=seconds_since_start())
-    command = " ".join(["dlcli train", *(words or [])])
+    command = shlex.join(["dlcli", "train", *(words or [])])
     json_rows = [{"event": "planned", **asdict(found), "command": command}] if as_json else None
     print_table("plan", ("what", "estimate", "how"), rows_of(found), json_rows=json_rows)
     if not as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dlcli.comparison.differences import Differing, shown
@@ -40,6 +40,7 @@ def _side(side: Side, name: str) -> dict[str, Any]:
         "path": str(side.run.path),
         "status": side.status,
         "seeds": side.seeds,
+        "diverged": list(side.diverged),
         "scores": {metric: {str(s): v for s, v in values.items()} for metric, values in side.scores.items()},
         "metrics": {metric: found["mean"] for metric, found in facts.items()},
         "deviations": {metric: found["deviation"] for metric, found in facts.items() if side.is_group},
@@ -73,6 +74,13 @@ def is_failure(verdict: Verdict, gate: str) -> bool:
     return verdict.word == WORSE if gate == "worse" else verdict.word != BETTER
 
 
+def unknown_at_the_gate(verdicts: Sequence[Verdict], gate: str | None) -> str | None:
+    """What is said where a gate lets through what nobody could tell."""
+    if gate != "worse" or all(verdict.word != UNKNOWN for verdict in verdicts):
+        return None
+    return "note: --fail-if worse lets pass what can't be told; --fail-if not-better does not"
+
+
 # ---------------------------------------------------------------------------------------------------------- for people
 
 
@@ -94,11 +102,19 @@ def print_comparison(event: dict[str, Any]) -> None:
     for verdict in event["verdicts"]:
         first, *rest = flow(told(verdict, event["baseline"], metric), width_of(sys.stdout) - 2, indent="")
         print(clean(first), *(f"  {clean(line)}" for line in rest), sep="\n")
-    for run in runs:
-        if run["status"] != "completed":
-            print(f"note: {run['name']} is {run['status']}: these are its scores so far", file=sys.stderr)
-    for line in advice(event["verdicts"]):
+    for line in [*_notes(runs), *advice(event["verdicts"])]:
         print(clean(line), file=sys.stderr)
+
+
+def _notes(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What a table of scores does not say of its runs."""
+    for run in runs:
+        if diverged := run["diverged"]:
+            seeds = f"seed{'s' if len(diverged) > 1 else ''} {told_seeds(diverged)}"
+            of = len(run["seeds"])
+            yield f"note: {run['name']} diverged with {seeds} of {of}: its scores are those of the others"
+        if run["status"] != "completed":
+            yield f"note: {run['name']} is {run['status']}: these are its scores so far"
 
 
 def _score(run: dict[str, Any], metric: str) -> str | None:
@@ -114,11 +130,13 @@ def told(verdict: dict[str, Any], baseline: str, metric: str) -> list[str]:
         SAME: f"{name} against {baseline}: no difference in {score} beyond noise",
     }.get(verdict["verdict"], f"{name} is {verdict['verdict']} than {baseline} in {score}")
     items = [opening]
+    if verdict["verdict"] == WORSE and verdict["reason"]:  # it diverged: the figures are those of the other seeds
+        items = [f"{name} is worse than {baseline}", verdict["reason"]]
     if verdict["difference"] is not None:
         gap, low, high = (_gap(metric, value) for value in (verdict["difference"], *verdict["interval"]))
         unit = " points" if metric.endswith("accuracy") else ""
         items.append(f"{gap}{unit} (95 % interval {low} to {high}), p {_chance(verdict['p'])}")
-    return [*items, *(text for text in (verdict["test"], verdict["reason"]) if text)]
+    return [*items, *(text for text in (verdict["test"], verdict["reason"]) if text and text not in items)]
 
 
 def _gap(metric: str, value: float | None) -> str:

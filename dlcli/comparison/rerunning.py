@@ -91,9 +91,9 @@ def judge(before: RunFolder, after: RunFolder, ask: Ask) -> Repeat:
     names = [name for name in one if name in other]
     if not names:
         return Repeat(OTHER, "they have no score in common")
-    compared = [which for which in ("best", "last") if _step(before, which) == _step(after, which)]
-    equal = all(_weights(before, which) == _weights(after, which) for which in compared)
-    if compared and equal and all(one[name] == other[name] for name in names):
+    compared = [which for which in ("best", "last") if _step(before, which) == _step(after, which) is not None]
+    equal = all(_weights(before, which) == _weights(after, which) != "" for which in compared)
+    if "last" in compared and equal and all(one[name] == other[name] for name in names):
         steps = " and ".join(compared)
         return Repeat(BIT_FOR_BIT, f"the weights of {steps} and {len(names)} scores, to the last bit")
     name = next((n for n in ("test/accuracy", "val/accuracy") if n in names), names[0])

@@ -6,7 +6,7 @@ Student's t and the binomial distribution come from scipy.special, imported wher
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum, inf, sqrt
+from math import fsum, inf, nan, sqrt
 from typing import NamedTuple
 
 LEVEL = 0.05  # a difference counts when chance alone would show one as large in at most so many of such experiments
@@ -14,7 +14,10 @@ Interval = tuple[float, float]
 
 
 class Difference(NamedTuple):
-    """after - before; its 95 % interval; p: the chance of one as large, either way, if there were none."""
+    """after - before; its 95 % interval; p: the chance of one as large, either way, if there were none.
+
+    p is nan where no chance was seen at work: a step without any spread.
+    """
 
     value: float
     interval: Interval
@@ -22,7 +25,7 @@ class Difference(NamedTuple):
 
     @property
     def is_noise(self) -> bool:
-        return self.p > LEVEL
+        return not self.p <= LEVEL
 
 
 def mean(values: Sequence[float]) -> float:
@@ -83,9 +86,10 @@ def false_alarms(count: int) -> float:
 
 
 def _t(value: float, error: float, df: float) -> Difference:
-    """A difference with its standard error. Without any spread every difference is beyond noise, and none is none."""
-    if error == 0:
-        return Difference(value, (value, value), 0.0 if value else 1.0)
+    """A difference with its standard error. No spread tells nothing: accuracies are counts of examples, and a few seeds
+    that all lose the same number are not rare."""
+    if error <= 1e-9 * abs(value):
+        return Difference(value, (-inf, inf), nan) if value else Difference(0.0, (0.0, 0.0), 1.0)
     from scipy.special import stdtr
 
     return Difference(value, _around(value, error, df), 2 * float(stdtr(df, -abs(value / error))))

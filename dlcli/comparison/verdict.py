@@ -1,17 +1,20 @@
 """Whether one run is better than another, or several than the first: which test can tell, and what it says.
 
-    two groups of the same seeds      paired t-test over the seeds they share
+    two groups of the same seeds      paired t-test, where the one has all seeds of the other
     two groups of other seeds         Welch's t-test
     two runs of classifiers           McNemar's exact test on the examples that each gets right
     anything else                     can't tell, and the command that would
 
-The first two speak of the experiment whatever the seed, the third of these two networks only.
+The first two speak of the experiment whatever the seed, the third of these two networks only. They need three seeds of
+each, and some spread; a group that diverges in more of its seeds is worse, whatever the others came to.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 from dlcli.comparison.answers import RightAnswers, weights_of
@@ -23,23 +26,33 @@ from dlcli.runs import RunFolder, find_checkpoint, row
 from dlcli.seeds.results import member, told_seeds
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference beyond noise", "can't tell"
-USUAL_SEEDS = 5
+USUAL_SEEDS, FEWEST_SEEDS = 5, 3
 Ask = Callable[[RunFolder, str], RightAnswers]  # run, split -> its answers
 
 
 @dataclass(frozen=True)
 class Side:
-    """A run or a group of seeds. scores: metric -> seed -> value; a single run has one seed."""
+    """A run or a group of seeds. scores: metric -> seed -> value; a single run has one seed. diverged: seeds."""
 
     run: RunFolder
     record: dict[str, Any]
     scores: dict[str, dict[int, float]]
     is_group: bool
     status: str
+    diverged: tuple[int, ...] = ()
 
     @property
     def seeds(self) -> list[int]:
         return self.record["seeds"] if self.is_group else [self.record["config"]["seed"]]
+
+    @property
+    def share_diverged(self) -> float:
+        return len(self.diverged) / len(self.seeds)
+
+    def told_diverged(self) -> str:
+        """b diverged in 2 of 3 seeds (0, 2)"""
+        which = f" ({told_seeds(self.diverged)})" if self.diverged else ""
+        return f"{self.run.name} diverged in {len(self.diverged) or 'none'} of {len(self.seeds)} seeds{which}"
 
     def values(self, metric: str) -> list[float]:
         return list(self.scores.get(metric, {}).values())
@@ -85,9 +98,14 @@ def read_side(run: RunFolder) -> Side:
         for name, value in metrics.items():
             if isinstance(value, int | float) and not name.startswith("train/"):
                 scores.setdefault(name, {})[seed] = float(value)
+    said = summary.get("diverged") if is_group else ()
+    diverged = tuple(said) if isinstance(said, list) else ()
+    if not scores and diverged:
+        told = f"{run.name} has no score: seed{'s' if len(diverged) > 1 else ''} {told_seeds(diverged)} diverged"
+        raise CheckpointError(told, hint=_why(run, diverged))
     if not scores:
         raise CheckpointError(f"{run.name} has no score yet ({shown.status})", hint=f"dlcli resume {run.name}")
-    return Side(run, record, scores, is_group, shown.status)
+    return Side(run, record, scores, is_group, shown.status, diverged)
 
 
 # ------------------------------------------------------------------------------------------------------------- metrics
@@ -139,18 +157,54 @@ def compare(baseline: Side, side: Side, metric: str, ask: Ask) -> Verdict:
 
 
 def _of_seeds(baseline: Side, side: Side, metric: str) -> Verdict:
+    verdict = _of_scores(baseline, side, metric)
+    if side.share_diverged <= baseline.share_diverged:
+        return verdict
+    told = f"{side.told_diverged()}, {baseline.told_diverged()}"
+    reason = f"{told}; of the others: {verdict.reason}" if verdict.reason else told
+    return replace(verdict, word=WORSE, reason=reason, hints=(_why(side.run, side.diverged),))
+
+
+def _of_scores(baseline: Side, side: Side, metric: str) -> Verdict:
+    """By the seeds that came to an end. Which test it is follows from how the seeds were chosen, never from its p."""
     before, after = baseline.scores[metric], side.scores[metric]
+    is_paired = len(set(baseline.seeds) & set(side.seeds)) == min(len(baseline.seeds), len(side.seeds))
     common = [seed for seed in before if seed in after]
-    mode = direction(baseline, metric)
-    if len(common) > 1:
+    if (len(common) if is_paired else min(len(before), len(after))) < FEWEST_SEEDS:
+        return _too_few(baseline, side, metric)
+    if is_paired:
         found = paired_t([before[s] for s in common], [after[s] for s in common])
-        return Verdict(word_of(found, mode), f"paired t-test over the seeds {told_seeds(common)}", found)
-    if min(len(before), len(after)) < 2:
-        few = baseline if len(before) < 2 else side
-        told = f"only {len(few.values(metric))} seed of {few.run.name} came to an end"
-        return Verdict(UNKNOWN, reason=told, hints=(f"dlcli resume {few.run.name}",))
-    found = welch_t(list(before.values()), list(after.values()))
-    return Verdict(word_of(found, mode), f"Welch's t-test of {len(before)} and {len(after)} seeds", found)
+        test = f"paired t-test over the seeds {told_seeds(common)}"
+    else:
+        found = welch_t(list(before.values()), list(after.values()))
+        test = f"Welch's t-test of {len(before)} and {len(after)} seeds"
+    if isnan(found.p):
+        told = f"every seed shows the same step ({found.value:+.4g}): no spread tells how much of it is chance"
+        return Verdict(UNKNOWN, test, reason=told, hints=_more_seeds(baseline, side))
+    word = word_of(found, direction(baseline, metric))
+    return Verdict(word, test, found, hints=_more_seeds(baseline, side) if word == SAME else ())
+
+
+def _too_few(baseline: Side, side: Side, metric: str) -> Verdict:
+    """Fewer than three seeds to compare: what is not finished is, otherwise more are trained."""
+    few = min(baseline, side, key=lambda one: len(one.values(metric)))
+    ended = len(few.values(metric))
+    told = f"{ended} of the seeds of {few.run.name} came to an end; {FEWEST_SEEDS} of each are needed"
+    if ended >= FEWEST_SEEDS:
+        told = f"fewer than {FEWEST_SEEDS} of the seeds that both have came to an end in both"
+    unfinished = [one for one in (baseline, side) if len(one.values(metric)) + len(one.diverged) < len(one.seeds)]
+    go_on = tuple(f"dlcli resume {one.run.name}" for one in unfinished)
+    return Verdict(UNKNOWN, reason=told, hints=go_on or _more_seeds(baseline, side))
+
+
+def _more_seeds(*sides: Side) -> tuple[str, ...]:
+    """The commands that train each with twice as many seeds, the same ones."""
+    first, count = sides[0].seeds[0], max(USUAL_SEEDS, 2 * max(len(side.seeds) for side in sides))
+    return tuple(dict.fromkeys(seeds_command(side, range(first, first + count)) for side in sides))
+
+
+def _why(run: RunFolder, diverged: Sequence[int]) -> str:
+    return f"dlcli why {run.name}/seed-{diverged[0]}"
 
 
 def _of_two_networks(baseline: Side, side: Side, metric: str, ask: Ask) -> Verdict:
@@ -215,5 +269,5 @@ def seeds_command(side: Side, seeds: Sequence[int]) -> str:
     """The command that trains a run's config with several seeds."""
     words = [w for w in side.record.get("overrides") or () if w.partition("=")[0] not in ("name", "seed")]
     seed = [f"seed={seeds[0]}"] if seeds[0] else []
-    quoted = [f"'{word}'" if set(word) & set(' *$[]{}()&;|<>"') else word for word in [*words, *seed]]
+    quoted = [shlex.quote(word) for word in [*words, *seed]]
     return " ".join(["dlcli train", str(side.record["experiment"]), *quoted, f"--seeds {len(seeds)}"])

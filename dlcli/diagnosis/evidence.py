@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -90,7 +91,7 @@ class Evidence:
         """The command that makes the run anew with some settings changed; what they replace is left out."""
         changed = {word.partition("=")[0] for word in words}
         kept = [word for word in self.overrides if not _is_replaced(word.partition("=")[0], changed)]
-        return " ".join([f"dlcli {verb}", self.experiment, *kept, *words])
+        return shlex.join(["dlcli", *verb.split(), self.experiment, *kept, *words])
 
     def longer(self) -> str:
         """The command that trains the run further: about twice as long, by the setting that ended it."""
