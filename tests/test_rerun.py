@@ -96,6 +96,33 @@ def test_one_of_several_seeds_is_repeated(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "dlcli rerun group/seed-0" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("best", "last", "is_same"),
+    [("a", "b", True), ("a", "", False), ("", "b", False), ("a", None, False), (None, "b", True), (None, None, False)],
+)
+def test_to_the_last_bit_needs_the_hashes_of_the_last_weights(
+    tmp_path: Path, best: str | None, last: str | None, is_same: bool
+) -> None:
+    """best, last: sha256 of their weights, "" where the checkpoint says none, None where there is no checkpoint."""
+    from dlcli.comparison.rerunning import judge
+    from dlcli.config import compose_command
+
+    runs = [RunFolder(tmp_path / "digits" / f"2026010{day}-000000-run") for day in (1, 2)]
+    for run in runs:
+        for link, weights in (("best", best), ("last", last)):
+            if weights is not None:
+                folder = run.checkpoints / f"step-{link}"
+                folder.mkdir(parents=True)
+                said = {"files": {"model.safetensors": {"sha256": weights}}}
+                (folder / "checkpoint.json").write_text(json.dumps({"body": said}))
+                (run.checkpoints / link).symlink_to(folder.name)
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.write_record({"config": compose_command(("digits",)).tree})
+        run.write_summary({"status": "completed", "metrics": {"val/loss": 0.1}})
+    told = judge(*runs, lambda run, split: pytest.fail("nobody is to be asked"))
+    assert (told.word == "same") is is_same
+
+
 def test_a_result_within_the_spread_of_the_seeds_is_within_noise(original: Path, tmp_path: Path) -> None:
     """Where the answers differ beyond chance, but no more than seeds do."""
     from dlcli.comparison.rerunning import by_seeds
