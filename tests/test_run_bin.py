@@ -94,6 +94,30 @@ def test_a_group_goes_as_a_whole_unless_a_seed_is_running(tmp_path: Path) -> Non
     assert (group.path / "seed-2/checkpoints/last").is_dir()
 
 
+@pytest.mark.parametrize("seed", ["", "seed-1"])
+def test_a_run_that_is_trained_in_the_bin_is_neither_pruned_nor_moved(tmp_path: Path, seed: str) -> None:
+    group = make_group(tmp_path, "three-seeds")
+    remove(["three-seeds"], tmp_path)
+    there = tmp_path / ".bin/digits" / group.folder_name
+    seen_before = find_waste(tmp_path)
+    with RunFolder(there / seed):
+        assert wasted(tmp_path) == []
+        for act in (lambda: free(seen_before), lambda: restore(["three-seeds"], tmp_path)):
+            with pytest.raises(EnvironmentFault, match="run is active"):
+                act()
+    assert (there / "seed-2/checkpoints/last").is_dir()
+    free(find_waste(tmp_path))
+    assert not there.exists()
+
+
+def test_a_removed_run_is_not_resumed(tmp_path: Path) -> None:
+    group = make_group(tmp_path / "outputs", "three-seeds")
+    remove(["three-seeds"], tmp_path / "outputs")
+    for path in (group.folder_name, f"{group.folder_name}/seed-1"):
+        done = dlcli("resume", f"outputs/.bin/digits/{path}", cwd=tmp_path)
+        assert done.returncode == 2 and f"dlcli runs restore {group.folder_name}" in done.stderr
+
+
 def test_trials_and_runs_elsewhere_are_not_removed(tmp_path: Path) -> None:
     trial = make_run(tmp_path, "", place="sweeps/my-sweep/0001")
     with pytest.raises(ConfigError, match="my-sweep/0001 is a part of my-sweep"):
@@ -226,6 +250,17 @@ def test_weights_go_only_where_a_filter_says_so(tmp_path: Path) -> None:
     assert find_checkpoint("good", tmp_path).name == "step-00000020"
     free(find_waste(tmp_path, ["digits"], weights=True))
     assert os.listdir(good.checkpoints) == [] and len(os.listdir(killed.checkpoints)) == 4
+
+
+@pytest.mark.parametrize("student", ["digits/20261102-120000-student", "sweeps/my-sweep/0001"])
+def test_a_checkpoint_that_another_run_is_taught_from_stays(tmp_path: Path, student: str) -> None:
+    teacher = make_run(tmp_path, "teacher", accuracy=0.1, steps=(10, 20, 30), best=20)
+    named = {"task": {"teacher": str((teacher.checkpoints / "step-00000010").resolve())}}
+    make_run(tmp_path, "", 2, place=student, config=named)
+    assert wasted(tmp_path) == []
+    assert len(wasted(tmp_path, "val/accuracy<0.5", weights=True)) == 2
+    free(find_waste(tmp_path, ["val/accuracy<0.5"], weights=True))
+    assert os.listdir(teacher.checkpoints) == ["step-00000010"]
 
 
 def test_seeds_are_pruned_with_their_group(tmp_path: Path) -> None:

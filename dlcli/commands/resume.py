@@ -27,12 +27,14 @@ def resume(
     from dlcli import start
     from dlcli.confdir import search_path
     from dlcli.config import split_reference
+    from dlcli.registry.bin import check_not_removed
     from dlcli.runs import find_run, outputs_folder
     from dlcli.seeds import group as seeds
     from dlcli.seeds.display import open_seeds_display
 
     reference, settings = split_reference(words)
     run = find_run(reference, outputs_folder(outputs))
+    check_not_removed(run)
     record, tree, _ = start.to_resume(run, settings)
     if seeds.is_group(record):
         display = open_seeds_display(as_json=as_json)

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from dlcli.disk import environment_fault
 from dlcli.errors import ConfigError, EnvironmentFault, nearest, printable
-from dlcli.registry.facts import BIN, RunFacts, binned_runs, folders, gather
+from dlcli.registry.facts import BIN, RunFacts, binned_runs, folders, gather, sweep_trials
 from dlcli.registry.query import parse_query, select
-from dlcli.runs import RunFolder, checkpoint_steps, find_run
+from dlcli.runs import SWEEPS, RunFolder, checkpoint_steps, find_run
 
 FINISHED = ("completed", "failed", "pruned")
 CHECKPOINT, WEIGHTS, LEFT_OVER, REMOVED = "old checkpoint", "checkpoint", "left over by a kill", "in the bin"
@@ -60,21 +60,20 @@ def remove(references: Sequence[str], outputs: Path) -> list[Moved]:
     """
     runs = {run.path: run for run in (_whole(find_run(reference, outputs), outputs) for reference in references)}
     moves = [Moved(run, outputs / BIN / run.experiment / run.folder_name) for run in runs.values()]
-    with ExitStack() as held:
-        for run in runs.values():
-            for part in (run, *members(run)):
-                held.enter_context(part)
+    with _held(list(runs.values())):
         return _move(moves, "it lies in the bin already; free that with: dlcli runs prune")
 
 
 def restore(references: Sequence[str], outputs: Path) -> list[Moved]:
     """Move runs out of the bin, to where they were: all of them, or none when a folder lies there by now.
 
-    Errors: ConfigError for a name that is no removed run's, and for a place that is taken.
+    Errors: ConfigError for a name that is no removed run's, and for a place that is taken; EnvironmentFault for a run
+    that is active there.
     """
     runs = {run.path: run for run in (find_removed(reference, outputs) for reference in references)}
     moves = [Moved(run, outputs / run.experiment / run.folder_name) for run in runs.values()]
-    return _move(moves, "a run lies there; rename one of the two folders")
+    with _held([run for run in runs.values() if not run.path.is_symlink()]):
+        return _move(moves, "a run lies there; rename one of the two folders")
 
 
 def find_removed(reference: str, outputs: Path) -> RunFolder:
@@ -99,6 +98,25 @@ def find_removed(reference: str, outputs: Path) -> RunFolder:
     better = None if found else nearest(reference, names)
     hint = f"Did you mean {better}?" if better else f"There are: {', '.join(names[:5])}."
     raise ConfigError(f"{told} {printable(reference)}", hint=f"{hint}  (dlcli runs ls --bin)")
+
+
+def check_not_removed(run: RunFolder) -> None:
+    """Raise ConfigError for a run in the bin, or one of its seeds: what is trained there is pruned."""
+    run = RunFolder(Path(os.path.abspath(run.path)))
+    if run.outputs.name == BIN:
+        whole = run.path.parent if run.is_member else run.path
+        told = f"{printable(run.name)} was removed: it lies in {printable(run.outputs)}"
+        raise ConfigError(told, hint=f"Restore it first:  dlcli runs restore {printable(whole.name)}")
+
+
+@contextlib.contextmanager
+def _held(runs: Sequence[RunFolder]) -> Iterator[None]:
+    """Lock runs and all within them; EnvironmentFault where one is active."""
+    with ExitStack() as held:
+        for run in runs:
+            for part in (run, *members(run)):
+                held.enter_context(part)
+        yield
 
 
 def members(run: RunFolder) -> list[RunFolder]:
@@ -169,6 +187,7 @@ def find_waste(
 ) -> list[Waste]:
     """What could be deleted, the largest first: removed runs, checkpoints that no link names, what kills left over.
 
+    A checkpoint that another run is taught from stays.
     words: a filter of runs, as in `dlcli runs ls`. older_than: `30d`, since their creation. sweep: of its trials, not
     of the runs. weights: all checkpoints of the finished ones.
     Errors: ConfigError for a filter or an age that is none, and for `weights` without a filter.
@@ -184,9 +203,8 @@ def find_waste(
     is_removed = {run.run.path for run in removed}
     found: list[Waste] = []
     for facts in chosen:
-        found += (
-            [_waste(facts.run, REMOVED, facts.run.path)] if facts.run.path in is_removed else _of_run(facts, weights)
-        )
+        found += _of_removed(facts) if facts.run.path in is_removed else _of_run(facts, weights)
+    found = _not_taught_from(found, outputs)
     if not words and before is None and not sweep:
         found += [_waste(RunFolder(path), LEFT_OVER, path) for path in _half_deleted(outputs)]
     return sorted(found, key=lambda waste: -waste.size)
@@ -195,13 +213,17 @@ def find_waste(
 def free(found: Sequence[Waste]) -> None:
     """Delete it for good. EnvironmentFault for what cannot be deleted, and for a run that has begun since."""
     for waste in found:
+        if not os.path.lexists(waste.path):  # somebody else was faster
+            continue
         with ExitStack() as held:
             if waste.path != waste.run.path:
                 held.enter_context(RunFolder(waste.run.path))
+            elif waste.kind == REMOVED and not waste.path.is_symlink():
+                held.enter_context(_held([RunFolder(waste.run.path)]))
             if waste.kind == CHECKPOINT and waste.path.name in _named(waste.run):
                 continue  # trained further since it was looked at
             if waste.kind == WEIGHTS:
-                _unlink_names(waste.run)
+                _unlink_names(waste.run, waste.path.name)
             _delete(waste.path)
         if waste.kind == REMOVED:
             _tidy(waste.run)
@@ -217,6 +239,27 @@ def waste_table(found: Sequence[Waste]) -> tuple[list[str], list[list[object]]]:
         for (name, kind), parts in groups.items()
     ]
     return ["run", "what", "number", "MB"], [list(row) for row in rows]
+
+
+def _of_removed(facts: RunFacts) -> Iterator[Waste]:
+    """A run in the bin, unless somebody trains it there, by its path."""
+    if facts.row.status != "running" and not any(member.is_locked() for member in members(facts.run)):
+        yield _waste(facts.run, REMOVED, facts.run.path)
+
+
+def _not_taught_from(found: list[Waste], outputs: Path) -> list[Waste]:
+    """Without the checkpoints that a run, a trial or a removed run names as its `task.teacher`."""
+    if not any(waste.kind in (CHECKPOINT, WEIGHTS) for waste in found):
+        return found
+    trials = [run for sweep in folders(outputs / SWEEPS) for run in sweep_trials(outputs, sweep.name)]
+    every = [*gather(outputs), *gather(outputs, in_bin=True), *map(RunFacts, trials)]
+    teachers = {teacher for run in every if isinstance(teacher := run.value("task.teacher"), str)}
+    taught_from = {os.path.realpath(teacher) for teacher in teachers}
+    return [
+        waste
+        for waste in found
+        if waste.kind not in (CHECKPOINT, WEIGHTS) or os.path.realpath(waste.path) not in taught_from
+    ]
 
 
 def _of_run(facts: RunFacts, weights: bool) -> Iterator[Waste]:
@@ -290,10 +333,10 @@ def _moment(age: str) -> str:
     return (datetime.now() - timedelta(hours=hours)).isoformat(timespec="seconds")
 
 
-def _unlink_names(run: RunFolder) -> None:
+def _unlink_names(run: RunFolder, step: str) -> None:
     for link in ("best", "last"):
         with contextlib.suppress(OSError):
-            if (run.checkpoints / link).is_symlink():
+            if os.path.basename(os.readlink(run.checkpoints / link)) == step:
                 (run.checkpoints / link).unlink()
 
 
