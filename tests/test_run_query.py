@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from registry import TREE, make_group, make_run
 from dlcli.errors import ConfigError
 from dlcli.registry.facts import RunFacts, gather
 from dlcli.registry.query import Condition, parse_query, select
-from dlcli.registry.table import list_table
+from dlcli.registry.table import json_row, list_table
 
 
 @pytest.fixture
@@ -63,6 +64,8 @@ def problems(outputs: Path, *words: str, sort: str | None = None) -> dict[str, t
         ("trainer.max_time=null experiment!=other", ["late-lark", "wise-crane", "calm-otter"]),
         ("trainer.resume=true name~otter", ["calm-otter"]),
         ("dataset.image_shape=[1,8,8] seed=3", ["wise-crane"]),
+        ("dataset.image_shape=[1, 8, 8] seed=3", ["wise-crane"]),
+        ("dataset.image_shape = [ 1, 8,8 ] and seed=3", ["wise-crane"]),
         ("status=killed", ["late-lark"]),
         ("experiment=other", ["odd-newt"]),
         ("name=calm-otter", ["calm-otter"]),
@@ -200,11 +203,36 @@ def test_a_group_of_seeds_is_one_row_with_its_deviation(tmp_path: Path) -> None:
     assert data["seeds"] == [0, 1, 2] and data["deviations"] == {"val/accuracy": 0.0013}
 
 
+def test_a_group_says_how_many_of_its_seeds_diverged(tmp_path: Path) -> None:
+    group = make_group(tmp_path, "three-seeds")
+    rows = {str(seed): {"val/accuracy": value} for seed, value in ((0, 0.98), (2, 0.984))}
+    bounds = {"val/accuracy": [0.957, 1.007]}
+    group.write_summary((group.read_summary() or {}) | {"per_seed": rows, "diverged": [1], "intervals": bounds})
+    columns, cells = list_table(gather(tmp_path), 80)
+    assert dict(zip(columns, cells[0], strict=True))["status"] == "3 seeds, 1 diverged"
+    assert json_row(gather(tmp_path)[0])["diverged"] == [1]
+    told = dlcli("runs", "show", "three-seeds", "--outputs", str(tmp_path), cwd=tmp_path)
+    lines = [line.split() for line in told.stdout.splitlines()]
+    assert ["seeds", "2", "of", "3", "seeds;", "seed", "1", "diverged"] in lines
+    assert ["val/accuracy", "98.20", "±", "0.13", "%", "95.70", "to", "100.00", "%"] in lines
+    assert ["0", "completed", "98.00", "%"] in lines and ["1", "diverged", "-"] in lines, told.stdout
+
+
+def test_a_sweep_is_named_by_its_beginning_or_latest(tmp_path: Path) -> None:
+    for number, name in enumerate(("wide", "narrow")):
+        make_run(tmp_path, "", place=f"sweeps/{name}/0001")
+        created = f"2026-11-0{number + 1}T12:00:00"
+        (tmp_path / f"sweeps/{name}/sweep.json").write_text(json.dumps({"created": created}))
+    for word, name in (("latest", "narrow/0001"), ("wi", "wide/0001"), ("narrow", "narrow/0001")):
+        assert [run.row.name for run in gather(tmp_path, sweep=word)] == [name]
+
+
 def test_trials_of_a_sweep_are_listed_when_asked_for(tmp_path: Path) -> None:
     for number, status in enumerate(("completed", "pruned", "failed")):
         make_run(
             tmp_path, "", number + 1, place=f"sweeps/my-sweep/{number:04}", status=status, accuracy=0.9 + number / 100
         )
+    (tmp_path / "sweeps/my-sweep/sweep.json").write_text("{}")
     assert names(tmp_path) == []
     trials = gather(tmp_path, sweep="my-sweep")
     assert [run.row.status for run in trials] == ["failed", "pruned", "completed"]

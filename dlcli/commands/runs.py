@@ -31,7 +31,9 @@ Sort = Annotated[
     str | None,
     typer.Option("--sort", help="By a key: metrics best first, all else from small to large; -KEY turns it round."),
 ]
-Sweep = Annotated[str | None, typer.Option("--sweep", help="The trials of this sweep, instead of the runs.")]
+Sweep = Annotated[
+    str | None, typer.Option("--sweep", help="The trials of this sweep (or latest), instead of the runs.")
+]
 
 
 @app.command("ls")
@@ -114,10 +116,15 @@ def show(
 
 def _print_report(report: dict[str, Any]) -> None:
     from dlcli.display import print_table
-    from dlcli.registry.report import EPOCHS_SHOWN, epoch_table, fact_rows, metric_rows
+    from dlcli.registry.report import EPOCHS_SHOWN, epoch_table, fact_rows, metric_rows, seed_table, spread_rows
 
     print_table(report["name"], ["run", report["name"]], fact_rows(report))
-    if metrics := metric_rows(report):
+    if report.get("seeds"):
+        typer.echo()
+        print_table("Metrics", ["metric", "mean ± sd", "95 % interval of the mean"], spread_rows(report))
+        typer.echo()
+        print_table("Seeds", *seed_table(report))
+    elif metrics := metric_rows(report):
         typer.echo()
         print_table("Metrics", ["metric", "value", "over the epochs"], metrics)
     if report["epochs"]:

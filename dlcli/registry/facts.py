@@ -18,7 +18,7 @@ from typing import Any
 
 from dlcli.confdir import GROUPS
 from dlcli.disk import MAX_JSON_BYTES
-from dlcli.errors import CheckpointError, ConfigError, nearest, printable
+from dlcli.errors import CheckpointError
 from dlcli.runs import SWEEPS, RunFolder, RunRow, all_runs, row
 
 BIN = ".bin"  # a folder beside those of the experiments
@@ -92,6 +92,12 @@ class RunFacts:
         return len(seeds) if isinstance(seeds, list) else 0
 
     @property
+    def num_diverged(self) -> int:
+        """Of the seeds of a group; 0 for a run."""
+        diverged = self.summary.get("diverged")
+        return len(diverged) if self.num_seeds and isinstance(diverged, list) else 0
+
+    @property
     def deviations(self) -> dict[str, float]:
         """Standard deviation of each metric over the seeds of a group."""
         said = self.summary.get("deviations")
@@ -155,15 +161,13 @@ def binned_runs(outputs: Path) -> list[RunFolder]:
 
 
 def sweep_trials(outputs: Path, sweep: str) -> list[RunFolder]:
-    """The run folders of a sweep, the newest (highest number) first."""
-    names = [folder.name for folder in folders(outputs / SWEEPS)]
-    if sweep not in names:
-        better = nearest(sweep, names)
-        there = f"There are: {', '.join(sorted(names))}." if names else f"There is none in {printable(outputs)}."
-        raise ConfigError(
-            f"there is no sweep {printable(sweep)}", hint=f"{f'Did you mean {better}? ' if better else ''}{there}"
-        )
-    trials = [folder for folder in folders(outputs / SWEEPS / sweep) if folder.name.isdecimal()]
+    """The run folders of a sweep, by its path, name, unique beginning or `latest`; the highest number first."""
+    place = outputs / SWEEPS / sweep
+    if place not in folders(outputs / SWEEPS):  # not its whole name
+        from dlcli.sweep.definition import find_sweep
+
+        place = find_sweep(sweep, outputs)
+    trials = [folder for folder in folders(place) if folder.name.isdecimal()]
     return [RunFolder(folder) for folder in sorted(trials, key=lambda folder: int(folder.name), reverse=True)]
 
 

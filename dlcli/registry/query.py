@@ -72,7 +72,7 @@ class Selection:
 def parse_query(words: Sequence[str]) -> Query:
     """One quoted word or several. ConfigError tells every word that is no condition."""
     experiment, conditions, problems = None, [], []
-    for token in _SIGN.sub(lambda match: match[1], " ".join(words)).split():
+    for token in _SIGN.sub(lambda match: match[1], _close_lists(" ".join(words))).split():
         key, sign, word = _split(token)
         if token == "and":
             continue
@@ -164,6 +164,16 @@ def _span(values: Sequence[Any], most: int = 6) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- words
+
+
+def _close_lists(text: str) -> str:
+    """[64, 64] -> [64,64]: blanks in brackets belong to the value, and text_of writes none."""
+    depth, kept = 0, []
+    for sign in text:
+        depth = max(0, depth + (sign == "[") - (sign == "]"))
+        if not depth or not sign.isspace():
+            kept.append(sign)
+    return "".join(kept)
 
 
 def _split(token: str) -> tuple[str, str, str]:

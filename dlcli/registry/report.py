@@ -8,6 +8,7 @@ from typing import Any
 
 from dlcli.confdir import GROUPS
 from dlcli.errors import CheckpointError
+from dlcli.layout import metric_spread, metric_value
 from dlcli.record import read_events
 from dlcli.runs import RunFolder, RunRow, all_runs, checkpoint_steps, row, seed_members
 
@@ -51,8 +52,18 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
     report["checkpoints"] = [path.name for path in checkpoint_steps(run)]
     report["best"], report["last"] = _target(run, "best"), _target(run, "last")
     report["curves"] = str(run.curves) if run.curves.is_file() else None
+    report |= _group_facts(run)
     report["next"] = _next_commands(run, str(report["status"]), bool(report["checkpoints"]))
     return report
+
+
+def _group_facts(run: RunFolder) -> dict[str, Any]:
+    """What several seeds came to, as far as the summary of their group tells; nothing of a run of its own."""
+    summary = run.read_summary() or {}
+    kinds: dict[str, type] = {"seeds": list, "diverged": list, "deviations": dict, "intervals": dict, "per_seed": dict}
+    if not isinstance(summary.get("seeds"), list):
+        return {}
+    return {key: said if isinstance(said := summary.get(key), kind) else kind() for key, kind in kinds.items()}
 
 
 def _record(run: RunFolder) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def fact_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
     facts = {
         "experiment": report["experiment"],
         "status": report["status"],
+        "seeds": _ran(report),
         "created": report["created"].replace("T", " "),
         "folder": report["path"],
         **report["choices"],
@@ -130,6 +142,37 @@ def fact_rows(report: dict[str, Any]) -> list[tuple[str, object]]:
         "curves": report["curves"],
     }
     return [(name, value) for name, value in facts.items() if value not in (None, "")]
+
+
+def _ran(report: dict[str, Any]) -> str | None:
+    from dlcli.seeds.display import ran
+
+    return ran(report) if report.get("seeds") else None
+
+
+def spread_rows(report: dict[str, Any]) -> list[tuple[str, str, str | None]]:
+    """Each metric of a group of seeds: mean ± standard deviation, and the 95 % interval of the mean."""
+    from dlcli.seeds.display import interval
+
+    spreads, bounds = report["deviations"], report["intervals"]
+    return [
+        (name, metric_spread(name, mean, spreads.get(name)), interval(name, bounds[name]) if name in bounds else None)
+        for name, mean in report["metrics"].items()
+    ]
+
+
+def seed_table(report: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: the metrics of each seed; of one that has none, why."""
+    names = list(report["metrics"])
+    rows = []
+    for seed in report["seeds"]:
+        found = report["per_seed"].get(str(seed))
+        state = "completed" if found else "diverged" if seed in report["diverged"] else "not finished"
+        scores = [
+            metric_value(name, value) if (value := (found or {}).get(name)) is not None else None for name in names
+        ]
+        rows.append([seed, state, *scores])
+    return ["seed", "status", *names], rows
 
 
 def metric_rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:

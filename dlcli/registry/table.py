@@ -41,8 +41,10 @@ def list_table(runs: Sequence[RunFacts], width: int, asked: Sequence[str] = ()) 
 
 def json_row(run: RunFacts) -> dict[str, Any]:
     """A run as plain data; a group of seeds says so, with the deviations of its metrics, which are means."""
-    group = {"seeds": run.summary["seeds"], "deviations": run.deviations} if run.num_seeds else {}
-    return row_as_json(run.row) | group
+    if not run.num_seeds:
+        return row_as_json(run.row)
+    diverged = run.summary["diverged"] if run.num_diverged else []
+    return row_as_json(run.row) | {"seeds": run.summary["seeds"], "diverged": diverged, "deviations": run.deviations}
 
 
 def _list_cells(facts: RunFacts) -> dict[str, object]:
@@ -67,7 +69,8 @@ def _status(facts: RunFacts) -> str:
     if not facts.num_seeds:
         return facts.row.status
     ended = "" if facts.row.status == "completed" else f"{facts.row.status}, "
-    return f"{ended}{facts.num_seeds} seeds"
+    diverged = f", {facts.num_diverged} diverged" if facts.num_diverged else ""
+    return f"{ended}{facts.num_seeds} seeds{diverged}"
 
 
 def _score(facts: RunFacts, split: str) -> str | None:
