@@ -156,7 +156,7 @@ def render_error(error: DlcliError, *, terminal: bool = False, width: int = 80) 
     if not isinstance(error, ConfigError) or not error.problems:
         return f"{mark}{clean(error.message)}\n{hint}"
     num = len(error.problems)
-    what = f"{num} problem{'s' if num > 1 else ''} in the command, nothing was started"
+    what = f"{num} problem{'s' if num > 1 else ''} in the command, nothing was {error.undone}"
     return f"{mark}{what}\n\n{render_problems(error, width=width if terminal else None)}\n{hint}"
 
 

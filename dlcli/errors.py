@@ -42,13 +42,18 @@ class Problem:
 
 
 class ConfigError(DlcliError):
-    """One or more mistakes in the command or in a config file; `problems` holds them all."""
+    """One or more mistakes in the command or in a config file; `problems` holds them all.
+
+    undone: the word for what was not done because of them.
+    """
 
     code = 2
 
-    def __init__(self, message: str, *, hint: str | None = None, problems: Iterable[Problem] = ()):
+    def __init__(
+        self, message: str, *, hint: str | None = None, problems: Iterable[Problem] = (), undone: str = "started"
+    ):
         super().__init__(message, hint=hint)
-        self.problems = tuple(problems)
+        self.problems, self.undone = tuple(problems), undone
 
 
 class DataError(DlcliError):

@@ -202,10 +202,7 @@ def find_run(reference: str | None, outputs: Path) -> RunFolder:
                 return RunFolder(path)
     runs = all_runs(outputs)
     if not runs:
-        raise ConfigError(
-            f"there is no run in {printable(outputs)}",
-            hint="Make one with: dlcli train digits  (or name their folder: --outputs DIR, $DLCLI_OUTPUTS)",
-        )
+        raise _unknown(reference or "latest", runs, outputs)
     if reference in (None, "latest"):
         return runs[0]
     if exact := next((run for run in runs if reference in (run.folder_name, run.name)), None):
@@ -215,7 +212,7 @@ def find_run(reference: str | None, outputs: Path) -> RunFolder:
     ] or [run for run in runs if reference and run.folder_name.startswith(reference)]
     if len(found) == 1:
         return found[0]
-    raise _ambiguous(reference, found) if found else _unknown(reference, runs)
+    raise _ambiguous(reference, found) if found else _unknown(reference, runs, outputs)
 
 
 def _members(reference: str, outputs: Path) -> Iterator[Path]:
@@ -415,7 +412,15 @@ def _ambiguous(reference: str, found: list[RunFolder]) -> ConfigError:
     )
 
 
-def _unknown(reference: str, runs: list[RunFolder]) -> ConfigError:
+def _unknown(reference: str, runs: list[RunFolder], outputs: Path) -> ConfigError:
+    if any(
+        reference and os.path.isfile(place / SWEEP_FILE) for place in (outputs / SWEEPS / reference, Path(reference))
+    ):
+        name = printable(Path(reference).name)
+        return ConfigError(f"{name} is a sweep; name a trial: {name}/1", hint=f"dlcli runs ls --sweep {name}")
+    if not runs:
+        hint = "Make one with: dlcli train digits  (or name their folder: --outputs DIR, $DLCLI_OUTPUTS)"
+        return ConfigError(f"there is no run in {printable(outputs)}", hint=hint)
     names = [name for run in runs for name in (run.name, run.folder_name)]
     near = get_close_matches(reference, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"The newest are: {', '.join(r.name for r in runs[:3])}."

@@ -13,7 +13,7 @@ from registry import TREE, make_group, make_run
 
 from dlcli.errors import ConfigError
 from dlcli.registry.facts import RunFacts, gather
-from dlcli.registry.query import Condition, parse_query, select
+from dlcli.registry.query import KEYS, QUOTE, Condition, parse_query, select
 from dlcli.registry.table import json_row, list_table
 
 
@@ -279,6 +279,25 @@ def test_the_list_is_cut_after_it_is_sorted(outputs: Path) -> None:
 def test_a_mistake_exits_with_2_and_its_remedy(outputs: Path) -> None:
     done = dlcli("runs", "ls", "val/acuracy>0.9", "--outputs", ".", cwd=outputs)
     assert done.returncode == 2 and "Did you mean val/accuracy>0.9 ?" in done.stderr
+    assert "nothing was listed" in done.stderr and "hint" not in done.stderr, "it was quoted"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("val/accuracy", QUOTE),
+        ("val/accuracy>", QUOTE),
+        (">0.5", QUOTE),
+        ("a<b=1", None),
+        ("or", None),
+        ("seed<two", None),
+        ("zzzzzzzz=1", KEYS),
+    ],
+)
+def test_a_hint_fits_the_mistake(outputs: Path, words: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError) as told:
+        names(outputs, words)
+    assert told.value.hint == hint
 
 
 def test_filtering_imports_neither_torch_nor_yaml(outputs: Path) -> None:

@@ -201,6 +201,21 @@ def test_an_unclear_or_unknown_name_tells_the_nearest(tmp_path: Path) -> None:
             find_checkpoint(odd, tmp_path)
 
 
+def test_a_sweep_is_no_run_and_says_how_its_trials_are_named(tmp_path: Path) -> None:
+    (tmp_path / "sweeps/s1").mkdir(parents=True)
+    (tmp_path / "sweeps/s1/sweep.json").write_text("{}")
+    make(tmp_path, "0001", "sweeps/s1")
+    for runs_beside in range(2):
+        for reference in ("s1", str(tmp_path / "sweeps/s1")):
+            for find in (find_run, find_checkpoint):
+                with pytest.raises(ConfigError, match="s1 is a sweep; name a trial: s1/1"):
+                    find(reference, tmp_path)
+        assert find_run("s1/1", tmp_path).name == "s1/0001"
+        make(tmp_path, f"20261121-12000{runs_beside}-calm-otter")
+    mine = make(tmp_path, "20261121-130000-s1")
+    assert find_run("s1", tmp_path).path == mine.path, "a run of the same name comes first"
+
+
 def test_of_two_runs_of_one_name_it_is_the_newest(tmp_path: Path) -> None:
     old = make(tmp_path, "20261121-120000-mine", steps=(1,))
     new = make(tmp_path, "20261121-130000-mine", "mnist", steps=(2,))

@@ -38,6 +38,8 @@ _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _SMALL_IS_GOOD = re.compile(
     r"(?<![a-z])(loss|error|perplexity|distance|nll|brier|ece|mae|mse|rmse|wer|cer|fid|bits|seconds)(?![a-z])"
 )
+NO_RUN = "no run has"
+KEYS = f"KEY is a metric (val/accuracy), a group (model), a config key (optimizer.lr), or {', '.join(OWN)}."
 QUOTE = 'Write KEY OP VALUE in quotes, as in "val/accuracy>0.98": a shell keeps > and < to itself.'
 
 
@@ -71,7 +73,7 @@ class Selection:
 
 def parse_query(words: Sequence[str]) -> Query:
     """One quoted word or several. ConfigError tells every word that is no condition."""
-    experiment, conditions, problems = None, [], []
+    experiment, conditions, problems, is_cut = None, [], [], False
     for token in _SIGN.sub(lambda match: match[1], _close_lists(" ".join(words))).split():
         key, sign, word = _split(token)
         if token == "and":
@@ -82,8 +84,9 @@ def parse_query(words: Sequence[str]) -> Query:
             experiment = token
         else:
             problems.append(Problem(token, _malformed(token, key, sign)))
+            is_cut = is_cut or (token != "or" and not (key and word))  # as a shell leaves it
     if problems:
-        raise _mistakes(problems)
+        raise _mistakes(problems, QUOTE if is_cut else None)
     return Query(experiment, tuple(conditions))
 
 
@@ -100,7 +103,8 @@ def select(runs: Sequence[RunFacts], query: Query, sort: str | None = None) -> S
     conditions = [c for condition in query.conditions if (c := _checked(condition, among, problems)) is not None]
     key = _resolve((sort or "").lstrip("+-"), among, "--sort ", problems) if sort else None
     if problems:
-        raise _mistakes(problems)
+        is_unknown = any(p.better is None and p.message.startswith(NO_RUN) for p in problems)
+        raise _mistakes(problems, KEYS if is_unknown else None)
     conditions.sort(key=lambda condition: condition.key not in OWN and "/" not in condition.key)  # no config in vain
     found = [run for run in among if all(matches(condition, run.value(condition.key)) for condition in conditions)]
     asked = [condition.key for condition in conditions if condition.sign != "="] + ([key] if key else [])
@@ -195,8 +199,9 @@ def _malformed(token: str, key: str, sign: str) -> str:
     return "a key is missing in front" if not key else "a value is missing behind it"
 
 
-def _mistakes(problems: Sequence[Problem]) -> ConfigError:
-    return ConfigError("; ".join(f"{p.where}: {p.message}" for p in problems), hint=QUOTE, problems=problems)
+def _mistakes(problems: Sequence[Problem], hint: str | None) -> ConfigError:
+    told = "; ".join(f"{p.where}: {p.message}" for p in problems)
+    return ConfigError(told, hint=hint, problems=problems, undone="listed")
 
 
 def _of_experiment(runs: Sequence[RunFacts], experiment: str | None) -> list[RunFacts]:
@@ -265,7 +270,7 @@ def _resolve(
     rest = f"{condition.sign}{condition.word}" if condition else ""
     better = short[0] if short else _nearest_key(key, metrics, runs)
     several = f"{printable(key)} is not one metric but {len(short)}: {', '.join(short)}"
-    message = several if short else f"no run has {printable(key)}"
+    message = several if short else f"{NO_RUN} {printable(key)}"
     problems.append(Problem(f"{before}{key}{rest}", message, f"{before}{better}{rest}" if better else None))
     return None
 
