@@ -73,7 +73,7 @@ def composes(command: str) -> None:
     if verb in ("train", "tune"):
         compose_command(words if verb == "train" else words[1:])
     else:
-        assert verb in ("resume", "list"), command
+        assert verb in ("resume", "list", "runs", "sweep"), command
 
 
 # ------------------------------------------------------------------------------------------------------- real runs
@@ -192,6 +192,69 @@ def test_a_training_loss_that_climbs_again_asks_for_a_smaller_rate() -> None:
     assert reason.title == "The learning rate is too high" and reason.remedy.endswith("optimizer.lr=0.0001")
 
 
+def test_a_loss_that_climbs_with_a_rate_that_restarts_is_no_rate_too_high() -> None:
+    losses = curve(1.6, 0.1, 10) + [0.1 + 0.05 * i for i in range(10)]
+    e = evidence(losses, curve(0.6, 0.1))
+    fall = [1e-3 * 0.9**i for i in range(20)]
+    for rates, is_told in (
+        (fall[:10] * 2, False),
+        (fall, True),
+        (fall[::-1], True),  # a warm-up
+        ([*fall[:10], 1.02 * fall[9], *fall[10:19]], True),  # a schedule under a limit of time
+    ):
+        rated = replace(e, evaluations=[{**e.evaluations[i], "lr": rate} for i, rate in enumerate(rates)])
+        assert ("The learning rate is too high" in titles(rated)) == is_told, rates
+
+
+@pytest.mark.parametrize(("accuracy", "is_nothing"), [(0.50, True), (0.52, True), (0.6, False), (0.72, False)])
+def test_of_two_classes_more_than_half_is_something(accuracy: float, is_nothing: bool) -> None:
+    e = evidence([0.69] * 20, [0.69] * 20, accuracy, accuracy, prepared={**PREPARED, "classes": 2})
+    assert ("Nothing was learned" in titles(e)) == is_nothing
+
+
+def test_two_epochs_of_a_rate_far_too_high_are_no_matter_of_epochs() -> None:
+    assert titles(evidence([9.0, 8.0], [3.0, 2.9], 0.1, 0.11, lr=1.0)) == ["The learning rate is too high"]
+
+
+def configured(group: str, option: str) -> dict[str, Any]:
+    """The composed settings of digits with one group replaced."""
+    return compose_command(["digits", f"{group}={option}"]).tree
+
+
+def test_the_remedy_against_over_fitting_is_none_that_the_run_has() -> None:
+    course = (curve(1.6, 0.01), curve(0.6, 0.3), 0.99, 0.80)
+    strong, light = configured("regularization", "strong"), configured("augmentation", "light")
+    remedies = [
+        only(evidence(*course, config=config, overrides=[])).remedy.removeprefix("dlcli train digits ")
+        for config in (
+            configured("regularization", "none"),
+            strong,
+            light,
+            {**light, "regularization": strong["regularization"]},
+        )
+    ]
+    sizes = ",".join(str(size // 2) for size in CONFIG["model"]["hidden"])
+    assert remedies[:2] == ["regularization=standard", "augmentation=light"]
+    assert remedies[2:] == ["regularization=strong", f"'model.hidden=[{sizes}]'"]
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("strong", "train digits augmentation=light"),
+        ("standard", "train digits augmentation=light"),
+        ("light", "train digits augmentation=none"),
+        ("flip_shift", "train digits augmentation=none"),
+        ("none", "tune batch digits"),
+    ],
+)
+def test_a_resident_run_that_waits_gets_a_lighter_augmentation(option: str, remedy: str) -> None:
+    time = {"data": 40.0, "device": 60.0}
+    config = configured("augmentation", option)
+    e = replace(HEALTHY, config=config, overrides=[], summary={**HEALTHY.summary, "time": time})
+    assert only(e).remedy == f"dlcli {remedy}"
+
+
 def test_guessing_is_called_nothing_learned() -> None:
     reason = only(evidence([2.3] * 20, [2.3] * 20, 0.1, 0.11))
     assert reason.title == "Nothing was learned" and reason.figures["guessing gets"] == 0.1
@@ -221,10 +284,22 @@ def test_time_that_went_elsewhere_is_told_with_its_share(what: str, word: str) -
     assert titles(replace(HEALTHY, summary={**HEALTHY.summary, "time": brief})) == [], "nobody waits for 0.4 s"
 
 
-@pytest.mark.parametrize("status", ["interrupted", "killed", "pruned"])
+@pytest.mark.parametrize("status", ["interrupted", "killed"])
 def test_a_run_that_was_cut_short_is_told_how_to_go_on(status: str) -> None:
     reason = only(evidence(curve(1.6, 0.05, 3), curve(0.6, 0.1, 3), status=status))
     assert reason.remedy == "dlcli resume mine" and reason.figures["epochs"] == 3 and reason.figures["of"] == 20
+
+
+@pytest.mark.parametrize(("flags", "name"), [("", "sw/0003"), (" --outputs 'my runs/a'", "sw/0003")])
+def test_a_pruned_trial_points_at_its_sweep(flags: str, name: str) -> None:
+    e = evidence(curve(1.6, 0.05, 3), curve(0.6, 0.1, 3), status="pruned")
+    assert only(replace(e, name=name + flags)).remedy == f"dlcli sweep top sw{flags}"
+
+
+def test_memory_that_did_not_suffice_for_one_example_asks_for_a_smaller_network() -> None:
+    config = {**CONFIG, "dataset": {**CONFIG["dataset"], "batch_size": 1}, "model": {"hidden": [512, 256]}}
+    e = evidence(status="failed", reason="out of memory: 2 GiB more were needed", config=config, overrides=[])
+    assert only(e).remedy == "dlcli train digits 'model.hidden=[256,128]'"
 
 
 def test_memory_that_did_not_suffice_asks_for_half_the_batch() -> None:
@@ -235,6 +310,9 @@ def test_memory_that_did_not_suffice_asks_for_half_the_batch() -> None:
 def test_another_failure_is_told_in_its_own_words() -> None:
     reason = only(evidence(status="failed", reason="the disk is full"))
     assert reason.title == "It failed" and reason.figures["reason"] == "the disk is full"
+    assert reason.remedy == "dlcli runs show mine", "there is nothing to go on from"
+    saved = evidence(status="failed", reason="the disk is full", summary={"checkpoint": "outputs/it/checkpoints/last"})
+    assert only(saved).remedy == "dlcli resume mine"
 
 
 def test_a_remedy_is_quoted_so_that_it_pastes() -> None:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import log, sqrt
 from statistics import fmean
 from typing import Any
 
 from dlcli.diagnosis.evidence import Evidence, number
+from dlcli.diagnosis.remedies import larger, less_augmentation, more_regularization, smaller, smaller_lr, sweep_of
 
 Figures = Mapping[str, Any]
 
@@ -24,9 +26,10 @@ RISE = 0.2  # of the smoothed validation loss above its lowest: noise of 144 exa
 FALL = 0.05  # of the training loss meanwhile: below that, nothing was bought with the rise
 GAP = 0.05  # of accuracy between training and validation: well-trained digits have 0.02, MNIST 0.01
 LOW = 0.9  # accuracy: below it, on both splits alike, the network does not even fit what it sees
-CHANCE = 1.5  # times the share that guessing gets right
+CHANCE = 0.055  # of what guessing gets wrong, got right: 0.15 for ten classes, 0.53 for two
 BLOWN = 1.5  # times the loss of guessing, ln K: a network begins there, and a rate that suits it does not leave upwards
 CLIMB = 0.1  # of the way that the training loss had come down, climbed up again at the end
+RESTART = 0.1  # of the highest rate, by which it rose again: a limit of time makes a schedule waver
 FALLING = 0.1  # of all that the loss fell, in the last fifth: even falling has 0.2, a plateau less than 0.05
 BROUGHT = 0.05  # of all that the score gained, in the last fifth of the run
 IDLE = 0.6  # of the run behind its best evaluation: noise on a plateau puts the best at about half
@@ -84,7 +87,8 @@ def out_of_memory(e: Evidence) -> Reason | None:
     batch, accumulate = e.setting("dataset.batch_size", 2), e.setting("trainer.accumulate", 1)
     half = max(1, batch // 2)
     same = -(-batch * accumulate // half)
-    remedy = e.again(f"dataset.batch_size={half}", f"trainer.accumulate={same}")
+    halved = e.again(f"dataset.batch_size={half}", f"trainer.accumulate={same}")
+    remedy = halved if half < batch else smaller(e)
     figures = {"reason": e.reason, "batch": batch, "device": e.prepared.get("device", "?")}
     return Reason("Memory did not suffice", _with_peak(e, figures), remedy, 1.0)
 
@@ -93,9 +97,9 @@ def failed(e: Evidence) -> Reason | None:
     """Whatever else ended it."""
     if e.status != "failed" or diverged(e) or out_of_memory(e):
         return None
-    return Reason(
-        "It failed", {"reason": e.reason or "nothing", "epochs": e.epochs_done()}, f"dlcli resume {e.name}", 1.0
-    )
+    verb = "resume" if e.summary.get("checkpoint") else "runs show"  # with no checkpoint there is nothing to resume
+    figures = {"reason": e.reason or "nothing", "epochs": e.epochs_done()}
+    return Reason("It failed", figures, f"dlcli {verb} {e.name}", 1.0)
 
 
 def cut_short(e: Evidence) -> Reason | None:
@@ -110,7 +114,8 @@ def cut_short(e: Evidence) -> Reason | None:
     figures = {"epochs": e.epochs_done(), "of": e.prepared.get("epochs") or "?"}
     if e.steps():
         figures["last evaluated step"] = e.steps()[-1]
-    return Reason(titles[e.status], _with_peak(e, figures), f"dlcli resume {e.name}", 0.95)
+    remedy = sweep_of(e) if e.status == "pruned" else f"dlcli resume {e.name}"
+    return Reason(titles[e.status], _with_peak(e, figures), remedy, 0.95)
 
 
 def stopped_early(e: Evidence) -> Reason | None:
@@ -177,7 +182,7 @@ def _standard_error(e: Evidence, accuracy: float) -> float:
 
 def too_short(e: Evidence) -> Reason | None:
     """One or two epochs, and little learned: nothing else can be told of it."""
-    if e.status != "completed" or not 0 < e.epochs_done() <= FEW_EPOCHS or not _is_low(e):
+    if e.status != "completed" or not 0 < e.epochs_done() <= FEW_EPOCHS or not _is_low(e) or lr_too_high(e):
         return None
     figures = {"epochs": e.epochs_done(), **_learned(e), "lr": e.setting("optimizer.lr")}
     remedy = re.sub(r"trainer\.epochs=\d+", "trainer.epochs=10", e.longer())
@@ -188,9 +193,10 @@ def nothing_learned(e: Evidence) -> Reason | None:
     """No better than guessing, after some epochs."""
     if e.epochs_done() <= FEW_EPOCHS or _best_accuracy(e) is None or lr_too_high(e):
         return None
-    if max(max(e.series("train/accuracy")), max(e.series("val/accuracy"))) > CHANCE / _num_classes(e):
+    guessing = 1 / _num_classes(e)
+    if max(*e.series("train/accuracy"), *e.series("val/accuracy")) > guessing + CHANCE * (1 - guessing):
         return None
-    figures = {"epochs": e.epochs_done(), **_learned(e), "guessing gets": 1 / _num_classes(e)}
+    figures = {"epochs": e.epochs_done(), **_learned(e), "guessing gets": guessing}
     figures["lr"] = e.setting("optimizer.lr")
     return Reason("Nothing was learned", figures, e.again(verb="tune lr"), 0.85)
 
@@ -200,7 +206,7 @@ def lr_too_high(e: Evidence) -> Reason | None:
     losses = e.series("train/loss")
     if diverged(e):
         return None
-    climbs = e.status == "completed" and len(losses) >= FEWEST and _climbs(smooth(losses))
+    climbs = e.status == "completed" and len(losses) >= FEWEST and _climbs(smooth(losses)) and not _restarts(e)
     is_classifier = _best_accuracy(e) is not None
     blown = bool(losses) and is_classifier and _is_low(e) and max(losses) > BLOWN * log(_num_classes(e))
     if not (climbs or blown):
@@ -214,6 +220,15 @@ def lr_too_high(e: Evidence) -> Reason | None:
 def _climbs(losses: Sequence[float]) -> bool:
     lowest = min(losses)
     return losses[-1] - lowest > CLIMB * (losses[0] - lowest) and losses[-1] > (1 + CLIMB) * lowest > 0
+
+
+def _restarts(e: Evidence) -> bool:
+    """Whether the rate rose again after it had fallen: each time the loss climbs with it, as it is meant to."""
+    rates = [rate for each in e.evaluations if (rate := number(each.get("lr"))) is not None]
+    first_fall = next((i for i, (before, after) in enumerate(pairwise(rates), 1) if after < before), len(rates))
+    fallen = rates[first_fall:]
+    lowest = accumulate(fallen, min)  # so far
+    return any(rate - least > RESTART * max(rates) for rate, least in zip(fallen, lowest, strict=True))
 
 
 def under_fitting(e: Evidence) -> Reason | None:
@@ -295,7 +310,7 @@ def data_bound(e: Evidence) -> Reason | None:
     workers = e.setting("dataset.workers", 0)
     figures = {"source": e.prepared.get("source", "?"), "workers": workers}
     is_resident = figures["source"] == "resident"
-    remedy = e.again("augmentation=light") if is_resident else e.again(verb="tune workers")
+    remedy = less_augmentation(e) if is_resident else e.again(verb="tune workers")
     return _time_reason(e, "data", WAITING, "The data are the slower side: it waited for batches", figures, remedy)
 
 
@@ -321,34 +336,6 @@ def _time_reason(e: Evidence, what: str, most: float, title: str, figures: Figur
         return None
     told = {"share of the training": share, "seconds": round(seconds, 1), **figures}
     return Reason(title, told, remedy, min(0.9, 0.3 + 0.6 * share))
-
-
-# ------------------------------------------------------------------------------------------------------- the remedies
-
-
-def smaller_lr(e: Evidence) -> str:
-    """A tenth of the rate; a measured one in place of a rate so high that a tenth of it would be no better."""
-    lr = number(e.setting("optimizer.lr"))
-    return e.again(verb="tune lr") if lr is None or lr >= 1 else e.again(f"optimizer.lr={lr / 10:g}")
-
-
-def more_regularization(e: Evidence) -> str:
-    """The next stronger thing that the run does not have yet."""
-    if not (e.setting("regularization.dropout") or e.setting("regularization.weight_decay")):
-        return e.again("regularization=standard")
-    augmentation = e.setting("augmentation", {})
-    if not any(augmentation.get(key) for key in ("rotation", "flip", "crop", "shift", "jitter", "erase")):
-        return e.again("augmentation=light")
-    return e.again("regularization=strong")
-
-
-def larger(e: Evidence) -> str:
-    """The network four times as wide where its config has widths, else another one."""
-    for key in ("hidden", "channels", "widths"):
-        sizes = e.setting(f"model.{key}")
-        if isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes):
-            return e.again(f"model.{key}=[{','.join(str(max(64, 4 * size)) for size in sizes)}]")
-    return "dlcli list model"
 
 
 # --------------------------------------------------------------------------------------------------------- the course
