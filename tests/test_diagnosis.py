@@ -81,17 +81,19 @@ def composes(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Train with some words and read what came of it; by the name of the run, once each."""
+    """Train with some words and read what came of it; by the name of the run, once each. What depends on how busy the
+    machine is, the shares of time, only where it is asked for.
+    """
     folder = tmp_path_factory.mktemp("why")
 
-    def train(name: str, *words: str) -> list[Reason]:
+    def train(name: str, *words: str, by_the_clock: bool = False) -> list[Reason]:
         done = dlcli("train", *words, *ON, f"name={name}", "--json", cwd=folder)
         assert done.returncode in (0, 6), done.stderr
         (path,) = folder.glob(f"outputs/*/*-{name}")
         reasons = diagnose(read_evidence(RunFolder(path), name))
         for reason in reasons:
             composes(reason.remedy)
-        return reasons
+        return [reason for reason in reasons if by_the_clock or "share of the training" not in reason.figures]
 
     return train
 
@@ -148,13 +150,13 @@ def test_a_rate_far_too_high_is_named(trained: Any) -> None:
 
 def test_images_augmented_more_slowly_than_the_network_takes_them(trained: Any) -> None:
     words = ("dataset.resident=false", "augmentation=strong", "model.hidden=[16]", "trainer.epochs=80")
-    found = {reason.title: reason for reason in trained("data", "digits", *words)}
+    found = {reason.title: reason for reason in trained("data", "digits", *words, by_the_clock=True)}
     reason = found["The data are the slower side: it waited for batches"]
     assert reason.figures["source"] == "loader" and reason.remedy.startswith("dlcli tune workers digits")
 
 
 def test_a_checkpoint_at_every_step_is_told(trained: Any) -> None:
-    found = {reason.title: reason for reason in trained("saves", "digits", "trainer.save_every=1")}
+    found = {reason.title: reason for reason in trained("saves", "digits", "trainer.save_every=1", by_the_clock=True)}
     assert "trainer.save_every=10" in found["Checkpoints take much of the time"].remedy
 
 
