@@ -467,14 +467,19 @@ def test_a_signal_during_evaluation(
     words = tuple(w for w in words if w != "trainer.epochs=6")
     reference = uninterrupted(*words)
     line = next(i for i, event in enumerate(events(reference), 1) if event["event"] == "epoch") - 1
-    child = forge.start("train", *words, cwd=tmp_path)
-    assert child.wait_for_lines(line)
-    time.sleep(0.01)
-    child.signal(number)
-    check_stopped(child, number)
-    run = run_of(tmp_path)
-    assert events(run, "epoch") == []
-    assert forge.run("resume", cwd=tmp_path).code == 0
+    for attempt in range(5):  # on a busy machine the signal may come when the evaluation is over
+        cwd = tmp_path / str(attempt)
+        cwd.mkdir()
+        child = forge.start("train", *words, cwd=cwd)
+        assert child.wait_for_lines(line)
+        time.sleep(0.01)
+        child.signal(number)
+        check_stopped(child, number)
+        run = run_of(cwd)
+        if not events(run, "epoch"):
+            break
+    assert events(run, "epoch") == [], "one signal of five came during it"
+    assert forge.run("resume", cwd=cwd).code == 0
     assert differences(outcome(run), outcome(reference)) == []
 
 

@@ -22,7 +22,7 @@ from dlcli.sweep.showing.reading import Reader, open_reader
 from dlcli.sweep.workers.launchers import Launch, read_launch
 from dlcli.sweep.workers.local import default_workers
 from dlcli.sweep.workers.overseeing import Overseer
-from dlcli.tracker import require_online
+from dlcli.tracker import require_online, resolve_mode
 
 
 def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: bool, as_json: bool) -> int:
@@ -39,8 +39,7 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
 
         return show(asked, workers=workers, as_json=as_json)
     launch.check()
-    if asked.composed.tree["tracker"].get("mode") == "online":
-        require_online()
+    mode = _tracker_mode(asked)
     asked = replace(asked, definition=_with_teacher(asked, outputs))
     definition = replace(
         asked.definition,
@@ -50,7 +49,19 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
     )
     taken = _shared_names(address) if address else []
     folder, definition = _make_folder(outputs.absolute(), definition, request.name, taken)
-    return _oversee(folder, definition, workers, address, launch, as_json=as_json, notes=asked.notes)
+    told = f"W&B: offline in the trials' folders; upload with: dlcli sync {definition.name}"
+    notes = [*asked.notes, *([told] if mode == "offline" else [])]
+    return _oversee(folder, definition, workers, address, launch, as_json=as_json, notes=notes)
+
+
+def _tracker_mode(asked: Asked) -> str:
+    """online, offline or disabled. TrackerError before anything starts where it is asked for and cannot be."""
+    settings = asked.composed.tree["tracker"]
+    if settings["name"] == "none":
+        return "disabled"
+    if settings["mode"] == "online":
+        require_online()
+    return resolve_mode() if settings["mode"] == "auto" else str(settings["mode"])
 
 
 def _with_teacher(asked: Asked, outputs: Path) -> Definition:
