@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.bench.measure import Cost, cost_of, environment, in_turn, ratios, spread, table
 
-ROUNDS, FEW, MANY = 3, 4, 24
+ROUNDS, FEW, MANY = 2, 4, 24
 SPACE = ("optimizer.lr=1e-4:1e-1:log", "regularization.dropout=0:0.5")
 FIXED = ("tracker=none", "runtime=cpu", "runtime.threads=1")
 
