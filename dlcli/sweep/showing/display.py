@@ -181,7 +181,7 @@ class LiveSweep:
     def _on_trial_started(self, event: dict[str, Any]) -> None:
         self._trials[event["trial"]] = event
 
-    _on_trial_finished = _on_trial_started
+    _on_trial_finished = _on_trial_waiting = _on_trial_started
 
     def _on_sweep_interrupted(self, event: dict[str, Any]) -> None:
         self.close()

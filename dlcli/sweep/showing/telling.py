@@ -57,6 +57,8 @@ class Teller:
                 self.display.event({"event": "trial_finished", **trial_event(self.folder, self.definition, record)})
             elif record.state == "running" and (before is None or before.state == "waiting"):
                 self.display.event({"event": "trial_started", **trial_event(self.folder, self.definition, record)})
+            elif record.state == "waiting" and before is not None:  # handed back, or its worker is dead
+                self.display.event({"event": "trial_waiting", **trial_event(self.folder, self.definition, record)})
             self.known[record.number] = record
         self.display.progress(sum(record.is_finished for record in records), lambda: 0.0)
         return has_news
