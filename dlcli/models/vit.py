@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
+from dlcli.models.attention import attend, check_heads
 
 
 class ViT(nn.Module):
@@ -37,11 +38,7 @@ class ViT(nn.Module):
                 f"model.patch={patch}: images of {height} x {width_px} pixels are not whole patches of that side",
                 hint=f"model.patch may be {', '.join(map(str, sides))}.",
             )
-        if width % heads:
-            raise ConfigError(
-                f"model.heads={heads} does not divide model.width={width}",
-                hint=f"model.heads may be {', '.join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}.",
-            )
+        check_heads(width, heads)
         self.heads = heads
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         num_tokens = 1 + (height // patch) * (width_px // patch)
@@ -83,11 +80,6 @@ class Block(nn.Module):
         return x_BND + self.drop(self.down(self.drop(F.gelu(self.up(self.norm2(x_BND))))))
 
     def attend(self, x_BND: Tensor) -> Tensor:
-        """Softmax(q k^T / sqrt(E)) v of every head here: split over devices, each has only some of them."""
-        q, k, v = (self.split(layer(x_BND)) for layer in (self.q, self.k, self.v))
-        mixed_BHNE = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return mixed_BHNE.transpose(1, 2).flatten(2)
-
-    def split(self, x_BND: Tensor) -> Tensor:
-        """(B, N, heads * E) -> (B, heads, N, E)."""
-        return x_BND.unflatten(2, (-1, self.head_width)).transpose(1, 2)
+        """Every head here: split over devices, each has only some of them."""
+        dropout = self.dropout if self.training else 0.0
+        return attend(self.q(x_BND), self.k(x_BND), self.v(x_BND), self.head_width, dropout=dropout)
