@@ -86,7 +86,7 @@ class Assembly:
         self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
         self.averages = build.build_averages(self.tree, self.task)
         self.schedule = build.build_schedule(self.builder, self.tree)
-        self.penalties = build.build_penalties(self.tree)
+        self.penalties = build.build_penalties(self.tree, self.task)
         self.scaler = self.runtime.scaler()
         self.guard = loop.Guard(self.optimizers, self.scaler)
         if self.tree["runtime"]["compile"]:
@@ -127,7 +127,7 @@ class Assembly:
         """Training on noise that changes no weight."""
         micro_batches = [build.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"]["accumulate"]
         optimizers = build.build_optimizers(self.builder, self.tree, task, runtime)
-        penalties = build.build_penalties(self.tree)
+        penalties = build.build_penalties(self.tree, task)
         return loop.train(
             task, repeat(micro_batches), optimizers, penalties=penalties, autocast=runtime.autocast(),
             lr_scale=lambda step: 0.0,

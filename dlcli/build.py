@@ -30,7 +30,7 @@ from dlcli.optimizers.schedules import Schedule
 from dlcli.optimizers.stepping import spare_compiler
 from dlcli.ranks import Alone, Ranks
 from dlcli.regularization.averaging import Average, NoAverage
-from dlcli.regularization.penalties import L1, Penalty
+from dlcli.regularization.penalties import L1, Penalty, add_auxiliary, has_auxiliary
 from dlcli.runtime import Runtime
 from dlcli.tasks.task import Task
 
@@ -376,9 +376,10 @@ def build_schedule(builder: Builder, tree: Tree) -> Schedule:
     return builder.build(tree["schedule"])
 
 
-def build_penalties(tree: Tree) -> list[Penalty]:
+def build_penalties(tree: Tree, task: Task) -> list[Penalty]:
     weight = tree["regularization"]["l1"]
-    return [L1(weight)] if weight else []
+    penalties: list[Penalty] = [L1(weight)] if weight else []
+    return penalties + ([add_auxiliary] if has_auxiliary(task) else [])
 
 
 def build_averages(tree: Tree, task: Task) -> dict[str, Average | NoAverage]:

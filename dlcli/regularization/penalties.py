@@ -19,3 +19,22 @@ class L1:
     def __call__(self, network: nn.Module) -> Tensor:
         sums = [p.abs().sum() for p in network.parameters() if p.requires_grad and p.dim() > 1]
         return self.weight * torch.stack(sums).sum()
+
+
+def has_auxiliary(network: nn.Module) -> bool:
+    """Whether some layer asks for a loss of its own: it has an attribute `auxiliary_loss`, None or a scalar."""
+    return any(hasattr(module, "auxiliary_loss") for module in network.modules())
+
+
+def add_auxiliary(network: nn.Module) -> Tensor:
+    """Sum of what the layers asked for in the forward pass before, e.g. the load balance of a mixture of experts.
+
+    Each is asked once and forgets it, so that no graph outlives its step.
+    """
+    total = torch.zeros((), device=next(network.parameters()).device)
+    for module in network.modules():
+        loss = getattr(module, "auxiliary_loss", None)
+        if loss is not None:
+            total = total + loss
+            module.auxiliary_loss = None
+    return total

@@ -32,7 +32,7 @@ class OrdinaryTrial:
             self.task.stream(trials.train_source(trial), 0),
             self.optimizers,
             lr_scale=lambda step: trials.lr_scale(trial, step),
-            penalties=build.build_penalties(tree),
+            penalties=build.build_penalties(tree, self.task),
             clip_norm=tree["regularization"]["clip_norm"],
             autocast=trials.runtime.autocast(),
             averages=self.averages,

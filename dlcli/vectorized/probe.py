@@ -171,7 +171,8 @@ def alone_gradients(together: Together, trial: int, images: Tensor, labels: Tens
     set_mode(task, True, dropout=False)
     with together.runtime.autocast()():
         loss, _ = task.loss(Batch(images, labels, labels), "model")
-        total = loss + sum(penalty(task.model) for penalty in build.build_penalties(together.trials.trees[trial]))
+        penalties = build.build_penalties(together.trials.trees[trial], task)
+        total = loss + sum(penalty(task.model) for penalty in penalties)
     named = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     found = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     return loss.detach(), {n: g for n, g in zip(named, found, strict=True) if g is not None}
