@@ -110,7 +110,7 @@ class MixtureTransformer(Transformer):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
-        hidden: int = 256,
+        feed_forward: int = 256,
         experts: int = 4,
         top_k: int = 2,
         balance: float = 0.01,
@@ -122,7 +122,7 @@ class MixtureTransformer(Transformer):
             )
 
         def block() -> nn.Module:
-            mixture = Mixture(width, hidden, experts=experts, top_k=top_k, balance=balance, dropout=dropout)
+            mixture = Mixture(width, feed_forward, experts=experts, top_k=top_k, balance=balance, dropout=dropout)
             return MixtureBlock(width, heads, mixture, dropout)
 
         super().__init__(

@@ -14,7 +14,7 @@ class Transformer(nn.Module):
     """Steps and their positions go through `layers` post-norm blocks; their mean is read out.
 
     Takes images (B, C, H, W) float, read row by row, or tokens (B, L) int64 with lengths (B,) int64 (see `Steps`);
-    gives logits (B, num_classes). width: D, of every step; heads: which divides D; hidden: of the feed-forward layers.
+    gives logits (B, num_classes). width: D, of every step; heads: which divides D; feed_forward: units of those layers.
     make_block: gives a block (B, L, D) -> (B, L, D) that takes `mask`; other kinds of block make other models.
     """
 
@@ -27,14 +27,14 @@ class Transformer(nn.Module):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
-        hidden: int = 256,
+        feed_forward: int = 256,
         dropout: float = 0.0,
         make_block: Callable[[], nn.Module] | None = None,
     ):
         super().__init__()
 
         def block() -> nn.Module:
-            return EncoderBlock(width, heads, FeedForward(width, hidden, dropout), dropout)
+            return EncoderBlock(width, heads, FeedForward(width, feed_forward, dropout), dropout)
 
         self.steps = Steps(image_shape=image_shape, num_tokens=num_tokens, width=width)
         self.project = nn.Linear(self.steps.size, width) if self.steps.embedding is None else nn.Identity()
