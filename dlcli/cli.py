@@ -95,6 +95,7 @@ def _add_commands(app: Any) -> None:
         config,
         doctor,
         evaluate,
+        info,
         plan,
         predict,
         rerun,
@@ -113,6 +114,7 @@ def _add_commands(app: Any) -> None:
     app.command(context_settings=free)(train.train)
     app.command("eval")(evaluate.evaluate)
     app.command(context_settings=free)(plan.plan)
+    app.command(context_settings=free)(info.info)
     app.command()(resume.resume)
     app.command()(rerun.rerun)
     app.command()(compare.compare)

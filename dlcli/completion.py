@@ -18,7 +18,7 @@ from dlcli import confdir
 
 COMMANDS = Path(__file__).resolve().parent / "commands"
 NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
-TAKES_EXPERIMENT = ("train", "config", "plan", "sweep", "explain")
+TAKES_EXPERIMENT = ("train", "config", "plan", "info", "sweep", "explain")
 TAKES_RUN = ("eval", "resume", "rerun", "runs", "sync", "why", "compare", "export", "serve")
 TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
 TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
@@ -33,7 +33,7 @@ TAKES_VALUE = (  # options that are followed by a word of their own
     "--config-dir", "--fail-if", "--format", "--limit", "--metric", "--older-than", "--outputs", "--project", "--run",
     "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n", "--trials", "--sampler",
     "--pruner", "--objective", "--workers", "--name", "--seed", "--keep", "--max-failures", "--storage", "--grace",
-    "--as", "--trial",
+    "--as", "--trial", "--depth",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
@@ -88,6 +88,9 @@ def complete(words: Sequence[str], current: str) -> list[str]:
     if plain[:2] == ["config", "why"] and "=" not in current:
         found = list(_settings(words, rest, current, experiments=True))
         return _matching(current, found if _names_key(rest, words) else _asked_keys(found))
+    if command == "info" and not rest and "=" not in current:
+        search = confdir.search_path(_value_of("--config-dir", words))
+        return _matching(current, [*confdir.options("experiment", search), *confdir.options("model", search)])
     if command in TAKES_OVERRIDES:
         return _matching(current, _settings(words, rest, current, experiments=command in TAKES_EXPERIMENT))
     return []

@@ -24,7 +24,7 @@ from dlcli.runs import RunFolder
 COMMANDS = (
     "train", "eval", "resume", "predict", "runs ls", "runs show", "runs rm",
     "runs restore", "runs prune", "runs export", "config show", "config why", "list", "sync", "doctor",
-    "completion", "plan", "why", "compare", "rerun", "tune batch", "tune lr", "tune workers", "sweep start",
+    "completion", "plan", "info", "why", "compare", "rerun", "tune batch", "tune lr", "tune workers", "sweep start",
     "sweep resume", "sweep join", "sweep status", "sweep top", "sweep apply",
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn")

@@ -18,6 +18,7 @@ _FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--trust", "--help")
 FLAGS = {  # of the commands that take words, to tell which one was meant
     "train": (*_FLAGS, "--seeds", "--profile", "--max-restarts"),
     "plan": _FLAGS,
+    "info": (*_FLAGS, "--depth", "--latency"),
     "sweep": (
         *_FLAGS, "--trials", "--sampler", "--pruner", "--objective", "--workers", "--name", "--seed", "--keep",
         "--max-failures", "--dry-run", "--storage", "--grace",

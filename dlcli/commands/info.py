@@ -1,0 +1,153 @@
+"""`dlcli info MODEL [KEY=VALUE]...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcli.commands import ConfigDir, Trust
+
+if TYPE_CHECKING:
+    from dlcli.inspection import Latency, Layer, Network
+
+
+def info(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL] [KEY=VALUE]...", help="A model or an experiment, and settings."),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option("--depth", help="Show modules nested so deep; 0: totals alone.", min=0, max=100)
+    ] = 2,
+    measure: Annotated[
+        bool, typer.Option("--latency", help="Time a forward pass of one example on this machine.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    config_dir: ConfigDir = None,
+    trust: Trust = None,
+) -> None:
+    """Show a network's layers, output shapes, parameters, FLOPs and memory; it is not allocated, however large.
+
+    Example: dlcli info resnet model.depth=152 --depth 1
+    """
+    from dlcli.confdir import search_path
+    from dlcli.config import compose_command
+
+    chosen = as_experiment(words or [], search_path(config_dir))
+    composed = compose_command(chosen, config_dir=config_dir, command="info")
+
+    from dlcli.build import Builder
+    from dlcli.inspection import inspect, latency
+    from dlcli.start import complete
+
+    tree, builder = complete(composed.tree), Builder.for_search(composed.search, trust or [])
+    found = inspect(tree, builder)
+    times = latency(tree, builder) if measure else {}
+    batch_size = tree["dataset"]["batch_size"]
+    if as_json:
+        print_json(composed.experiment, found, times, batch_size)
+        return
+    for name, network in found.items():
+        print_network(name, network, times.get(name), batch_size, depth)
+
+
+def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
+    """The words with a model's name, where one stands for the experiment, as `EXPERIMENT model=NAME`.
+
+    The experiment is that of the command on top of the model's YAML: its data suit the model.
+    """
+    from dlcli.confdir import command, options
+
+    at = next((i for i, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
+    models = options("model", search)
+    if at is None or words[at] not in models or words[at] in options("experiment", search):
+        return list(words)
+    name = words[at]
+    named = [word for word in command(models[name], "model", name).split()[2:] if "=" not in word]
+    return [*words[:at], *named[:1], f"model={name}", *words[at + 1 :]]
+
+
+def print_json(experiment: str, found: dict[str, Network], times: dict[str, Latency], batch_size: int) -> None:
+    import json
+    from dataclasses import asdict
+
+    networks: dict[str, Any] = {}
+    for name, network in found.items():
+        totals = {"parameters": network.parameters, "trainable": network.trainable}
+        measured = {"latency": asdict(times[name])} if name in times else {}
+        training = {"training_bytes": training_bytes(network, batch_size)}
+        networks[name] = totals | asdict(network) | training | measured
+    print(json.dumps({"event": "info", "experiment": experiment, "batch_size": batch_size, "networks": networks}))
+
+
+def print_network(name: str, network: Network, measured: Latency | None, batch_size: int, depth: int) -> None:
+    from dlcli.display import print_table
+
+    shown = [layer for layer in network.layers if level(layer) <= depth]
+    if depth:
+        columns = ("layer", "kind", "output", "parameters", "MFLOPs")
+        print_table(f"{name}: layers", columns, [layer_row(name, layer) for layer in shown])
+        print()
+    print_table(name, ("what", "amount", "how"), total_rows(network, measured, batch_size))
+
+
+def level(layer: Layer) -> int:
+    return layer.name.count(".") + 1 if layer.name else 0
+
+
+def layer_row(network: str, layer: Layer) -> tuple[str, str, str | None, str | None, str | None]:
+    name = "  " * level(layer) + layer.name.rpartition(".")[2] if layer.name else network
+    shape = None if layer.output is None else "x".join(map(str, layer.output))
+    parameters = f"{layer.parameters:,}" if layer.parameters else None
+    return name, layer.kind[:22], shape, parameters, mega(layer.flops) if layer.flops else None
+
+
+def total_rows(network: Network, measured: Latency | None, batch_size: int) -> list[tuple[str, str, str]]:
+    """What, how much, and what is counted; each fits on a line of 80 columns."""
+    optimizer = "not known" if network.optimizer_bytes is None else size(network.optimizer_bytes)
+    rows = [
+        ("parameters", f"{network.parameters:,}", f"{network.trainable:,} trainable"),
+        ("FLOPs", flops(network.flops), "one example, forward; 2 a multiply-add"),
+        ("memory", size(network.weight_bytes), "weights and buffers"),
+        ("  gradients", size(network.gradient_bytes), "in training"),
+        ("  optimizer", optimizer, "what it keeps of each weight"),
+    ]
+    rows += [("  average", size(network.average_bytes), "of the weights")] if network.average_bytes else []
+    activations = network.activation_bytes
+    rows.append(("  activations", size(activations), "of one example, kept for the backward pass"))
+    rows.append(("  training", size(training_bytes(network, batch_size)), f"all of it, in batches of {batch_size:,}"))
+    if measured is not None:
+        spread = f"{1e3 * measured.low_s:.3g} to {1e3 * measured.high_s:.3g}"
+        threads = f"{measured.threads} thread{'' if measured.threads == 1 else 's'}"
+        rows.append(("latency", f"{1e3 * measured.median_s:.3g} ms", f"{spread}; one example, {threads}"))
+    rows += [("note", "", network.reason[:60])] if network.reason else []
+    return rows
+
+
+def training_bytes(network: Network, batch_size: int) -> int | None:
+    if network.optimizer_bytes is None or network.activation_bytes is None:
+        return None
+    fixed = network.weight_bytes + network.gradient_bytes + network.optimizer_bytes + network.average_bytes
+    return fixed + network.activation_bytes * batch_size
+
+
+def mega(count: int) -> str:
+    return f"{count / 1e6:,.3f}" if count < 1e8 else f"{count / 1e6:,.0f}"
+
+
+def flops(count: int | None) -> str:
+    return "not known" if count is None else f"{count / 1e9:,.3g} G" if count >= 1e9 else f"{count / 1e6:,.3g} M"
+
+
+def size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "not known"
+    scaled, unit = float(num_bytes), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if scaled < 1024 or unit == "TB":
+            break
+        scaled /= 1024
+    return f"{scaled:.0f} {unit}" if unit == "B" or scaled >= 100 else f"{scaled:.3g} {unit}"

@@ -1,0 +1,287 @@
+"""What a network is made of and what it costs, told without its weights: a ResNet-152 takes no memory here.
+
+    found = inspect(tree, builder)            layers, output shapes, parameters, FLOPs, memory
+    seconds = latency(tree, builder)          measured: the only part that allocates the network
+
+The networks are built on the meta device, where a tensor is its shape. The task runs its loss on made-up examples, and
+what it calls each network with is kept; each network is then run alone, once forward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlcli import build
+from dlcli.checking import on_device
+from dlcli.datasets.made_up import made_up_data
+from dlcli.errors import OutOfMemory
+from dlcli.optimizers.groups import build_optimizer
+from dlcli.tasks.task import Task
+
+MEASURED_EXAMPLES = 4  # whose activations are measured: batch norm needs more than one
+LARGEST_TIMED = 500_000_000  # parameters, which are 2 GB
+WARM_UP, FEWEST_RUNS, MOST_RUNS, ENOUGH_S = 3, 10, 200, 1.0  # of a measured latency
+Tree = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module of a network. name: dotted, empty for the network itself; parameters include those of its children.
+
+    output: shape for one example, None where it was not called (or gives no tensor); flops: of one example.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...] | None
+    parameters: int
+    trainable: int
+    flops: int | None
+
+
+@dataclass
+class Network:
+    """layers: the network itself first, then its modules in order.
+
+    flops: 2 for each multiply-add of products, convolutions and attention in one forward pass of one example; None
+    where the network cannot be run on shapes alone. Bytes: of weights and buffers, of the gradients, of what the
+    optimizer keeps (None where it cannot be told), of what one example keeps for the backward pass.
+    """
+
+    layers: list[Layer]
+    flops: int | None = None
+    weight_bytes: int = 0
+    gradient_bytes: int = 0
+    optimizer_bytes: int | None = None
+    average_bytes: int = 0
+    activation_bytes: int | None = None
+    reason: str = ""  # why something is None
+
+    @property
+    def parameters(self) -> int:
+        return self.layers[0].parameters
+
+    @property
+    def trainable(self) -> int:
+        return self.layers[0].trainable
+
+
+@dataclass
+class Call:
+    """What a task calls a network with, the first time."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def inspect(tree: Tree, builder: build.Builder) -> dict[str, Network]:
+    """Each network of a config by its name; nothing is allocated."""
+    task = build_shapes(tree, builder)
+    calls = record_calls(task, tree, 1)
+    many = record_calls(task, tree, MEASURED_EXAMPLES)
+    found = {}
+    for name, module in networks_of(task).items():
+        found[name] = network = examine(module, calls.get(name))
+        with contextlib.suppress(*CANNOT_FOLLOW):
+            if name in many:
+                network.activation_bytes = saved_bytes(module, many[name]) // MEASURED_EXAMPLES
+        measure_training(network, module, tree, builder, is_trained=name in task.phases)
+    return found
+
+
+CANNOT_FOLLOW = (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+
+def build_shapes(tree: Tree, builder: build.Builder) -> Task:
+    """The task on the meta device. A teacher, which is a run's network, is taken to be like the one taught."""
+    return build.build_meta_task(builder, tree, teacher=tree["model"] if "teacher" in tree["task"] else None)
+
+
+def networks_of(task: Task) -> dict[str, nn.Module]:
+    return {name: module for name, module in task.named_children() if next(module.parameters(), None) is not None}
+
+
+def record_calls(task: Task, tree: Tree, num_examples: int) -> dict[str, Call]:
+    """What each network is called with for so many made-up examples, on the device where the task is.
+
+    What a task does behind its networks may not know the meta device (CTC's loss): by then they have been called.
+    """
+    device = next(task.parameters()).device
+    batch = on_device(made_up_data(tree["dataset"], num_examples).batch(torch.arange(num_examples)), device)
+    calls: dict[str, Call] = {}
+    task.eval()
+    with contextlib.ExitStack() as stack:
+        for name, network in networks_of(task).items():
+
+            def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+                calls.setdefault(name, Call(args, kwargs))
+
+            stack.callback(network.register_forward_pre_hook(note, with_kwargs=True).remove)
+        for phase in task.phases:
+            with contextlib.suppress(*CANNOT_FOLLOW), torch.no_grad(), device:
+                task.loss(batch, phase)
+    return calls
+
+
+# ------------------------------------------------------------------------------------------------------- one network
+
+
+def examine(network: nn.Module, call: Call | None) -> Network:
+    """Its layers with their outputs and FLOPs, as far as it can be run on shapes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    flops: dict[str, int] | None = None
+    reason = "" if call is not None else "the task calls it with data that are not known before a training"
+    if call is not None:
+        try:
+            flops = run_counted(network, call, shapes)
+        except CANNOT_FOLLOW as error:
+            reason = f"it cannot be followed without data: {build.first_line(error)}"
+    layers = [layer_of(name, module, shapes, flops) for name, module in network.named_modules()]
+    tensors = [*network.parameters(), *network.buffers()]
+    return Network(layers, layers[0].flops, weight_bytes=num_bytes(tensors), reason=reason)
+
+
+def layer_of(
+    name: str, module: nn.Module, shapes: Mapping[str, tuple[int, ...]], flops: dict[str, int] | None
+) -> Layer:
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return Layer(
+        name,
+        type(module).__name__,
+        shapes.get(name),
+        sum(size for size, _ in sizes),
+        sum(size for size, is_trained in sizes if is_trained),
+        None if flops is None else flops.get(name, 0),
+    )
+
+
+def run_counted(network: nn.Module, call: Call, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """FLOPs by the name of the module, its children's included; `shapes` is filled with each one's first output."""
+    network.eval()
+    counter = FlopCounterMode(display=False)
+    with contextlib.ExitStack() as stack:
+        for name, module in network.named_modules():
+
+            def note(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                if (tensor := first_tensor(output)) is not None:
+                    shapes.setdefault(name, tuple(tensor.shape))
+
+            stack.callback(module.register_forward_hook(note).remove)
+        with torch.no_grad(), call_device(network), counter:
+            network(*call.args, **call.kwargs)
+    root = type(network).__name__
+    by_name = {name.removeprefix(root).lstrip("."): sum(c.values()) for name, c in counter.get_flop_counts().items()}
+    return by_name | {"": counter.get_total_flops()}
+
+
+def call_device(network: nn.Module) -> torch.device:
+    """Where tensors are made that a network makes itself, such as positions."""
+    return next(network.parameters()).device
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """Of an output: the tensor, or the first in a tuple, list or dict."""
+    if isinstance(output, Tensor):
+        return output
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((found for part in parts if (found := first_tensor(part)) is not None), None)
+
+
+def saved_bytes(network: nn.Module, call: Call) -> int:
+    """What autograd keeps of one forward pass in training, the weights left out; each piece of memory counts once."""
+    weights = {t.untyped_storage()._cdata for t in [*network.parameters(), *network.buffers()]}
+    kept: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if (key := tensor.untyped_storage()._cdata) not in weights:
+            kept[key] = tensor  # held, so that no other gets its address
+        return tensor
+
+    network.train()
+    with torch.enable_grad(), call_device(network), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        network(*call.args, **call.kwargs)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def measure_training(
+    network: Network, module: nn.Module, tree: Tree, builder: build.Builder, *, is_trained: bool
+) -> None:
+    """Set the bytes of gradients, of the optimizer's state and of the weights' average."""
+    trained = [p for p in module.parameters() if p.requires_grad] if is_trained else []
+    network.gradient_bytes = num_bytes(trained)
+    network.average_bytes = num_bytes(trained) if tree["regularization"]["ema"] else 0
+    network.optimizer_bytes = 0
+    if not trained:
+        return
+    try:
+        optimizer = build_optimizer(module, builder.build(tree["optimizer"]), tree["parameter_groups"])
+        for p in trained:
+            p.grad = torch.empty_like(p)
+        optimizer.step()  # on shapes: afterwards its state is what it keeps in a training
+    except CANNOT_FOLLOW as error:
+        network.optimizer_bytes, network.reason = None, f"the optimizer: {build.first_line(error)}"
+        return
+    state = [t for kept in optimizer.state.values() for t in kept.values() if isinstance(t, Tensor)]
+    network.optimizer_bytes = num_bytes(state)
+
+
+def num_bytes(tensors: list[Any]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+# ----------------------------------------------------------------------------------------------------------- its time
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of one forward pass of one example: median, tenth and ninetieth percentile of so many runs."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    runs: int
+    threads: int
+
+
+def latency(tree: Tree, builder: build.Builder) -> dict[str, Latency]:
+    """Each network's, measured on this machine's CPU in float32. Raises OutOfMemory for one that is too large."""
+    size = sum(p.numel() for p in build_shapes(tree, builder).parameters())
+    if size > LARGEST_TIMED:
+        raise OutOfMemory(
+            f"{size:,} parameters are too many to time here (at most {LARGEST_TIMED:,})", hint="Leave --latency out."
+        )
+    threads = tree["runtime"]["threads"]
+    if isinstance(threads, int):
+        torch.set_num_threads(threads)
+    task = build.build_task(builder, tree, teacher=tree["model"] if "teacher" in tree["task"] else None)
+    calls = record_calls(task, tree, 1)
+    return {name: time_calls(networks_of(task)[name], call) for name, call in calls.items()}
+
+
+@torch.no_grad()
+def time_calls(network: nn.Module, call: Call) -> Latency:
+    network.eval()
+    for _ in range(WARM_UP):
+        network(*call.args, **call.kwargs)
+    seconds = list(timed(network, call))
+    tenths = statistics.quantiles(seconds, n=10)
+    return Latency(statistics.median(seconds), tenths[0], tenths[-1], len(seconds), torch.get_num_threads())
+
+
+def timed(network: nn.Module, call: Call) -> Iterator[float]:
+    started = time.perf_counter()
+    for number in range(MOST_RUNS):
+        before = time.perf_counter()
+        if number >= FEWEST_RUNS and before - started > ENOUGH_S:
+            return
+        network(*call.args, **call.kwargs)
+        yield time.perf_counter() - before
