@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dlcli import build, loop
+from dlcli import build, checking, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.choices import Timer, choose
@@ -44,8 +44,8 @@ class Assembly:
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree)
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
-        self.activations = build.check_shapes(meta, tree)
-        build.check_parameter_groups(meta, tree)
+        self.activations = checking.check_shapes(meta, tree)
+        checking.check_parameter_groups(meta, tree)
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)
         signals.raise_if_received()
@@ -59,7 +59,7 @@ class Assembly:
     def _build_sources(self, *, share_evaluation: bool) -> None:
         device, share = self.runtime.device, (self.ranks.data_rank, self.ranks.num_data_ranks)
         self.data = build.build_data(self.builder, self.tree)
-        build.check_data(self.data, self.tree)
+        checking.check_data(self.data, self.tree)
         train, val_examples, val = build.split_training(self.tree, self.data)
         self.train_source, self.source_reason = build.build_train_source(
             self.builder, self.tree, self.data.train, train, device, share=share
@@ -125,7 +125,7 @@ class Assembly:
 
     def _made_up_steps(self, task: Task, runtime: Runtime) -> Iterator[loop.StepDone]:
         """Training on noise that changes no weight."""
-        micro_batches = [build.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"]["accumulate"]
+        micro_batches = [checking.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"]["accumulate"]
         optimizers = build.build_optimizers(self.builder, self.tree, task, runtime)
         penalties = build.build_penalties(self.tree, task)
         return loop.train(

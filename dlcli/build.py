@@ -7,7 +7,6 @@ built, compared as an exact string before anything is imported. So nothing that 
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,12 +18,12 @@ import torch
 from torch import nn
 
 from dlcli.confdir import search_path, targets
-from dlcli.datasets.examples import Batch, Examples, ImageData, split_validation
+from dlcli.datasets.examples import Data, Examples, LabelledImages, split_validation
 from dlcli.datasets.pixels import Pixels
-from dlcli.datasets.residency import choose_residency, image_bytes
+from dlcli.datasets.residency import choose_residency, num_bytes
 from dlcli.datasets.source import EvalSource, Share, TrainSource
-from dlcli.errors import CheckpointError, ConfigError, DataError, EnvironmentFault, printable
-from dlcli.fitting import bytes_per_example, eval_batch_size
+from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
+from dlcli.fitting import eval_batch_size
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Schedule
 from dlcli.optimizers.stepping import spare_compiler
@@ -34,7 +33,6 @@ from dlcli.regularization.penalties import L1, Penalty, add_auxiliary, has_auxil
 from dlcli.runtime import Runtime
 from dlcli.tasks.task import Task
 
-TRIED_PIXELS, TRIED_PARAMETERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
 LARGEST_NETWORK = (
     20_000_000_000  # parameters; a stored config that asks for more is refused before anything is allocated
 )
@@ -145,101 +143,19 @@ def build_meta_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None
             task = build_task(builder, tree, teacher=teacher)
         size = sum(p.numel() for p in task.parameters())
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
-        raise ConfigError(f"the model cannot be built: {_first_line(error)}", hint="dlcli config show") from error
+        raise ConfigError(f"the model cannot be built: {first_line(error)}", hint="dlcli config show") from error
     if size > LARGEST_NETWORK:
         raise ConfigError(f"the model has more than {LARGEST_NETWORK:,} parameters", hint="Make it smaller.")
     return task
 
 
-def check_shapes(task: Task, tree: Tree) -> float:
-    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit.
-
-    Gives the bytes per example that an evaluation's largest activation takes, 0 for a task without metrics.
-
-    Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
-    CPU-second of the two that a start takes. Draws from torch's global generator.
-    """
-    shape, num_classes = tree["dataset"]["image_shape"], tree["dataset"]["num_classes"]
-    device = torch.device("meta")
-    if shape[1] * shape[2] <= TRIED_PIXELS and sum(p.numel() for p in task.parameters()) <= TRIED_PARAMETERS:
-        device = torch.device("cpu")
-        task = zeros_like(task)
-
-    def batch(size: int) -> Batch:
-        labels = torch.zeros(size, dtype=torch.int64, device=device)
-        return Batch(torch.zeros(size, *shape, device=device), labels, labels)
-
-    try:
-        with torch.no_grad():
-            for phase in task.phases:
-                task.loss(batch(4), phase)
-            if type(task).metrics is Task.metrics:
-                return 0.0
-            task.eval()
-            return bytes_per_example(task, lambda size: task.metrics(batch(size)))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ConfigError(
-            f"the model does not fit images of {'x'.join(map(str, shape))} and {num_classes} classes: "
-            f"{_first_line(error)}",
-            hint="Choose another model, or another dataset: dlcli list",
-        ) from error
-
-
-def zeros_like(task: Task) -> Task:
-    """A copy of a meta task in memory, all zeros. (`to_empty` asks the meta tensors, which imports sympy.)"""
-    task = copy.deepcopy(task)
-    for module in task.modules():
-        for name, p in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.zeros(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
-        for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
-    return task
-
-
-def check_parameter_groups(task: Task, tree: Tree) -> None:
-    """Raise ConfigError for a pattern that matches no parameter of a meta task's networks."""
-    for phase in task.phases:
-        build_optimizer(getattr(task, phase), lambda groups: groups, tree["parameter_groups"])
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What went wrong, for a message."""
     return printable((str(error) or type(error).__name__).splitlines()[0])
 
 
-def build_data(builder: Builder, tree: Tree) -> ImageData:
+def build_data(builder: Builder, tree: Tree) -> Data:
     return builder.build(tree["dataset"]["reader"])
-
-
-def made_up_batch(tree: Tree, device: torch.device) -> Batch:
-    """A micro-batch of noise in the data's shapes, to time steps with; draws from torch's global generator."""
-    settings = tree["dataset"]
-    size = settings["batch_size"]
-    labels = torch.randint(settings["num_classes"], (size,)).to(device)
-    return Batch(torch.randn(size, *settings["image_shape"]).to(device), labels, torch.arange(size, device=device))
-
-
-def check_data(data: ImageData, tree: dict[str, Any]) -> None:
-    """Raise DataError where the data are not what the config says, before anything is trained on them."""
-    settings = tree["dataset"]
-    if len(data.classes) != settings["num_classes"]:
-        told = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
-        raise DataError(told, hint=f"dataset.num_classes={len(data.classes)}")
-    for name, split in (("train", data.train), ("test", data.test)):
-        if len(split) == 0:
-            raise DataError(
-                f"the {name} split of {settings['name']} is empty", hint="dlcli doctor  shows which data are found"
-            )
-        if int(split.labels.min()) < 0 or int(split.labels.max()) >= len(data.classes):
-            raise DataError(
-                f"the {name} split has the label {int(split.labels.max())}, outside its {len(data.classes)} classes"
-            )
-    found = tuple(data.train.images.shape[1:]) if data.train.images is not None else tuple(settings["image_shape"])
-    if found != tuple(settings["image_shape"]):
-        shape = "[" + ",".join(map(str, found)) + "]"
-        raise DataError(
-            f"the images are {shape}, dataset.image_shape={settings['image_shape']}",
-            hint=f"dataset.image_shape={shape}",
-        )
 
 
 def build_augmentation(builder: Builder, tree: Tree) -> Any:
@@ -248,7 +164,7 @@ def build_augmentation(builder: Builder, tree: Tree) -> Any:
     return None if augment.is_identity else augment
 
 
-def split_training(tree: Tree, data: ImageData) -> tuple[torch.Tensor, Examples, torch.Tensor]:
+def split_training(tree: Tree, data: Data) -> tuple[torch.Tensor, Examples, torch.Tensor]:
     """Indices to train on; the examples to validate on, and their indices. By the run's seed; never the test split."""
     if data.val is not None:
         return torch.arange(len(data.train)), data.val, torch.arange(len(data.val))
@@ -269,7 +185,7 @@ def build_train_source(
 ) -> tuple[TrainSource, str]:
     """The source of training batches, and why it is of its kind."""
     settings = tree["dataset"]
-    is_resident, reason = choose_residency(image_bytes(examples), settings["resident"], settings["workers"], device)
+    is_resident, reason = _residency(examples, settings, device)
     source = TrainSource(
         examples,
         indices,
@@ -277,14 +193,22 @@ def build_train_source(
         accumulate=tree["trainer"]["accumulate"],
         seed=tree["seed"],
         device=device,
-        mean=settings["mean"],
-        std=settings["std"],
+        **_reading(settings),
         augment=build_augmentation(builder, tree),
-        workers=settings["workers"],
         resident=is_resident,
         share=share,
     )
     return source, reason
+
+
+def _residency(examples: Examples, settings: Tree, device: torch.device) -> tuple[bool, str]:
+    setting, workers = settings.get("resident", "auto"), settings.get("workers", 0)
+    return choose_residency(num_bytes(examples), setting, workers, device)
+
+
+def _reading(settings: Tree) -> dict[str, Any]:
+    """How labelled images are read; other data have none of it."""
+    return {name: settings[name] for name in ("mean", "std", "workers") if name in settings}
 
 
 def build_eval_source(
@@ -298,21 +222,19 @@ def build_eval_source(
 ) -> EvalSource:
     """activations: bytes per example, as `check_shapes` gives them."""
     settings, chosen = tree["dataset"], tree["dataset"]["eval_batch_size"]
-    is_resident, _ = choose_residency(image_bytes(examples), settings["resident"], settings["workers"], device)
+    is_resident, _ = _residency(examples, settings, device)
     return EvalSource(
         examples,
         torch.arange(len(examples)) if indices is None else indices,
         batch_size=eval_batch_size(activations, device) if chosen == "auto" else chosen,
         device=device,
-        mean=settings["mean"],
-        std=settings["std"],
-        workers=settings["workers"],
+        **_reading(settings),
         resident=is_resident,
         share=share,
     )
 
 
-def prepare_networks(task: Task, tree: Tree, data: ImageData) -> None:
+def prepare_networks(task: Task, tree: Tree, data: Data) -> None:
     """Show some training images, normalised, to each freshly built network that has a method `prepare`.
 
     Not for a network that is loaded: what it was prepared for is in its weights.
@@ -323,6 +245,7 @@ def prepare_networks(task: Task, tree: Tree, data: ImageData) -> None:
     train, _, _ = split_training(tree, data)
     rows = train[:: -(-len(train) // SHOWN_IMAGES)]  # from all over the data: a folder's come class by class
     settings, examples = tree["dataset"], data.train
+    assert isinstance(examples, LabelledImages), "only classifiers of images prepare themselves"
     pixels = Pixels(settings["mean"], settings["std"], channels=settings["image_shape"][0])
     if examples.images is None:
         images = torch.stack([examples.read(row) for row in rows.tolist()])

@@ -50,7 +50,7 @@ class StoredFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `checkpoint.json` says: plain data, every field required and none besides."""
+    """What `checkpoint.json` says: plain data, no other fields; all but `fitted`, which came later, are required."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     format: int = Field(ge=FORMAT, le=FORMAT)
@@ -63,6 +63,7 @@ class Manifest(BaseModel):
     teacher: dict[str, Any] | None  # model node of the network taught from, where the task has one
     classes: list[str]
     majority: int | None  # the commonest training label: the baseline beside every score
+    fitted: dict[str, Any] = Field(default_factory=dict)  # what answers need of the training split: a tokenizer, means
     data: dict[str, str]  # fingerprint per split
     environment: dict[str, Any]
     state: dict[str, Any]

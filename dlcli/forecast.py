@@ -32,7 +32,7 @@ from dlcli.runtime import compile_faults, memory_faults, random_tensors, unchang
 from dlcli.schema import seconds
 from dlcli.signals import Signals
 from dlcli.state import Progress, gather
-from dlcli.tally import Tally
+from dlcli.tally import Tally, answers_per_step
 from dlcli.times import close
 
 Tree = dict[str, Any]
@@ -158,9 +158,8 @@ def measure_steps(parts: Assembly, least: int) -> Pace:
     """The times of training's steps, waiting for data included; the device is waited for at each, which training does
     not: on a GPU a step of a tiny network is a little quicker than this says.
     """
-    settings, device = parts.tree["dataset"], parts.runtime.device
-    answers = settings["batch_size"] * parts.tree["trainer"]["accumulate"] * settings["num_classes"]
-    tally, progress = Tally(answers, parts.ranks), Progress()
+    device = parts.runtime.device
+    tally, progress = Tally(answers_per_step(parts.tree), parts.ranks), Progress()
     times: list[float] = []
     batches = parts.task.stream(parts.train_source, 0)
     steps = train(parts, batches)

@@ -27,11 +27,11 @@ SMALLEST_SCALE = 2.0**-10  # of the gradient scaler, which begins at 2^16 and ha
 
 
 class StepDone(NamedTuple):
-    """step: updates done so far; values: of this step, as a task gives them; num_examples: in the step's batch."""
+    """step: updates done so far; values: of this step, as a task gives them; weight: of its batch in means."""
 
     step: int
     values: Values
-    num_examples: int
+    weight: int
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
     """Update every phase of the task once per step, for ever; yields after each step.
 
     batches: the micro-batches of each step, from step `first_step` on; of several ranks, each its own. A step's
-    gradient is that of its whole batch, over all ranks: a micro-batch counts by its examples.
+    gradient is that of its whole batch, over all ranks: a micro-batch counts by its `weight_of`.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     guard = guard or Guard(optimizers, scaler)
@@ -61,7 +61,7 @@ def train(
     task.train()
     for step in count(first_step + 1):
         micro_batches = next(batches)
-        num_examples = sum([batch[0].shape[0] for batch in micro_batches])
+        weight = sum([weight_of(batch) for batch in micro_batches])
         scale = lr_scale(step - 1)
         values: Values = {}
         for phase in phases:
@@ -75,13 +75,13 @@ def train(
                 if len(micro_batches) == 1:
                     values.update(new)
                 else:
-                    share = batch[0].shape[0] / num_examples
+                    share = weight_of(batch) / weight
                     add_values(values, new, share)
                     loss = loss * share
                 losses.append(loss.detach())
-                loss = ranks.weigh(loss, num_examples)
+                loss = ranks.weigh(loss, weight)
                 (scaler.scale(loss) if is_scaled else loss).backward()
-            step_loss = ranks.average_gradients(phase.parameters, reduce(torch.add, losses), num_examples)
+            step_loss = ranks.average_gradients(phase.parameters, reduce(torch.add, losses), weight)
             guard.admit(step_loss, step, scale)
             if clip_norm is not None:
                 scaler.unscale_(phase.optimizer)
@@ -90,7 +90,15 @@ def train(
             phase.average.update()
         scaler.update()
         task.after_step(step)
-        yield StepDone(step, values, num_examples)
+        yield StepDone(step, values, weight)
+
+
+def weight_of(batch: Any) -> int:
+    """What a batch counts in a mean over several: its targets, where its loss is a mean over them, else its examples.
+
+    Batches of sentences have different numbers of words: a mean of their means would favour the words of short ones.
+    """
+    return getattr(batch, "num_targets", None) or batch[0].shape[0]
 
 
 class Phase:

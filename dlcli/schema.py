@@ -142,7 +142,11 @@ SETTINGS: dict[str, Setting] = {
     ),
     "dataset.workers": whole(0, 256, "Processes that read the data; 0: the data live on the device if they fit."),
     "dataset.resident": Setting(_AUTO_OR_SWITCH, "auto, true or false", "Keep the whole set on the device."),
-    "dataset.num_classes": whole(2, 1_000_000, "Number of labels; null: counted in the folder.", optional=True),
+    "dataset.num_classes": whole(
+        1, 1_000_000, "Number of labels, 1 where a number is predicted; null: counted in the data.", optional=True
+    ),
+    "dataset.num_tokens": whole(2, 10_000_000, "Size of the vocabulary; null: counted in the data.", optional=True),
+    "dataset.num_features": whole(1, 10_000_000, "Columns of numbers; null: counted in the data.", optional=True),
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
@@ -269,8 +273,12 @@ SETTINGS: dict[str, Setting] = {
 
 
 for _network in ("model", "model.generator", "model.discriminator"):  # what every network may take from the data
-    SETTINGS[f"{_network}.num_classes"] = whole(2, 1_000_000, "Follows dataset.num_classes.", optional=True)
-    SETTINGS[f"{_network}.image_shape"] = several(whole(1, 16_384, ""), 3, 3, "Follows dataset.image_shape.")
+    SETTINGS[f"{_network}.num_classes"] = whole(1, 1_000_000, "Follows dataset.num_classes.", optional=True)
+    SETTINGS[f"{_network}.image_shape"] = several(
+        whole(1, 16_384, ""), 3, 3, "Follows dataset.image_shape.", optional=True
+    )
+    for _name in ("num_tokens", "num_features"):
+        SETTINGS[f"{_network}.{_name}"] = whole(1, 10_000_000, f"Follows dataset.{_name}.", optional=True)
 
 
 def setting_of_kind(example: object) -> Setting:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -244,19 +245,32 @@ def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
     return complete(tree)
 
 
-def complete(tree: dict[str, Any]) -> dict[str, Any]:
-    """What only the data can tell, read without torch: the number of classes in a folder of images."""
-    settings = tree["dataset"]
-    if settings["num_classes"] is None:
-        from dlcli.datasets.image_tree import peek_image_folder
+DERIVED = ("num_classes", "num_tokens", "num_features")
 
-        reader = settings["reader"]
-        num_classes = len(peek_image_folder(reader.get("root"), path=reader.get("path")))
-        settings["num_classes"] = num_classes
-        for node in [tree["model"], *(n for n in tree["model"].values() if isinstance(n, dict))]:
-            if "num_classes" in node:
-                node["num_classes"] = num_classes
+
+def complete(tree: dict[str, Any]) -> dict[str, Any]:
+    """A composed config with what only the data can tell, such as the number of classes in a folder of images.
+
+    `dataset.peek` reads it, without torch: a call that gives settings of the dataset by name.
+    """
+    settings = tree["dataset"]
+    unknown = [key for key in DERIVED if key in settings and settings[key] is None]
+    if not unknown or "peek" not in settings:
+        return tree
+    found = _peek(settings["peek"])
+    networks = [tree["model"], *(node for node in tree["model"].values() if isinstance(node, dict))]
+    for key in unknown:
+        settings[key] = found.get(key)
+        for node in (settings["reader"], *networks):
+            if key in node and node[key] is None:
+                node[key] = found.get(key)
     return tree
+
+
+def _peek(node: dict[str, Any]) -> dict[str, Any]:
+    """Only of composed configs, whose targets stand in YAMLs of the search path; a stored one is complete."""
+    module, _, name = node["_target_"].rpartition(".")
+    return getattr(import_module(module), name)(**{k: v for k, v in node.items() if k != "_target_"})
 
 
 @cache

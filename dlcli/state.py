@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from dlcli.checkpoint import Checkpoint
-from dlcli.datasets.examples import ImageData
+from dlcli.datasets.examples import Data
 from dlcli.errors import CheckpointError, DataError, printable
 from dlcli.regularization.averaging import Average, NoAverage
 from dlcli.tasks.task import Task
@@ -239,7 +239,7 @@ def _is_alike(saved: Any, own: Any) -> bool:
     return isinstance(saved, int | float) and not isinstance(saved, bool)
 
 
-def check_same_data(saved: Checkpoint, data: ImageData) -> None:
+def check_same_data(saved: Checkpoint, data: Data) -> None:
     """A training goes on with the data it began with, or not at all: another validation split would mix two scores.
 
     The test split may differ: nothing is selected on it, and `dlcli eval` says so.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import chain, islice
 from math import isfinite
 from typing import Any
@@ -15,6 +16,12 @@ from dlcli.tasks.task import Answers
 
 MOST_PENDING_ANSWERS = 4_000_000  # logits, 16 MB
 MOST_PENDING = 100  # steps
+
+
+def answers_per_step(tree: Mapping[str, Any]) -> int:
+    """Logits that a step keeps for its accuracy, where the task has one."""
+    settings = tree["dataset"]
+    return settings["batch_size"] * tree["trainer"]["accumulate"] * (settings.get("num_classes") or 1)
 
 
 class Tally:
@@ -32,10 +39,10 @@ class Tally:
         However the steps are grouped, the sums are the same to the last bit: counts are whole numbers, and means are
         added in the order of their steps.
         """
-        counts = [done.num_examples for done in self.pending]
+        counts = [done.weight for done in self.pending]
         own = {name: self._totals(name, counts) for name in (self.pending[0].values if self.pending else ())}
-        num_examples, *pooled = self.ranks.pool([sum(counts), *chain(*own.values())])
-        progress.examples += int(num_examples)
+        weight, *pooled = self.ranks.pool([sum(counts), *chain(*own.values())])
+        progress.examples += int(weight)
         totals = iter(pooled)
         for name, parts in own.items():
             for total in islice(totals, len(parts)):
@@ -57,7 +64,7 @@ class Tally:
         own = {name: loop.mean(value) for name, value in self.last.values.items()}
         if self.ranks.world_size == 1:
             return own
-        *totals, count = self.ranks.pool([*(m * self.last.num_examples for m in own.values()), self.last.num_examples])
+        *totals, count = self.ranks.pool([*(m * self.last.weight for m in own.values()), self.last.weight])
         return {name: total / count for name, total in zip(own, totals, strict=True)}
 
     def shown_loss(self) -> float:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli import build, checkpoint, loop, scores
+from dlcli import build, checking, checkpoint, loop, scores
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint, Manifest
 from dlcli.config import change_stored, check_stored
-from dlcli.datasets.examples import Examples, ImageData
+from dlcli.datasets.examples import Data, Examples, LabelledImages
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, ConfigError, printable
@@ -70,7 +70,7 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
     with stored_faults(stored.folder):
         check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
-        activations = build.check_shapes(meta, tree)
+        activations = checking.check_shapes(meta, tree)
     check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):
@@ -90,9 +90,12 @@ def _checked_tree(stored: Checkpoint) -> dict[str, Any]:
 def check_classes(manifest: Manifest, tree: dict[str, Any]) -> None:
     """Raise ConfigError unless the names of the classes, and the scale of the pixels, are those of the data."""
     settings = tree["dataset"]
-    count, channels = len(manifest.classes), settings["image_shape"][0]
-    if settings["num_classes"] not in (None, count) or manifest.majority not in (None, *range(count)):
-        raise ConfigError(f"it names {count} classes, its data have {settings['num_classes']}")
+    count, told = len(manifest.classes), settings.get("num_classes")
+    if (count and told not in (None, count)) or manifest.majority not in (None, *range(count)):
+        raise ConfigError(f"it names {count} classes, its data have {told}")
+    if "mean" not in settings:
+        return
+    channels = settings["image_shape"][0]
     if {len(settings["mean"]), len(settings["std"])} - {1, channels}:
         raise ConfigError(f"its mean and std are not of images of {channels} channels")
 
@@ -109,11 +112,11 @@ def stored_faults(folder: Path) -> Iterator[None]:
         raise CheckpointError(told, hint="The file was not written by dlcli like this.") from error
 
 
-def read_data(trained: Trained) -> ImageData:
+def read_data(trained: Trained) -> Data:
     """The data that the checkpoint's config names."""
     with stored_faults(trained.folder):
         data = build.build_data(trained.builder, trained.tree)
-        if not isinstance(data, ImageData):
+        if not isinstance(data, Data):
             raise TypeError(f"dataset.reader gives {type(data).__name__}")
         return data
 
@@ -144,7 +147,7 @@ class Report:
     right: Tensor | None = None
 
 
-def score(trained: Trained, data: ImageData, split: str) -> Report:
+def score(trained: Trained, data: Data, split: str) -> Report:
     """Evaluate one split of the data, as the run would have."""
     with stored_faults(trained.folder):
         examples, indices, fingerprint_name = _split(trained, data, split)
@@ -166,9 +169,9 @@ def score(trained: Trained, data: ImageData, split: str) -> Report:
     return Report(**common, metrics=metrics, intervals={})
 
 
-def _split(trained: Trained, data: ImageData, split: str) -> tuple[Examples, Tensor, str]:
+def _split(trained: Trained, data: Data, split: str) -> tuple[Examples, Tensor, str]:
     """Examples and rows of a split, and the name of the fingerprint that they have in the checkpoint."""
-    build.check_data(data, trained.tree)
+    checking.check_data(data, trained.tree)
     if split == "test":
         return data.test, torch.arange(len(data.test)), "test"
     train, val_examples, val = build.split_training(trained.tree, data)
@@ -183,7 +186,7 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in source:
         with trained.runtime.autocast()():
-            logits_BK = task.answer(batch.images)
+            logits_BK = task.answer(*batch.inputs)
             for name, value_B in task.measure(logits_BK, batch.labels).items():
                 per_example.setdefault(name, []).append(value_B.double().cpu())
         parts.append((logits_BK.float().softmax(1).cpu(), batch.labels.cpu(), batch.index.cpu()))
@@ -216,7 +219,7 @@ def _interval(values_N: Tensor) -> tuple[float, float]:
     return scores.mean_interval(values_N)
 
 
-def draw_report(trained: Trained, data: ImageData, report: Report, folder: Path) -> dict[str, str]:
+def draw_report(trained: Trained, data: Data, report: Report, folder: Path) -> dict[str, str]:
     """Pictures of a report under `folder`: mistakes and confusion, or samples of a generator. Returns name -> path."""
     from dlcli import pictures
 
@@ -226,7 +229,7 @@ def draw_report(trained: Trained, data: ImageData, report: Report, folder: Path)
         rows, predicted, confidence = report.mistakes
         examples, _, _ = _split(trained, data, report.split)
         classes = trained.manifest.classes
-        if len(rows):
+        if len(rows) and isinstance(examples, LabelledImages):
             images = torch.stack([examples.read(int(row)) for row in rows])
             true = [classes[int(examples.labels[int(row)])] for row in rows]
             named = [classes[int(p)] for p in predicted]

@@ -21,6 +21,7 @@ from dlcli.agreement import Agreement, all_random_tensors, random_tensors_of, se
 from dlcli.assembly import Assembly
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
+from dlcli.datasets.examples import commonest
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
 from dlcli.plan import Plan
@@ -48,7 +49,7 @@ from dlcli.state import (
     restore_weights,
     stored_progress,
 )
-from dlcli.tally import Tally
+from dlcli.tally import Tally, answers_per_step
 from dlcli.times import Times, close
 
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
@@ -90,8 +91,7 @@ class Training(Assembly):
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
         self.progress = Progress()
-        answers = tree["dataset"]["batch_size"] * tree["trainer"]["accumulate"] * tree["dataset"]["num_classes"]
-        self.tally = Tally(answers, self.ranks)
+        self.tally = Tally(answers_per_step(tree), self.ranks)
         self.agreement = Agreement(self.ranks, signals)
         self.saver = (Saver if self.ranks.is_primary else Bystander)(
             run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"], save_gap_s
@@ -149,8 +149,7 @@ class Training(Assembly):
         return self.plan.is_done(self.progress.step)
 
     def has_stopped_early(self) -> bool:
-        settings = self.tree["regularization"]["early_stopping"]
-        return should_stop(self.progress.scores, patience=settings["patience"], min_delta=settings["min_delta"])
+        return should_stop(self.progress.scores, **self.tree["regularization"]["early_stopping"])
 
     # ----------------------------------------------------------------------------------------------------- the training
 
@@ -422,7 +421,8 @@ class Training(Assembly):
             "config": redact(self.tree),
             "teacher": self.teacher,
             "classes": list(self.data.classes),
-            "majority": int(torch.bincount(self.data.train.labels).argmax()),
+            "majority": commonest(self.data.train.labels),
+            "fitted": self.data.fitted,
             "data": self.data.fingerprints(),
             "environment": self.environment,
             "state": plain,

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dlcli import build, loop
+from dlcli import build, checking, loop
 from dlcli.assembly import Assembly
 from dlcli.build import Builder
 from dlcli.datasets.residency import free_memory
@@ -89,7 +89,7 @@ def _batch_row(parts: Assembly, size: int) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with memory_faults(lambda: ""):
-        batch = build.made_up_batch(tree, device)
+        batch = checking.made_up_batch(tree, device)
         task = copy.deepcopy(parts.task)
         optimizers = build.build_optimizers(parts.builder, tree, task, parts.runtime)
         steps = loop.train(task, _always([batch]), optimizers, autocast=parts.runtime.autocast())
@@ -181,7 +181,7 @@ def tune_workers(tree: Tree, builder: Builder) -> Proposal:
     parts = Assembly(tree, Signals(), builder=builder)
     task = copy.deepcopy(parts.task)
     optimizers = build.build_optimizers(builder, tree, task, parts.runtime)
-    batch = build.made_up_batch(tree, parts.runtime.device)
+    batch = checking.made_up_batch(tree, parts.runtime.device)
     step_s = _seconds_each(
         loop.train(task, _always([batch]), optimizers, autocast=parts.runtime.autocast()), parts.runtime.device
     )

@@ -122,7 +122,7 @@ def test_only_build_and_what_is_above_it_builds_objects() -> None:
     """Who imports what: commands -> start -> session -> training -> assembly -> build -> the families."""
     rooms = ("build", "session", "start")
     importers = {target: {module_of(p) for p in FILES if target in own_imports(p)} for target in rooms}
-    above = {"assembly", "inspection", "training", "session", "trained", "tuning", "forecast", "comparison.answers"} | {
+    above = {"assembly", "inspection", "checking", "training", "session", "trained", "tuning", "forecast", "comparison.answers"} | {
         *(f"commands.{c}" for c in ("evaluate", "plan", "predict", "tune")),
         *(f"sweep.{c}" for c in ("workers.trial", "dry_run")),
     }

@@ -17,7 +17,7 @@ from dlcli.build import Builder
 from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
 from dlcli.datasets.augmentation import Augment
-from dlcli.datasets.examples import Batch, ImageData, in_memory
+from dlcli.datasets.examples import Batch, Data, in_memory
 from dlcli.datasets.keyed_random import mirror_turns, sample_keys, uniform
 from dlcli.datasets.source import TrainSource
 from dlcli.errors import ConfigError
@@ -163,10 +163,10 @@ def test_only_networks_that_prepare_themselves_are_shown_training_images() -> No
     pixels = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     examples = in_memory(pixels.numpy(), torch.zeros(60, dtype=torch.int64).numpy())
     before = task.model.whiten.weight.clone()
-    build.prepare_networks(task, tree, ImageData(tuple("abcdefghij"), examples, examples))
+    build.prepare_networks(task, tree, Data(tuple("abcdefghij"), examples, examples))
     first = task.model.whiten.weight.clone()
     assert not first.equal(before)
-    build.prepare_networks(task, tree, ImageData(tuple("abcdefghij"), examples, examples))
+    build.prepare_networks(task, tree, Data(tuple("abcdefghij"), examples, examples))
     assert task.model.whiten.weight.equal(first)
     build.prepare_networks(Classification(nn.Linear(2, 2)), tree, None)  # type: ignore[arg-type]  # data are not touche
 

@@ -70,7 +70,7 @@ def test_shares_of_a_batch_make_its_gradient_also_when_they_differ_in_size() -> 
     second = steps(many, [cuts], sgd(many))[0]
     for a, b in zip(one.parameters(), many.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-    assert second.num_examples == 12
+    assert second.weight == 12
     assert loop.mean(first.values["loss"]) == pytest.approx(loop.mean(second.values["loss"]), rel=1e-6)
     assert loop.mean(first.values["accuracy"]) == loop.mean(second.values["accuracy"])
 

@@ -19,7 +19,7 @@ import dlcli
 from dlcli import build, checkpoint, trained
 from dlcli.build import Builder
 from dlcli.config import compose_command
-from dlcli.datasets.examples import ImageData
+from dlcli.datasets.examples import Data
 from dlcli.errors import ConfigError
 from dlcli.runtime import Runtime, start_runtime
 from dlcli.vectorized.agreement import can_train_together, groups
@@ -68,7 +68,7 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def digits() -> ImageData:
+def digits() -> Data:
     return build.build_data(Builder.for_search(), compose_command(list(BASE)).tree)
 
 
@@ -76,7 +76,7 @@ def trees_of(*words: str, variants: Sequence[Sequence[str]] = VARIANTS) -> list[
     return [compose_command([*BASE, *words, *own]).tree for own in variants]
 
 
-def trained_as(way: str, trees: list[dict[str, Any]], data: ImageData, **named: Any) -> Outcome:
+def trained_as(way: str, trees: list[dict[str, Any]], data: Data, **named: Any) -> Outcome:
     return train_together(trees, Builder.for_search(), CPU, data=data, way=way, **named)
 
 
@@ -91,7 +91,7 @@ def drift(ours: TrialResult, twin: TrialResult, steps: int | None = None) -> flo
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 @pytest.mark.parametrize("model", MODELS)
-def test_each_trial_starts_like_its_twin_and_ends_near_it(model: str, optimizer: str, digits: ImageData) -> None:
+def test_each_trial_starts_like_its_twin_and_ends_near_it(model: str, optimizer: str, digits: Data) -> None:
     trees = trees_of(*MODELS[model], f"optimizer={optimizer}")
     alone = trained_as(ONE_BY_ONE, trees, digits).trials
     assert len({result.losses[-1].item() for result in alone}) == len(trees), "the variants differ"
@@ -114,7 +114,7 @@ def is_near(ours: TrialResult, twin: TrialResult, tolerance: float) -> bool:
     return steps and drift(ours, twin) <= tolerance and max(off) <= 1 and ours.best == twin.best
 
 
-def test_one_by_one_is_what_dlcli_train_does_to_the_last_bit(tmp_path: Path, digits: ImageData) -> None:
+def test_one_by_one_is_what_dlcli_train_does_to_the_last_bit(tmp_path: Path, digits: Data) -> None:
     words = ("regularization.dropout=0.3", "regularization.ema=0.9", "trainer.max_steps=60", "trainer.eval_every=30")
     end = train_quickly(tmp_path, *words)
     (result,) = trained_as(
@@ -147,7 +147,7 @@ def test_one_by_one_is_what_dlcli_train_does_to_the_last_bit(tmp_path: Path, dig
     ],
     ids=lambda words: words[0],
 )
-def test_what_else_a_run_may_ask_for_is_done_too(way: str, words: tuple[str, ...], digits: ImageData) -> None:
+def test_what_else_a_run_may_ask_for_is_done_too(way: str, words: tuple[str, ...], digits: Data) -> None:
     variants = [
         ("seed=1",),
         (*words, "seed=1") if words[0].startswith("regularization") else ("seed=2", "optimizer.lr=0.01"),
@@ -164,7 +164,7 @@ def test_what_else_a_run_may_ask_for_is_done_too(way: str, words: tuple[str, ...
 
 
 @pytest.mark.parametrize("way", TOGETHER)
-def test_a_trial_that_stops_early_keeps_what_it_was_then(way: str, digits: ImageData) -> None:
+def test_a_trial_that_stops_early_keeps_what_it_was_then(way: str, digits: Data) -> None:
     stop = ("regularization.early_stopping.patience=1", "optimizer.lr=1e-9", "trainer.monitor=val/accuracy")
     trees = trees_of(*MODELS["mlp"], "trainer.eval_every=10", variants=[stop, ()])
     trees[1]["trainer"]["monitor"] = "val/accuracy"
@@ -177,7 +177,7 @@ def test_a_trial_that_stops_early_keeps_what_it_was_then(way: str, digits: Image
 
 
 @pytest.mark.parametrize("way", [ONE_BY_ONE, *TOGETHER])
-def test_a_trial_that_diverges_is_reported_with_its_step_and_touches_no_other(way: str, digits: ImageData) -> None:
+def test_a_trial_that_diverges_is_reported_with_its_step_and_touches_no_other(way: str, digits: Data) -> None:
     sick, well = ("optimizer.lr=1000", "regularization.weight_decay=1000"), ("optimizer.lr=0.02",)
     words = (*MODELS["cnn with batch norm"], "optimizer=momentum")
     trees = [trees_of(*words, variants=[(), second, ("optimizer.lr=0.01",)]) for second in (sick, well)]
@@ -192,7 +192,7 @@ def test_a_trial_that_diverges_is_reported_with_its_step_and_touches_no_other(wa
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "adam", "adamw"])
-def test_a_trial_that_has_diverged_keeps_its_weights_to_the_last_bit(optimizer: str, digits: ImageData) -> None:
+def test_a_trial_that_has_diverged_keeps_its_weights_to_the_last_bit(optimizer: str, digits: Data) -> None:
     trees = trees_of(*MODELS["mlp"], f"optimizer={optimizer}", variants=[("regularization.weight_decay=0.1",)] * 2)
     together = Together(Trials(trees, Builder.for_search(), CPU, digits), "layers")
     together.take_steps(5)
@@ -265,7 +265,7 @@ def test_a_loss_has_its_own_label_smoothing() -> None:
 @pytest.mark.parametrize("augmentation", ["none", "light", "flip_shift"])
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 4)], ids=["one seed", "two seeds"])
 def test_batches_are_those_of_the_trials_own_sources(
-    augmentation: str, seeds: tuple[int, int], digits: ImageData
+    augmentation: str, seeds: tuple[int, int], digits: Data
 ) -> None:
     words = (f"augmentation={augmentation}", *(["augmentation.flip=alternate"] if augmentation == "flip_shift" else []))
     trials = Trials(trees_of(*words, variants=[(f"seed={seed}",) for seed in seeds]), Builder.for_search(), CPU, digits)
@@ -279,7 +279,7 @@ def test_batches_are_those_of_the_trials_own_sources(
             assert torch.equal(labels if labels.dim() == 1 else labels[:, trial], batch.labels)
 
 
-def test_trials_of_one_seed_share_their_batches(digits: ImageData) -> None:
+def test_trials_of_one_seed_share_their_batches(digits: Data) -> None:
     trials = Trials(trees_of(variants=[(), ("optimizer.lr=0.1",)]), Builder.for_search(), CPU, digits)
     images, labels = next(iter(trials.train_batches()))
     assert isinstance(trials.train_batches(), TrainBatches)
@@ -335,7 +335,7 @@ def test_each_trial_has_its_own_share_of_dropout(way: str, is_shared: bool) -> N
     assert torch.equal(forward(images), torch.ones_like(out))
 
 
-def test_trials_with_the_same_dropout_draw_apart(digits: ImageData) -> None:
+def test_trials_with_the_same_dropout_draw_apart(digits: Data) -> None:
     networks = [nn.Sequential(nn.Flatten(), nn.Linear(4, 100), nn.Dropout(0.5)) for _ in range(2)]
     for network in networks:
         nn.init.zeros_(network[1].weight), nn.init.ones_(network[1].bias)
@@ -391,7 +391,7 @@ def test_numbers_may_differ_and_groups_are_found() -> None:
     assert groups([trees[0], other[0], trees[1], rms, other[1], rms]) == [[0, 2], [1, 4], [3], [5]]
 
 
-def test_what_cannot_be_trained_together_is_refused_with_a_remedy(digits: ImageData) -> None:
+def test_what_cannot_be_trained_together_is_refused_with_a_remedy(digits: Data) -> None:
     with pytest.raises(ConfigError, match=r"model\.hidden") as caught:
         trained_as(ONE_BY_ONE, trees_of(variants=[("model.hidden=[4]",), ("model.hidden=[5]",)]), digits)
     assert caught.value.hint == "Train them one by one."
@@ -431,7 +431,7 @@ def with_model(name: str, *words: str) -> list[dict[str, Any]]:
     return trees
 
 
-def test_the_probe_measures_every_way_and_chooses_one_of_them(digits: ImageData) -> None:
+def test_the_probe_measures_every_way_and_chooses_one_of_them(digits: Data) -> None:
     trees = trees_of(*MODELS["mlp"], "trainer.max_steps=100")
     trials = Trials(trees, Builder.for_search(), CPU, digits)
     state = torch.get_rng_state()
@@ -443,11 +443,11 @@ def test_the_probe_measures_every_way_and_chooses_one_of_them(digits: ImageData)
     assert all(result.steps == 0 and result.is_running for result in trials.results)
 
 
-def test_a_short_training_is_not_probed(digits: ImageData) -> None:
+def test_a_short_training_is_not_probed(digits: Data) -> None:
     assert choose(Trials(trees_of(), Builder.for_search(), CPU, digits)) == Choice(ONE_BY_ONE, 4, "CPU time")
 
 
-def test_a_network_that_mixes_its_trials_is_found_out(digits: ImageData) -> None:
+def test_a_network_that_mixes_its_trials_is_found_out(digits: Data) -> None:
     builder = Builder(frozenset(Builder.for_search().allowed), trusted=[__name__])
     trials = Trials(with_model("Sidelong", "trainer.max_steps=100"), builder, CPU, digits)
     assert "alone" in (disagreement(Together(trials, "layers")) or "")
@@ -456,7 +456,7 @@ def test_a_network_that_mixes_its_trials_is_found_out(digits: ImageData) -> None
     assert set(choice.step_s) == {ONE_BY_ONE, "vmap"} and "layers not: the loss of trial 0" in str(choice)
 
 
-def test_a_layer_without_a_stacked_form_is_named(digits: ImageData) -> None:
+def test_a_layer_without_a_stacked_form_is_named(digits: Data) -> None:
     builder = Builder(frozenset(Builder.for_search().allowed), trusted=[__name__])
     trees = with_model("Counting")
     with pytest.raises(CannotStack, match="Counting"):
@@ -470,7 +470,7 @@ def test_a_layer_without_a_stacked_form_is_named(digits: ImageData) -> None:
 # -------------------------------------------------------------------------------------------------------------- the end
 
 
-def test_weights_come_out_as_an_ordinary_checkpoint(tmp_path: Path, digits: ImageData) -> None:
+def test_weights_come_out_as_an_ordinary_checkpoint(tmp_path: Path, digits: Data) -> None:
     trees = trees_of(*MODELS["cnn with batch norm"])
     result = trained_as("layers", trees, digits).trials[3]
     assert result.weights is not None and result.best is not None
@@ -490,7 +490,7 @@ def test_weights_come_out_as_an_ordinary_checkpoint(tmp_path: Path, digits: Imag
 
 
 @pytest.mark.parametrize("way", [ONE_BY_ONE, *TOGETHER])
-def test_progress_counts_the_updates_of_all_trials_and_random_numbers_stay(way: str, digits: ImageData) -> None:
+def test_progress_counts_the_updates_of_all_trials_and_random_numbers_stay(way: str, digits: Data) -> None:
     seen: list[tuple[int, int]] = []
     state = torch.get_rng_state()
     trained_as(way, trees_of(*MODELS["mlp"]), digits, progress=lambda done, total, trials: seen.append((done, total)))
@@ -499,7 +499,7 @@ def test_progress_counts_the_updates_of_all_trials_and_random_numbers_stay(way: 
 
 
 @pytest.mark.parametrize("way", [ONE_BY_ONE, *TOGETHER])
-def test_the_same_trials_repeat_to_the_last_bit(way: str, digits: ImageData) -> None:
+def test_the_same_trials_repeat_to_the_last_bit(way: str, digits: Data) -> None:
     trees = trees_of(*MODELS["mlp"], variants=[("regularization.dropout=0.2",), ("regularization.dropout=0.4",)])
     first, second = (trained_as(way, trees, digits).trials for _ in range(2))
     assert all(torch.equal(a.losses, b.losses) for a, b in zip(first, second, strict=True))
@@ -509,7 +509,7 @@ def test_the_same_trials_repeat_to_the_last_bit(way: str, digits: ImageData) -> 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_on_a_gpu_a_trial_is_near_its_twin_too(model: str, precision: str, digits: ImageData) -> None:
+def test_on_a_gpu_a_trial_is_near_its_twin_too(model: str, precision: str, digits: Data) -> None:
     sick = ("optimizer.lr=1000", "regularization.weight_decay=1000")
     trees = trees_of(*MODELS[model], "optimizer=momentum", "runtime.device=cuda", variants=[*VARIANTS, sick])
     runtime = start_runtime({**trees[0]["runtime"], "precision": precision})

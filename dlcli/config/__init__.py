@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.confdir import GROUPS, search_path
-from dlcli.config.checks import check_parameter_groups, check_settings, check_together, without_effect
+from dlcli.config.checks import check_kinds, check_parameter_groups, check_settings, check_together, without_effect
 from dlcli.config.composing import check_files, compose
 from dlcli.config.tree import ABSENT, copied, lookup, plain_data
 from dlcli.config.values import resolve, set_values
@@ -63,7 +63,8 @@ def compose_command(
         if config is not None:
             set_values(config, reading)
             raw = plain_data(config, resolve=False)
-            tree = {} if _is_uncomposed(reading) else resolve(config, raw, reading)
+            if not _is_uncomposed(reading) and check_kinds(raw, reading):
+                tree = resolve(config, raw, reading)
     if tree and not _is_uncomposed(reading):
         check_settings(tree, reading)
         check_parameter_groups(tree, reading)
@@ -99,7 +100,7 @@ def check_stored(tree: object) -> dict[str, Any]:
     groups = {*GROUPS, "trainer", "parameter_groups"} - {"experiment"}
     if not isinstance(tree, dict) or not all(isinstance(tree.get(group), dict) for group in groups):
         raise ConfigError("the stored config has not the shape of a config")
-    missing = [key for key in _required_keys() if lookup(tree, key) is ABSENT]
+    missing = [key for key in _required_keys(tree) if lookup(tree, key) is ABSENT]
     if missing:
         raise ConfigError(f"the stored config lacks {', '.join(missing[:5])}")
     check_settings(tree, reading)
@@ -115,9 +116,14 @@ def check_stored(tree: object) -> dict[str, Any]:
     return tree
 
 
-def _required_keys() -> list[str]:
-    prefixes = ("seed", "trainer.", "dataset.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
-    return [key for key in SETTINGS if key.startswith(prefixes) and key not in ("dataset.name",)]
+DATASET_KEYS = ("root", "batch_size", "eval_batch_size", "val_size")
+IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "workers", "resident", "download")
+
+
+def _required_keys(tree: Mapping[str, Any]) -> list[str]:
+    prefixes = ("seed", "trainer.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
+    of_data = DATASET_KEYS if tree["dataset"].get("facts") else DATASET_KEYS + IMAGE_KEYS
+    return [*(key for key in SETTINGS if key.startswith(prefixes)), *(f"dataset.{key}" for key in of_data)]
 
 
 def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:

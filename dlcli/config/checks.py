@@ -60,11 +60,44 @@ def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
             reading.wrong(reading.word_for(where), message, better)
 
 
-def _model_of_kind(kind: object, search: Sequence[Path]) -> str | None:
-    """The model option of a kind that takes the smallest images, and so any, as a word of the command."""
-    facts = {name: body.get("facts") for name, body in bodies("model", search)}
-    fitting = {n: f.get("min_size", 1) for n, f in facts.items() if isinstance(f, dict) and f.get("kind") == kind}
-    return f"model={min(fitting, key=lambda name: fitting[name])}" if fitting else None
+def check_kinds(raw: Mapping[str, Any], reading: Reading) -> bool:
+    """Whether task and model take what the dataset gives. Looked at first: else their settings refer to nothing."""
+    gives, kind = _gives(raw["dataset"]), _facts(raw["task"]).get("models")
+    clashes = []
+    if gives not in takes(raw["task"]):
+        clashes.append(("task", _option("task", reading.search, gives=gives)))
+    elif gives not in takes(raw["model"]) and _facts(raw["model"]).get("kind") == kind:
+        clashes.append(("model", _option("model", reading.search, gives=gives, kind=kind)))
+    for group, better in clashes:
+        name, taken = raw["dataset"].get("name"), " or ".join(takes(raw[group]))
+        told = f"this {group} takes {taken}; dataset {printable(name)} gives {printable(gives)}"
+        reading.wrong(reading.word_for(group), told, better)
+    return not clashes
+
+
+def _facts(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    facts = node.get("facts")
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _gives(dataset: Mapping[str, Any]) -> str:
+    return str(_facts(dataset).get("gives", "images"))
+
+
+def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kinds of data that a task or model takes."""
+    found = _facts(node).get("takes", ["images"])
+    return tuple(map(str, found)) if isinstance(found, list) else (str(found),)
+
+
+def _option(group: str, search: Sequence[Path], *, gives: str, kind: object = None) -> str | None:
+    """An option that takes such data, of models the one that takes the smallest images, and so any; as a word."""
+    fitting: dict[str, int] = {}
+    for name, body in bodies(group, search):
+        facts = _facts(body)
+        if facts and gives in takes(body) and (kind is None or facts.get("kind") == kind):
+            fitting[name] = facts.get("min_size", 1)
+    return f"{group}={min(fitting, key=lambda name: fitting[name])}" if fitting else None
 
 
 def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[str, str, str | None]]:
@@ -84,7 +117,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
             yield ("model", f"its YAML does not say what it is: add  facts: {{kind: {facts.get('models')}}}", None)
         else:
             told = f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}"
-            yield ("model", told, _model_of_kind(facts.get("models"), search))
+            yield ("model", told, _option("model", search, gives=_gives(data), kind=facts.get("models")))
     shape = data.get("image_shape")
     if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
         smallest = model_facts.get("min_size", 1)

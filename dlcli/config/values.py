@@ -12,6 +12,8 @@ from dlcli.config.words import Reading, Word, spell_key
 from dlcli.errors import printable
 from dlcli.schema import SETTINGS, setting_of_kind
 
+OPTIONAL = re.compile(r"\$\{oc\.select:[a-z_]+(\.[a-z_]+)*,null\}")  # of a model: what only some datasets have
+
 
 def set_values(config: Any, reading: Reading) -> None:
     """Put every value into the tree whose key is there; note the others, each with the nearest right key."""
@@ -103,7 +105,7 @@ def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, 
         for v in (value if isinstance(value, list) else [value])
         if isinstance(v, str)
     ]
-    foreign = [(key, v) for key, v in strings if re.search(r"\$\{[^}]*[:\$]", v)]
+    foreign = [(key, v) for key, v in strings if re.search(r"\$\{[^}]*[:\$]", OPTIONAL.sub("", v))]
     for key, value in foreign:
         where = reading.word_for(f"{key}={value}")
         reading.wrong(where, "only ${other.setting} may stand in ${...}; let the shell fill in its variables")

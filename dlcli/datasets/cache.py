@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.datasets.examples import ImageData, content_fingerprint, in_memory
+from dlcli.datasets.examples import Data, content_fingerprint, in_memory
 from dlcli.datasets.roots import cache_folder
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Decoded:
     splits: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def cached(name: str, key: str, decode: Callable[[], Decoded]) -> ImageData:
+def cached(name: str, key: str, decode: Callable[[], Decoded]) -> Data:
     """The data under `key` (a sha256 of raw content and reader version), decoded and stored when they are not there."""
     if (data := stored(name, key)) is not None:
         return data
@@ -49,7 +49,7 @@ def cached(name: str, key: str, decode: Callable[[], Decoded]) -> ImageData:
     return to_image_data(decoded)
 
 
-def stored(name: str, key: str) -> ImageData | None:
+def stored(name: str, key: str) -> Data | None:
     """The data under `key`, mapped copy-on-write (nothing written to them reaches the file); None when absent."""
     return load(place_of(name, key), key)
 
@@ -58,12 +58,12 @@ def place_of(name: str, key: str) -> Path:
     return cache_folder() / "decoded" / f"{name}-{key[:20]}"
 
 
-def to_image_data(decoded: Decoded, fingerprints: dict[str, str] | None = None) -> ImageData:
+def to_image_data(decoded: Decoded, fingerprints: dict[str, str] | None = None) -> Data:
     splits = {
         split: in_memory(images, labels, (fingerprints or {}).get(split))
         for split, (images, labels) in decoded.splits.items()
     }
-    return ImageData(classes=decoded.classes, train=splits["train"], test=splits["test"], val=splits.get("val"))
+    return Data(classes=decoded.classes, train=splits["train"], test=splits["test"], val=splits.get("val"))
 
 
 def content_key(files: Iterable[Path], *words: object) -> str:
@@ -75,7 +75,7 @@ def content_key(files: Iterable[Path], *words: object) -> str:
     return digest.hexdigest()
 
 
-def load(folder: Path, key: str) -> ImageData | None:
+def load(folder: Path, key: str) -> Data | None:
     """The data in `folder`, verified; None when they are absent, damaged or of another key."""
     try:
         meta = json.loads((folder / "meta.json").read_text())

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlcli.datasets.cache import Decoded, cached, content_key
 from dlcli.datasets.download import download as download_file
-from dlcli.datasets.examples import ImageData
+from dlcli.datasets.examples import Data
 from dlcli.datasets.image_tree import damaged_archive
 from dlcli.datasets.roots import data_roots, download_folder, find_under, missing
 from dlcli.errors import DataError
@@ -40,7 +40,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 PLACES = [f"{prefix}{name}" for prefix in ("", "CIFAR10/", "cifar10/", "CIFAR-10/") for name in (FOLDER, ARCHIVE)]
 
 
-def read_cifar10(root: str | None = None, *, download: bool = True) -> ImageData:
+def read_cifar10(root: str | None = None, *, download: bool = True) -> Data:
     """Images (50000 and 10000, 3, 32, 32). Raises DataError when the data are missing or damaged.
 
     The files hold pickles, which could run code: each is loaded only after its MD5 is found to be the published one.

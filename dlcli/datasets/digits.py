@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.datasets.examples import ImageData, in_memory, stratified_test
+from dlcli.datasets.examples import Data, in_memory, stratified_test
 from dlcli.errors import EnvironmentFault
 
 TEST_FRACTION = 0.2
 
 
-def read_digits() -> ImageData:
+def read_digits() -> Data:
     """Images (N, 1, 8, 8), pixel values 0..16 scaled to 0..255; a fixed fifth of every class is the test split.
 
     Reads the package's own file rather than through sklearn.datasets, whose import takes 1.8 CPU-seconds.
@@ -27,7 +27,7 @@ def read_digits() -> ImageData:
     images = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = table[:, 64].astype(np.int64)
     is_test = stratified_test(labels, TEST_FRACTION)
-    return ImageData(
+    return Data(
         classes=tuple("0123456789"),
         train=in_memory(images[~is_test], labels[~is_test]),
         test=in_memory(images[is_test], labels[is_test]),

@@ -1,4 +1,6 @@
-"""What a reader returns: labelled images by split, and how a split is cut in two.
+"""What a reader returns: examples by split, and how a split is cut in two.
+
+Images with one label each are held as LabelledImages, everything else as Records (records.py).
 
 Shapes: N examples, B of them in a batch, C channels, H rows, W columns. Pixels are uint8 until they reach the device.
 """
@@ -7,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dlcli.datasets.records import Records
 from dlcli.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Examples:
+class LabelledImages:
     """One split: N labelled images.
 
     labels: (N,) int64, on the CPU.
@@ -36,14 +39,27 @@ class Examples:
         return len(self.labels)
 
 
+Examples = LabelledImages | Records
+
+
 @dataclass(frozen=True)
-class ImageData:
-    """A data set; `val` is None where it brings no validation split of its own."""
+class Data:
+    """A data set; `val` is None where it brings no validation split of its own.
+
+    classes: the names of the labels, () where there are none.
+    facts: what was found, by the name of the setting of `dataset` that must say the same (num_classes aside).
+    fitted: plain data that was fitted to the training split and is needed to answer for new examples (a tokenizer, the
+    columns' means); it travels in the checkpoint.
+    notes: defects that were met and handled, with their counts, as sentences for the user.
+    """
 
     classes: tuple[str, ...]
     train: Examples
     test: Examples
     val: Examples | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    fitted: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:
         """Of each split that there is."""
@@ -56,6 +72,11 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) int64, on the device
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the example's row in its Examples, on the device
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return (self.images,)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -67,12 +88,12 @@ class Row:
         return self.images[index]
 
 
-def in_memory(images: np.ndarray, labels: np.ndarray, fingerprint: str | None = None) -> Examples:
-    """Examples of decoded arrays: images (N, C, H, W) uint8 and labels (N,) int64, writable or mapped copy-on-write."""
+def in_memory(images: np.ndarray, labels: np.ndarray, fingerprint: str | None = None) -> LabelledImages:
+    """Of decoded arrays: images (N, C, H, W) uint8 and labels (N,) int64, writable or mapped copy-on-write."""
     assert (images.ndim, images.dtype) == (4, np.uint8), (images.shape, images.dtype)
     assert (labels.shape, labels.dtype) == ((len(images),), np.int64), (labels.shape, labels.dtype)
     images_NCHW = torch.from_numpy(images)
-    return Examples(
+    return LabelledImages(
         labels=torch.from_numpy(labels),
         images=images_NCHW,
         read=Row(images_NCHW),
@@ -86,6 +107,11 @@ def content_fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
     digest.update(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels).data)
     return digest.hexdigest()
+
+
+def commonest(labels: Tensor | None) -> int | None:
+    """The class that most examples are of; None where there are no classes."""
+    return None if labels is None else int(torch.bincount(labels).argmax())
 
 
 def split_validation(num_examples: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dlcli.datasets.cache import Decoded, cached, content_key, stored
-from dlcli.datasets.examples import Examples, ImageData, stratified_test
+from dlcli.datasets.examples import Data, LabelledImages, stratified_test
 from dlcli.datasets.image_tree import Entry, ImageTree, archive_key, damaged_archive, is_archive, list_images, locate
 from dlcli.errors import ConfigError, DataError, printable
 
@@ -42,7 +42,7 @@ def read_image_folder(
     image_shape: Sequence[int],
     path: str | None = None,
     memory_limit_mb: float = 4096,
-) -> ImageData:
+) -> Data:
     """The images of `root`, or of `path` under the first data root that has it; see image_tree for the layouts.
 
     image_shape: (C, H, W) with C 1 (grey) or 3 (RGB); images are scaled and cut at the centre to it.
@@ -182,17 +182,17 @@ class FileImages:
         return torch.from_numpy(np.ascontiguousarray(image))
 
 
-def lazy(tree: ImageTree, shape: tuple[int, int, int]) -> ImageData:
+def lazy(tree: ImageTree, shape: tuple[int, int, int]) -> Data:
     splits = {split: lazy_examples(tree.path, entries, shape) for split, entries in tree.splits.items()}
-    return ImageData(tree.classes, splits["train"], splits["test"], splits.get("val"))
+    return Data(tree.classes, splits["train"], splits["test"], splits.get("val"))
 
 
-def lazy_examples(folder: Path, entries: Sequence[Entry], shape: tuple[int, int, int]) -> Examples:
+def lazy_examples(folder: Path, entries: Sequence[Entry], shape: tuple[int, int, int]) -> LabelledImages:
     """Their fingerprint is of names, sizes and labels: reading all content would take as long as an epoch."""
     digest = hashlib.sha256(repr(shape).encode())
     for entry in entries:
         digest.update(repr((entry.name, entry.size, entry.label)).encode())
-    return Examples(
+    return LabelledImages(
         labels=torch.tensor([entry.label for entry in entries], dtype=torch.int64),
         images=None,
         read=FileImages(folder, tuple(entry.name for entry in entries), shape),

@@ -17,7 +17,7 @@ import numpy as np
 
 from dlcli.datasets.cache import Decoded, cached, content_key
 from dlcli.datasets.download import download as download_file
-from dlcli.datasets.examples import ImageData
+from dlcli.datasets.examples import Data
 from dlcli.datasets.roots import data_roots, download_folder, exists, missing
 from dlcli.errors import DataError
 
@@ -80,17 +80,17 @@ FASHION_MNIST = Edition(
 )
 
 
-def read_mnist(root: str | None = None, *, download: bool = True) -> ImageData:
+def read_mnist(root: str | None = None, *, download: bool = True) -> Data:
     """MNIST: images (60000 and 10000, 1, 28, 28). Raises DataError when it is missing, damaged or not MNIST."""
     return read_edition(MNIST, root, download=download)
 
 
-def read_fashion_mnist(root: str | None = None, *, download: bool = True) -> ImageData:
+def read_fashion_mnist(root: str | None = None, *, download: bool = True) -> Data:
     """Fashion-MNIST, in the same form and under the same names as MNIST: ten kinds of clothes."""
     return read_edition(FASHION_MNIST, root, download=download)
 
 
-def read_edition(edition: Edition, root: str | None, *, download: bool) -> ImageData:
+def read_edition(edition: Edition, root: str | None, *, download: bool) -> Data:
     roots = data_roots(root)
     paths = find_files(edition, roots) or fetch_files(edition, roots, download=download)
     key = content_key((paths[name] for name in NAMES), edition.name, VERSION)

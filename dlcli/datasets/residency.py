@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dlcli.datasets.examples import Examples
+from dlcli.datasets.records import Records
 from dlcli.errors import ConfigError, EnvironmentFault
 
 SHARE = 0.5  # of the free memory: the rest is for the network, its optimizer and activations
@@ -47,8 +48,10 @@ def compare(num_bytes: int, device: torch.device) -> tuple[bool, str]:
     return False, f"{size} are more than half of the {readable(free)} free in {where}"
 
 
-def image_bytes(examples: Examples) -> int | None:
+def num_bytes(examples: Examples) -> int | None:
     """What choose_residency is to be given for one split; None when its images are not in memory."""
+    if isinstance(examples, Records):
+        return examples.nbytes
     return None if examples.images is None else examples.images.nbytes
 
 

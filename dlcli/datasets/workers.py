@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dlcli.datasets.examples import Examples
+from dlcli.datasets.examples import LabelledImages
 from dlcli.errors import DataError, DlcliError, EnvironmentFault, printable
 
 
 def read_batches(
-    examples: Examples, schedule: Iterable[list[int]], *, workers: int, pin_memory: bool
+    examples: LabelledImages, schedule: Iterable[list[int]], *, workers: int, pin_memory: bool
 ) -> Iterator[Tensor]:
     """(B, C, H, W) uint8 for each list of rows in `schedule`, in order, read ahead by `workers` processes.
 
@@ -69,7 +69,7 @@ class Unreadable:
 class Decoder(Dataset):
     """rows -> (B, C, H, W) uint8."""
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: LabelledImages) -> None:
         self.images, self.read = examples.images, examples.read
 
     def __getitem__(self, rows: list[int]) -> Tensor | Unreadable:

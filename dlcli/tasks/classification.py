@@ -1,4 +1,4 @@
-"""Image classification: one label per image."""
+"""Classification: one label per example, be it an image, a sentence or a row of a table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Classification(Task):
     """Cross-entropy, optionally with label smoothing (Szegedy et al. 2016, section 7), mixup (Zhang et al. 2018) or
     cutmix (Yun et al. 2019).
 
-    A batch has images (B, C, H, W) float and labels (B,) int64; the model gives logits (B, K). mixup and cutmix are
-    the alphas of their Beta distributions, 0 for off; with both on, each batch takes one of them at random.
-    test_time_augmentation: {"mirror": bool, "shift": pixels}, of held-out images only; see `answer`.
+    A batch has `inputs`, what the model is called with, and labels (B,) int64; the model gives logits (B, K). mixup and
+    cutmix are of images (B, C, H, W) float: the alphas of their Beta distributions, 0 for off; with both on, each batch
+    takes one of them at random. test_time_augmentation: {"mirror": bool, "shift": pixels}, of held-out images; see
+    `answer`.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Classification(Task):
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         if self.mixup or self.cutmix:
             return self.mixed_loss(batch)
-        logits_BK = self.model(batch.images)
+        logits_BK = self.model(*batch.inputs)
         loss = F.cross_entropy(logits_BK, batch.labels, label_smoothing=self.label_smoothing)
         return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), batch.labels)}
 
@@ -59,14 +60,18 @@ class Classification(Task):
         return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), labels_B)}
 
     def metrics(self, batch: Any) -> dict[str, Tensor]:
-        return self.measure(self.answer(batch.images), batch.labels)
+        return self.measure(self.answer(*batch.inputs), batch.labels)
 
-    def answer(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, K) of held-out images: the model's, or with test-time augmentation the mean over several views.
+    def answer(self, *inputs: Tensor) -> Tensor:
+        """Logits (B, K) of held-out examples: the model's, or with test-time augmentation of images the mean over
+        several views.
 
         The views of cifar10-airbench: the image for one half, its copies moved up-left and down-right for the other;
         with `mirrors` each of these as it is and mirrored, in equal parts.
         """
+        if not (self.mirrors or self.shift):
+            return self.model(*inputs)
+        (images_BCHW,) = inputs
         logits_BK = self._both_ways(images_BCHW)
         if not self.shift:
             return logits_BK
@@ -83,9 +88,9 @@ class Classification(Task):
         return {"accuracy": Answers(logits_BK, labels_B).is_right().float(), "loss": loss_B}
 
     @torch.no_grad()
-    def predict(self, images_BCHW: Tensor) -> Tensor:
-        """Probabilities (B, K) float32 of normalised images, each row summing to 1."""
-        return self.answer(images_BCHW).float().softmax(1)
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """Probabilities (B, K) float32, each row summing to 1; of images that are normalised."""
+        return self.answer(*inputs).float().softmax(1)
 
 
 def move(images_BCHW: Tensor, by: int) -> Tensor:

@@ -37,9 +37,9 @@ class Distillation(Classification):
         return self
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
-        logits_BK, t = self.model(batch.images).float(), self.temperature
+        logits_BK, t = self.model(*batch.inputs).float(), self.temperature
         with torch.no_grad():
-            target_BK = F.softmax(self.teacher(batch.images).float() / t, dim=1)
+            target_BK = F.softmax(self.teacher(*batch.inputs).float() / t, dim=1)
         hard = F.cross_entropy(logits_BK, batch.labels, label_smoothing=self.label_smoothing)
         soft = F.kl_div(F.log_softmax(logits_BK / t, dim=1), target_BK, reduction="batchmean") * t * t
         loss = self.alpha * soft + (1 - self.alpha) * hard

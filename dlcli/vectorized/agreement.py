@@ -54,6 +54,9 @@ def _hindrances(tree: Tree) -> Iterator[str]:
     trainer, data, runtime = tree["trainer"], tree["dataset"], tree["runtime"]
     if tree["task"]["_target_"] != CLASSIFICATION:
         yield f"task: {printable(tree['task']['_target_'])} is no classification"
+    if (given := data.get("facts", {}).get("gives", "images")) != "images":
+        yield f"dataset: it gives {printable(given)}, not images"
+        return
     yield from _optimizer_hindrances(tree)
     for key in ("mixup", "cutmix"):
         if tree["task"].get(key):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dlcli.datasets.examples import Examples, private_generator
+from dlcli.datasets.examples import LabelledImages, private_generator
 from dlcli.datasets.keyed_random import mirror_turns, sample_keys
 from dlcli.datasets.pixels import Pixels
 
@@ -20,9 +20,9 @@ Augmentation = Callable[..., Tensor]
 
 
 class ExampleBatches:
-    """Examples of one split, resident on the device. rows: (N,) int64 that all trials see, or (N, T)."""
+    """LabelledImages of one split, resident on the device. rows: (N,) int64 that all trials see, or (N, T)."""
 
-    def __init__(self, examples: Examples, pixels: Pixels, device: torch.device):
+    def __init__(self, examples: LabelledImages, pixels: Pixels, device: torch.device):
         assert examples.images is not None, "train_together lets resident images pass only"
         self.pixels, self.device = pixels, device
         self.images, self.labels = examples.images.to(device), examples.labels.to(device)

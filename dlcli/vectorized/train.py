@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dlcli.build import Builder
-from dlcli.datasets.examples import ImageData
+from dlcli.datasets.examples import Data
 from dlcli.errors import ConfigError
 from dlcli.runtime import Runtime, memory_faults, unchanged_random
 from dlcli.vectorized import one_by_one, together
@@ -45,7 +45,7 @@ def train_together(
     builder: Builder,
     runtime: Runtime,
     *,
-    data: ImageData | None = None,
+    data: Data | None = None,
     way: str = "auto",
     progress: Progress = lambda done, total, trials: None,
 ) -> Outcome:

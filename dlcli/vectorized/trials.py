@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli import build
+from dlcli import build, checking
 from dlcli.build import Builder
-from dlcli.datasets.examples import Examples, ImageData
+from dlcli.datasets.examples import Data, Examples, LabelledImages
 from dlcli.datasets.pixels import Pixels
-from dlcli.datasets.residency import choose_residency, image_bytes
+from dlcli.datasets.residency import choose_residency, num_bytes
 from dlcli.datasets.source import TrainSource
 from dlcli.errors import ConfigError
 from dlcli.optimizers.schedules import Position
@@ -63,14 +63,14 @@ class TrialResult:
 class Trials:
     """trees: composed configs of trials that can be trained together. Raises ConfigError where they cannot."""
 
-    def __init__(self, trees: Sequence[Tree], builder: Builder, runtime: Runtime, data: ImageData | None = None):
+    def __init__(self, trees: Sequence[Tree], builder: Builder, runtime: Runtime, data: Data | None = None):
         self.trees, self.builder, self.runtime, tree = list(trees), builder, runtime, trees[0]
         if reason := can_train_together(trees):
             raise ConfigError(f"these trials cannot be trained together: {reason}", hint="Train them one by one.")
         for own in trees:
             builder.check(own)
         self.data = data or build.build_data(builder, tree)
-        build.check_data(self.data, tree)
+        checking.check_data(self.data, tree)
         self._check_resident()
         splits = [build.split_training(own, self.data) for own in trees]
         self.train_rows, self.val_rows = [own[0] for own in splits], [own[2] for own in splits]
@@ -91,7 +91,7 @@ class Trials:
     def _check_resident(self) -> None:
         settings = self.trees[0]["dataset"]
         for examples in (self.data.train, self.data.test):
-            size, device = image_bytes(examples), self.runtime.device
+            size, device = num_bytes(examples), self.runtime.device
             is_resident, why = choose_residency(size, settings["resident"], settings["workers"], device)
             if not is_resident:
                 told = f"these trials cannot be trained together: their images are not held in memory ({why})"
@@ -129,6 +129,7 @@ class Trials:
 
     def placed(self, examples: Examples) -> ExampleBatches:
         """A split on the device, once."""
+        assert isinstance(examples, LabelledImages), "can_train_together lets images pass only"
         if id(examples) not in self._placed:
             settings, device = self.trees[0]["dataset"], self.runtime.device
             channels = settings["image_shape"][0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcli.datasets.examples import Examples, in_memory
+from dlcli.datasets.examples import LabelledImages, in_memory
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +31,12 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def examples() -> Examples:
+def examples() -> LabelledImages:
     """100 random images of 3 x 6 x 5, labels 0..9."""
     return random_examples(100)
 
 
-def random_examples(count: int, shape: tuple[int, int, int] = (3, 6, 5)) -> Examples:
+def random_examples(count: int, shape: tuple[int, int, int] = (3, 6, 5)) -> LabelledImages:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
     return in_memory(images, np.arange(count, dtype=np.int64) % 10)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from dlcli.datasets.augmentation import Augment
-from dlcli.datasets.examples import Batch, Examples, split_validation
+from dlcli.datasets.examples import Batch, LabelledImages, split_validation
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.residency import choose_residency
 from dlcli.datasets.source import EvalSource, TrainSource
@@ -30,7 +30,7 @@ RESIDENT: dict[str, Any] = {"resident": True}
 LOADERS: list[dict[str, Any]] = [{"resident": False, "workers": 0}, {"resident": False, "workers": 2}]
 
 
-def train_source(examples: Examples, **changes: Any) -> TrainSource:
+def train_source(examples: LabelledImages, **changes: Any) -> TrainSource:
     indices, _ = split_validation(len(examples), 17, seed=0)
     settings: dict[str, Any] = {
         "batch_size": 8,
@@ -60,7 +60,7 @@ def same(ours: list[list[Batch]], theirs: list[list[Batch]]) -> bool:
 @pytest.mark.parametrize("augment", [None, AUGMENT], ids=["plain", "augmented"])
 @pytest.mark.parametrize("reading", LOADERS, ids=["in this process", "two workers"])
 def test_loader_and_resident_batches_are_bit_identical(
-    reading: dict, augment: Augment | None, examples: Examples
+    reading: dict, augment: Augment | None, examples: LabelledImages
 ) -> None:
     resident = take(train_source(examples, augment=augment), 0, 10)
     loaded = take(train_source(examples, augment=augment, **reading), 0, 10)
@@ -69,14 +69,14 @@ def test_loader_and_resident_batches_are_bit_identical(
     assert same(resident[6:], from_the_middle)
 
 
-def test_any_step_can_be_started_from(examples: Examples) -> None:
+def test_any_step_can_be_started_from(examples: LabelledImages) -> None:
     source = train_source(examples)
     whole = take(source, 0, 12)
     for step in range(12):
         assert same(whole[step:], take(source, step, 12 - step))
 
 
-def test_an_epoch_has_every_chosen_example_once(examples: Examples) -> None:
+def test_an_epoch_has_every_chosen_example_once(examples: LabelledImages) -> None:
     source = train_source(examples)
     assert (source.num_examples, source.steps_per_epoch, source.kind) == (83, 4, "resident")
     epochs = take(source, 0, 8)
@@ -86,7 +86,7 @@ def test_an_epoch_has_every_chosen_example_once(examples: Examples) -> None:
     assert all(order.sort().values.equal(chosen) for order in orders) and not orders[0].equal(orders[1])
 
 
-def test_batches_are_the_examples_named_by_their_index(examples: Examples) -> None:
+def test_batches_are_the_examples_named_by_their_index(examples: LabelledImages) -> None:
     assert examples.images is not None
     for batch in itertools.chain(*take(train_source(examples, augment=None), 2, 3)):
         assert batch.labels.equal(examples.labels[batch.index]) and batch.labels.dtype == torch.int64
@@ -96,7 +96,7 @@ def test_batches_are_the_examples_named_by_their_index(examples: Examples) -> No
         torch.testing.assert_close(batch.images, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_augmented_image_does_not_depend_on_the_batch_size(examples: Examples) -> None:
+def test_an_augmented_image_does_not_depend_on_the_batch_size(examples: LabelledImages) -> None:
     def by_index(batch_size: int) -> dict[int, torch.Tensor]:
         steps = take(train_source(examples, batch_size=batch_size, accumulate=1), 0, -(-83 // batch_size))
         return {int(i): image for step in steps for b in step for i, image in zip(b.index, b.images, strict=True)}
@@ -105,13 +105,13 @@ def test_an_augmented_image_does_not_depend_on_the_batch_size(examples: Examples
     assert small.keys() == large.keys() and all(small[index].equal(large[index]) for index in small)
 
 
-def test_seeds_give_other_orders_and_other_augmentation(examples: Examples) -> None:
+def test_seeds_give_other_orders_and_other_augmentation(examples: LabelledImages) -> None:
     ours, theirs = (take(train_source(examples, seed=seed), 0, 1)[0][0] for seed in (0, 1))
     assert not ours.index.equal(theirs.index)
 
 
 @pytest.mark.parametrize("reading", [RESIDENT, *LOADERS], ids=["resident", "in this process", "two workers"])
-def test_evaluation_goes_in_order_and_can_be_repeated(reading: dict, examples: Examples) -> None:
+def test_evaluation_goes_in_order_and_can_be_repeated(reading: dict, examples: LabelledImages) -> None:
     _, chosen = split_validation(100, 17, seed=0)
     source = EvalSource(examples, chosen, batch_size=7, **STATISTICS, **reading)
     first, second = list(source), list(source)
@@ -123,13 +123,13 @@ def test_evaluation_goes_in_order_and_can_be_repeated(reading: dict, examples: E
 
 
 @pytest.mark.parametrize("reading", [RESIDENT, *LOADERS], ids=["resident", "in this process", "two workers"])
-def test_sources_leave_the_global_generators_alone(reading: dict, examples: Examples) -> None:
+def test_sources_leave_the_global_generators_alone(reading: dict, examples: LabelledImages) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
     take(train_source(examples, **reading), 1, 3)
     assert torch.get_rng_state().equal(before[0]) and np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
 
 
-def test_workers_end_when_the_steps_are_closed(examples: Examples) -> None:
+def test_workers_end_when_the_steps_are_closed(examples: LabelledImages) -> None:
     handler = signal.getsignal(signal.SIGCHLD)
     steps = train_source(examples, resident=False, workers=2).from_step(0)
     next(steps)
@@ -139,7 +139,7 @@ def test_workers_end_when_the_steps_are_closed(examples: Examples) -> None:
     assert signal.getsignal(signal.SIGCHLD) == handler
 
 
-def test_a_killed_worker_is_an_environment_fault(examples: Examples) -> None:
+def test_a_killed_worker_is_an_environment_fault(examples: LabelledImages) -> None:
     steps = train_source(examples, resident=False, workers=2).from_step(0)
     next(steps)
     pid = multiprocessing.active_children()[0].pid
@@ -151,7 +151,7 @@ def test_a_killed_worker_is_an_environment_fault(examples: Examples) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_workers_ignore_ctrl_c_and_terminate(examples: Examples) -> None:
+def test_workers_ignore_ctrl_c_and_terminate(examples: LabelledImages) -> None:
     steps = train_source(examples, resident=False, workers=2).from_step(0)
     reference = take(train_source(examples), 0, 8)
     ours = [next(steps)]
@@ -206,7 +206,7 @@ class Faulty:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("error", [ValueError("odd"), DataError("cat.png is damaged", hint="Replace it.")])
 def test_an_image_that_cannot_be_read_is_named(error: Exception, workers: int) -> None:
-    examples = Examples(torch.zeros(60, dtype=torch.int64), None, Faulty(error), "0")
+    examples = LabelledImages(torch.zeros(60, dtype=torch.int64), None, Faulty(error), "0")
     source = EvalSource(examples, torch.arange(60), batch_size=8, **STATISTICS, resident=False, workers=workers)
     with pytest.raises(DataError, match=r"Example 40.*(odd|cat\.png)") as caught:
         list(source)
@@ -242,11 +242,11 @@ def test_residency_is_chosen_by_size_and_setting() -> None:
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 0}, {"accumulate": 0}])
-def test_sizes_must_be_positive(change: dict, examples: Examples) -> None:
+def test_sizes_must_be_positive(change: dict, examples: LabelledImages) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         train_source(examples, **change)
 
 
-def test_steps_are_made_lazily(examples: Examples) -> None:
+def test_steps_are_made_lazily(examples: LabelledImages) -> None:
     steps: Iterator[list[Batch]] = train_source(examples).from_step(10**9)
     assert len(next(steps)) in (2, 3)

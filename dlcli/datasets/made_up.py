@@ -1,0 +1,51 @@
+"""Made-up data in the shapes that a dataset's settings name: to try shapes, to time steps, to test a whole run.
+
+One function per kind of data, in the file of that kind: (settings, num_examples) -> Records or LabelledImages, drawn
+from torch's global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlcli.datasets.examples import Batch
+from dlcli.datasets.records import Dense, Records
+from dlcli.errors import ConfigError, nearest
+
+KINDS = {  # what a dataset gives (`facts: {gives: ...}`) -> where its made-up data are made
+    "images": "dlcli.datasets.made_up",
+    "sentences": "dlcli.datasets.sentences",
+    "stream": "dlcli.datasets.text_stream",
+    "pairs": "dlcli.datasets.sentence_pairs",
+    "speech": "dlcli.datasets.speech",
+    "table": "dlcli.datasets.table",
+    "boxes": "dlcli.datasets.boxes",
+    "masks": "dlcli.datasets.masks",
+}
+
+
+def made_up_data(settings: Mapping[str, Any], num_examples: int) -> Records:
+    """So many examples of what the dataset gives. Raises ConfigError for a kind that nobody makes."""
+    kind = settings.get("facts", {}).get("gives", "images")
+    if kind not in KINDS:
+        better = nearest(str(kind), list(KINDS))
+        told = f"dataset {settings['name']}: facts.gives={kind} is no kind of data ({', '.join(KINDS)})"
+        raise ConfigError(told, hint=f"gives: {better}" if better else None)
+    make: Callable[[Mapping[str, Any], int], Records] = import_module(KINDS[kind]).made_up
+    return make(settings, num_examples)
+
+
+def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
+    """Noise for images, as a network sees them: normalised."""
+    images = torch.randn(num_examples, *settings["image_shape"])
+    labels = torch.randint(settings["num_classes"], (num_examples,))
+    return Records({"images": Dense(images), "labels": Dense(labels)}, as_batch, "made up", labels)
+
+
+def as_batch(taken: Mapping[str, Tensor], index_B: Tensor, augment: object, keys_B: object) -> Batch:
+    return Batch(taken["images"], taken["labels"], index_B)
