@@ -1,0 +1,151 @@
+"""`dlcli info`: counts against those made by hand, every model of conf, and that nothing is allocated."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from program import dlcli, environment
+from torch import nn
+
+from dlcli import build, inspection
+from dlcli.build import Builder
+from dlcli.commands.info import as_experiment
+from dlcli.confdir import options, packaged_conf
+from dlcli.config import compose_command
+from dlcli.inspection import Call, Network
+from dlcli.start import complete
+
+CONF = [packaged_conf()]
+
+
+def inspected(*words: str) -> dict[str, Network]:
+    tree = compose_command(as_experiment(words, CONF), search=CONF).tree
+    return inspection.inspect(complete(tree), Builder.for_search(CONF))
+
+
+def test_an_mlp_is_counted_as_by_hand() -> None:
+    network = inspected("mlp", "dataset=mnist", "model.hidden=[100,50]", "regularization=none")["model"]
+    products = 784 * 100 + 100 * 50 + 50 * 10
+    assert network.flops == 2 * products
+    assert network.parameters == network.trainable == products + 100 + 50 + 10
+    assert network.weight_bytes == network.gradient_bytes == 4 * network.parameters
+    steps = 4 * 6  # Adam counts its steps, float32, for each of six tensors
+    assert network.optimizer_bytes == 2 * 4 * network.parameters + steps
+    # The backward pass needs the input of each linear layer; the second's and third's are the ReLUs' outputs too.
+    assert network.activation_bytes == 4 * (784 + 100 + 50)
+
+
+def test_convolutions_and_their_maps_are_counted_as_by_hand() -> None:
+    network = inspected("simple_cnn", "dataset=mnist", "model.channels=[32]", "model.hidden=[]")["model"]
+    layers = {layer.name: layer for layer in network.layers}
+    assert layers["features.0"].output == (1, 32, 28, 28) and layers["features.2"].output == (1, 32, 14, 14)
+    assert layers["features.0"].flops == 2 * 9 * 32 * 28 * 28
+    assert layers["head.1"].flops == 2 * 32 * 14 * 14 * 10
+    assert network.flops == sum(layers[name].flops or 0 for name in ("features.0", "head.1"))
+    assert layers["features"].parameters == 32 * 9 + 32
+
+
+def test_attention_and_recurrence_are_counted_as_by_hand() -> None:
+    words = ("dataset=mnist", "model.width=64", "model.layers=3", "model.heads=4", "model.feed_forward=96")
+    network = inspected("transformer", *words)["model"]
+    block = 28 * (4 * 64 * 64 + 2 * 64 * 96) + 2 * 28 * 28 * 64
+    assert network.flops == 2 * (28 * 28 * 64 + 3 * block + 64 * 10)
+    network = inspected("gru", "dataset=mnist", "model.width=64")["model"]
+    assert network.flops == 2 * (28 * 3 * 64 * (28 + 64 + 64 + 64) + 64 * 10)
+
+
+def test_a_mixture_costs_the_experts_that_a_token_goes_through() -> None:
+    few, many = (inspected("moe", f"model.experts={n}")["model"] for n in (4, 64))
+    assert many.parameters > 5 * few.parameters
+    assert (many.flops or 0) - (few.flops or 0) == 2 * 2 * 28 * 128 * (64 - 4), "the router's alone"
+
+
+def test_known_networks_have_the_published_sizes() -> None:
+    """Parameters and multiply-adds of torchvision's tables; ImageNet's classes and images of 224 x 224."""
+    imagenet = ("dataset.image_shape=[3,224,224]", "dataset.num_classes=1000", "model.stem=imagenet")
+    published = {
+        ("resnet", "model.depth=18"): (11_689_512, 1.81),
+        ("resnet", "model.depth=50"): (25_557_032, 4.09),
+        ("mobilenet", "model.version=v2"): (3_504_872, 0.30),
+        ("mobilenet", "model.version=v3_small"): (2_542_856, 0.06),
+        ("shufflenet", "model.multiplier=1.0"): (2_278_604, 0.14),
+    }
+    for words, (parameters, giga) in published.items():
+        network = inspected(*words, *imagenet)["model"]
+        assert network.parameters == parameters, words
+        assert (network.flops or 0) / 2e9 == pytest.approx(giga, abs=0.0101), words
+
+
+def test_frozen_parameters_are_not_trainable() -> None:
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2))
+        network[0].requires_grad_(False)
+        found = inspection.examine(network, Call((torch.empty(1, 8),)))
+    assert (found.parameters, found.trainable) == (8 * 4 + 4 + 4 * 2 + 2, 4 * 2 + 2)
+
+
+def test_a_network_that_needs_data_is_told_by_its_parameters() -> None:
+    class Curious(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum().item() else x
+
+    with torch.device("meta"):
+        found = inspection.examine(Curious(8, 4), Call((torch.empty(1, 8),)))
+    assert found.parameters == 36 and found.flops is None and "without data" in found.reason
+
+
+@pytest.mark.parametrize("name", options("model", CONF))
+def test_every_model_can_be_looked_at(name: str) -> None:
+    tree = compose_command(as_experiment([name], CONF), search=CONF).tree
+    if tree["dataset"].get("num_classes", 0) is None:
+        pytest.skip(f"{tree['dataset']['name']}: only its data tell their classes")
+    found = inspection.inspect(complete(tree), Builder.for_search(CONF))
+    for network, module in build.build_networks(Builder.for_search(CONF), tree["model"]).items():
+        assert found[network].parameters == sum(p.numel() for p in module.parameters())
+        assert found[network].optimizer_bytes is not None, found[network].reason
+        assert found[network].flops and found[network].activation_bytes, found[network].reason
+
+
+def test_a_models_name_stands_for_the_experiment_on_top_of_its_file() -> None:
+    assert as_experiment(["resnet", "model.depth=34"], CONF) == ["cifar10", "model=resnet", "model.depth=34"]
+    assert as_experiment(["seed=1", "lstm"], CONF) == ["seed=1", "mnist_rows_lstm", "model=lstm"]
+    assert as_experiment(["mnist"], CONF) == ["mnist"]
+    assert as_experiment([], CONF) == []
+
+
+def test_ten_billion_parameters_take_no_memory(tmp_path: Path) -> None:
+    """Their weights alone would be 39 GB; the address space allowed is a sixth of that."""
+    words = ["transformer", "model.width=8192", "model.layers=12", "model.feed_forward=32768", "model.heads=64"]
+    limit = 6 * 2**30
+    done = subprocess.run(
+        [sys.executable, "-m", "dlcli", "info", *words, "--json"], cwd=tmp_path, env=environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    network: dict[str, Any] = json.loads(done.stdout)["networks"]["model"]
+    assert network["parameters"] == 9_665_273_866
+    assert network["weight_bytes"] == 4 * network["parameters"]
+
+
+def test_the_tables_fit_80_columns_and_the_latency_is_measured(tmp_path: Path) -> None:
+    done = dlcli("info", "mobilenet", "model.multiplier=0.5", "--latency", cwd=tmp_path, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("latency") and " ms " in line for line in lines)
+    answer = json.loads(dlcli("info", "mlp", "--latency", "--json", cwd=tmp_path).stdout)
+    times = answer["networks"]["model"]["latency"]
+    assert 0 < times["low_s"] <= times["median_s"] <= times["high_s"] < 1
+
+
+def test_a_name_that_is_no_model_is_told_with_the_nearest(tmp_path: Path) -> None:
+    done = dlcli("info", "mnst", cwd=tmp_path)
+    assert done.returncode == 2 and "mnist" in done.stderr
