@@ -91,6 +91,12 @@ def _setting(annotation: Any, expects: str, meaning: str, optional: bool) -> Set
     )
 
 
+def _column(meaning: str) -> Setting:
+    annotation = Annotated[int, Field(strict=True, ge=1)] | Annotated[str, Field(strict=True)] | None
+    expects = "a name of the header, or a number from 1 (or null)"
+    return Setting(annotation, expects, f"{meaning}; null: found by usual names.")
+
+
 _PATH = r"^[^\x00-\x1f]{1,4000}$"
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 _AUTO_OR_SWITCH = Annotated[bool, Field(strict=True)] | Literal["auto"]
@@ -146,7 +152,20 @@ SETTINGS: dict[str, Setting] = {
         1, 1_000_000, "Number of labels, 1 where a number is predicted; null: counted in the data.", optional=True
     ),
     "dataset.num_tokens": whole(2, 10_000_000, "Size of the vocabulary; null: counted in the data.", optional=True),
+    "dataset.path": text(_PATH, "a path", "File of the data, here or under a data root.", optional=True),
+    "dataset.val_path": text(
+        _PATH, "a path", "Such a file to validate on; null: split off by val_size.", optional=True
+    ),
+    "dataset.test_path": text(_PATH, "a path", "Such a file to test on; null: a fixed fifth.", optional=True),
+    "dataset.text_column": _column("Which column is the sentence"),
+    "dataset.label_column": _column("Which column is the label"),
+    "dataset.tokenizer": word(("bpe", "words", "characters"), "What a token is: byte pairs, words or characters."),
+    "dataset.max_length": whole(1, 100_000, "Most tokens of an example; what comes behind is cut off."),
+    "dataset.word_dropout": real(0, 1, "Share of the training tokens shown as <unk>.", below=True),
     "dataset.num_features": whole(1, 10_000_000, "Columns of numbers; null: counted in the data.", optional=True),
+    "dataset.sample_rate": whole(1_000, 384_000, "Samples in a second, Hz; recordings are resampled to it."),
+    "dataset.frame_ms": whole(1, 1_000, "Milliseconds of one output of a recogniser."),
+    "dataset.lowercase": switch("Read every letter as a small one."),
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
@@ -174,6 +193,16 @@ SETTINGS: dict[str, Setting] = {
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),
     "model.balance": real(0, 1_000, "Weight of the load-balancing loss of the experts."),
     "model.version": word(("v2", "v3_small", "v3_large"), "Which MobileNet."),
+    "model.features.sample_rate": whole(1_000, 384_000, "Follows dataset.sample_rate."),
+    "model.features.frame_ms": whole(1, 1_000, "Follows dataset.frame_ms; a multiple of hop_ms."),
+    "model.features.mels": whole(1, 1_024, "Mel bands of a spectrum."),
+    "model.features.window_ms": whole(1, 1_000, "Milliseconds that one spectrum is taken of."),
+    "model.features.hop_ms": whole(1, 1_000, "Milliseconds between two spectra."),
+    "model.features.normalise": switch("Give each band of each recording mean 0 and variance 1."),
+    "model.features.band_masks": whole(0, 100, "Masks over bands in training (SpecAugment)."),
+    "model.features.band_width": whole(1, 1_024, "Bands that a mask covers at most."),
+    "model.features.time_masks": whole(0, 100, "Masks over time in training (SpecAugment)."),
+    "model.features.time_share": real(0, 1, "Share of a recording that a mask covers at most."),
     "model.multiplier": real(0, 100, "Of the network's widths.", above=True),
     "model.generator.latent": whole(1, 65_536, "Numbers the generator starts from."),
     "model.generator.hidden": several(_WIDTH, 0, 1_000, "Widths of the generator's hidden layers."),
@@ -188,6 +217,8 @@ SETTINGS: dict[str, Setting] = {
     "task.test_time_augmentation.shift": whole(
         0, 1_000, "Answer for an image and itself moved up-left and down-right by so many pixels together; 0: off."
     ),
+    "task.decoding": word(("greedy", "beam"), "How text is read out of a recogniser for the scores."),
+    "task.beam": whole(1, 10_000, "Readings that a beam search keeps."),
     "task.cutmix": real(0, 100, "Follows regularization.cutmix."),
     "optimizer.lr": real(0, 1_000, "Learning rate, times the schedule's share.", above=True),
     "optimizer.weight_decay": real(0, 1_000, "L2 penalty (decoupled in adamw); follows regularization.weight_decay."),
