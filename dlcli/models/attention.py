@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
 class Attention(nn.Module):

@@ -1,0 +1,241 @@
+"""Recordings and what was said: a folder of one's own with a table (speech_table.py), and the Free Spoken Digits.
+
+Letters: N recordings, B of them in a batch, T samples of the longest, U characters of the longest transcript. A
+transcript is a sequence of ids of characters; 0 is the blank of CTC, which never occurs in one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcli.datasets.examples import Data
+from dlcli.datasets.records import Padded, Ragged, Records, fingerprint_of, ragged
+from dlcli.datasets.roots import data_roots, find_under, missing
+from dlcli.datasets.sound import SCALE, Sound, decode_sound, read_bytes
+from dlcli.datasets.speech_table import NAMED, UNKNOWN, alphabet_of, locate, read_table, say_some
+from dlcli.errors import DataError, printable
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SPOKEN_DIGITS = (  # under a data root, or the root itself
+    "FSDD/fsdd_dev_1500.tar.gz",
+    "fsdd_dev_1500.tar.gz",
+    "FSDD/recordings",
+    "free-spoken-digit-dataset/recordings",
+    "free-spoken-digit-dataset-master/recordings",
+    "recordings",
+)
+DIGIT_NAME = re.compile(r"([0-9])_(\w+)_(\d+)\.wav")
+TEST_INDICES = 5  # the official test split: indices 0 to 4 of every digit and speaker
+
+
+class SpeechBatch(NamedTuple):
+    waves: Tensor  # (B, T) float32 in [-1, 1], zero behind each end
+    lengths: Tensor  # (B,) int64, samples
+    targets: Tensor  # (B, U) int64, zero behind each end
+    target_lengths: Tensor  # (B,) int64, characters
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the recording's row
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return (self.waves, self.lengths)
+
+
+def as_batch(taken: Mapping[str, Padded], index_B: Tensor, augment: object, keys_B: object) -> SpeechBatch:
+    waves, targets = taken["waves"], taken["targets"]
+    return SpeechBatch(waves.values.float() / SCALE, waves.lengths, targets.values.long(), targets.lengths, index_B)
+
+
+def records(waves: Ragged, targets: Ragged, fingerprint: str) -> Records:
+    return Records({"waves": waves, "targets": targets}, as_batch, fingerprint, lengths=waves.lengths)
+
+
+def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
+    """Noise of a third to a whole second, and up to six characters of it."""
+    rate, num_tokens = settings["sample_rate"], settings.get("num_tokens") or 30
+
+    def column(lengths_N: Tensor, values: Callable[[int], Tensor]) -> Ragged:
+        starts = torch.cat([lengths_N.new_zeros(1), lengths_N.cumsum(0)])
+        return Ragged(values(int(starts[-1])), starts)
+
+    waves = column(
+        torch.randint(rate // 3, rate, (num_examples,), device="cpu"),
+        lambda size: torch.randint(-SCALE, SCALE, (size,), dtype=torch.int16),
+    )
+    targets = column(
+        torch.randint(1, 7, (num_examples,), device="cpu"),
+        lambda size: torch.randint(1, num_tokens, (size,), dtype=torch.int32),
+    )
+    return records(waves, targets, "made up")
+
+
+# ------------------------------------------------------------------------------------------------------------- readers
+
+
+def read_speech(
+    path: str | None, root: str | None = None, *, sample_rate: int, frame_ms: int, lowercase: bool = True
+) -> Data:
+    """Recordings of one's own, with the table at or in `path`. See speech_table.py.
+
+    sample_rate: Hz, to which all are resampled. frame_ms: of a recogniser's output; a transcript with more characters
+    than its recording has frames is left out.
+    """
+    table = read_table(locate(path, root), lowercase=lowercase)
+    splits = {
+        split: [Utterance(line.name, line.text, partial(read_bytes, line.file)) for line in lines]
+        for split, lines in table.items()
+    }
+    return to_data(splits, alphabet_of(table), sample_rate=sample_rate, frame_ms=frame_ms)
+
+
+def read_spoken_digits(root: str | None = None, *, sample_rate: int = 8000, frame_ms: int = 20) -> Data:
+    """Free Spoken Digits (Jackson et al. 2018): six speakers say zero to nine at 8 kHz; its archive or folder.
+
+    The official test split, indices 0 to 4 of every digit and speaker; all others train.
+    """
+    roots = data_roots(root)
+    is_root = root is not None and (roots[0].is_file() or roots[0].name == "recordings")
+    place = roots[0] if is_root else find_under(roots, SPOKEN_DIGITS)
+    if place is None:
+        raise missing(
+            "Free Spoken Digits",
+            f"{SPOKEN_DIGITS[0]} or {SPOKEN_DIGITS[3]}/*.wav",
+            roots,
+            name="spoken_digits",
+            reason="dlcli has no address to fetch it from",
+        )
+    splits: dict[str, list[Utterance]] = {"train": [], "test": []}
+    for name, read in list_recordings(place):
+        if match := DIGIT_NAME.fullmatch(name):
+            split = "test" if int(match[3]) < TEST_INDICES else "train"
+            splits[split].append(Utterance(name, WORDS[int(match[1])], read))
+    if not all(splits.values()):
+        told = f"{place} holds {len(splits['train'])} training and {len(splits['test'])} test recordings"
+        raise DataError(told, hint="Expected recordings/{digit}_{speaker}_{index}.wav of indices 0 to 49.")
+    alphabet = ["", *sorted(set("".join(WORDS)))]
+    return to_data(splits, alphabet, sample_rate=sample_rate, frame_ms=frame_ms)
+
+
+def list_recordings(place: Path) -> list[tuple[str, Callable[[], bytes]]]:
+    """(name, how to read it) of every .wav in a folder or an archive, by name. An archive is read at once: 10 MB."""
+    if place.is_dir():
+        return [(path.name, partial(read_bytes, path)) for path in sorted(place.glob("*.wav"))]
+    found: dict[str, Callable[[], bytes]] = {}
+    try:
+        with tarfile.open(place) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                if member.isfile() and name.endswith(".wav") and not name.startswith("."):
+                    content = archive.extractfile(member)
+                    assert content is not None, name
+                    found[name] = partial(bytes, content.read())
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        told = f"{place} cannot be read: {printable(error)}."
+        raise DataError(told, hint="Replace it with an intact copy of the archive.") from error
+    return sorted(found.items())
+
+
+# ------------------------------------------------------------------------------------------------------------ assembly
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A recording that has not been read yet: its name, what is said, and how its file's bytes are had."""
+
+    name: str
+    text: str
+    read: Callable[[], bytes]
+
+
+@dataclass
+class Findings:
+    """What was met on the way: by reason, the names that it holds of."""
+
+    damaged: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    resampled: dict[int, int] = field(default_factory=dict)  # Hz -> recordings
+    mixed: int = 0
+
+    def note(self, sound: Sound, sample_rate: int) -> None:
+        if sound.sample_rate != sample_rate:
+            self.resampled[sound.sample_rate] = self.resampled.get(sound.sample_rate, 0) + 1
+        self.mixed += sound.channels > 1
+
+    def notes(self, sample_rate: int) -> Iterable[str]:
+        for reason, names in self.left_out.items():
+            yield f"{len(names)} left out: {reason} ({say_some(names)})"
+        for rate, count in sorted(self.resampled.items()):
+            yield f"{count} resampled from {rate:,} to {sample_rate:,} Hz"
+        if self.mixed:
+            yield f"{self.mixed} of several channels mixed to one"
+
+
+def to_data(
+    splits: Mapping[str, Sequence[Utterance]], alphabet: Sequence[str], *, sample_rate: int, frame_ms: int
+) -> Data:
+    """Reads every recording. Raises DataError for those that cannot be read, all at once."""
+    found = Findings()
+    made = {
+        split: read_split(utterances, alphabet, found, sample_rate=sample_rate, frame_ms=frame_ms)
+        for split, utterances in splits.items()
+    }
+    if found.damaged:
+        more = f" and {len(found.damaged) - NAMED} more" if len(found.damaged) > NAMED else ""
+        raise DataError(f"{'; '.join(found.damaged[:NAMED])}{more}.", hint="Replace these files, or take them out.")
+    notes = [f"recordings: {note}" for note in found.notes(sample_rate)]
+    if UNKNOWN in alphabet:
+        notes.append("some characters are in no training transcript: where they are said counts as an error")
+    return Data(
+        classes=(),
+        train=made["train"],
+        test=made["test"],
+        val=made.get("val"),
+        facts={"num_tokens": len(alphabet)},
+        fitted={"alphabet": list(alphabet), "sample_rate": sample_rate},
+        notes=tuple(notes),
+    )
+
+
+def read_split(
+    utterances: Sequence[Utterance], alphabet: Sequence[str], found: Findings, *, sample_rate: int, frame_ms: int
+) -> Records:
+    ids = {character: i for i, character in enumerate(alphabet)}
+    waves, targets = [], []
+    for utterance in utterances:
+        try:
+            sound = decode_sound(utterance.read(), sample_rate)
+        except DataError as error:  # the others are looked at too, so that all of them are told at once
+            found.damaged.append(f"{printable(utterance.name)} {error.message}")
+            continue
+        reason = unusable(utterance.text, len(sound.samples), frame_samples=sample_rate * frame_ms // 1000)
+        if reason:
+            found.left_out.setdefault(reason, []).append(utterance.name)
+            continue
+        found.note(sound, sample_rate)
+        waves.append(sound.samples)
+        targets.append([ids[c] if c in ids else ids[UNKNOWN] for c in utterance.text])
+    waves_N, targets_N = ragged(waves, np.int16), ragged(targets, np.int32)
+    content = (waves_N.values, waves_N.starts, targets_N.values, targets_N.starts, "".join(alphabet))
+    return records(waves_N, targets_N, fingerprint_of(*content))
+
+
+def unusable(text: str, num_samples: int, *, frame_samples: int) -> str | None:
+    """Why a recording cannot be learned from, or None. CTC needs a frame for each character, and one between twins."""
+    if not num_samples:
+        return "no sound"
+    if not text:
+        return "no transcript"
+    needed = len(text) + sum(a == b for a, b in itertools.pairwise(text))
+    return "transcript longer than the sound" if needed > num_samples // frame_samples + 1 else None

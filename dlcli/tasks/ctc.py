@@ -1,0 +1,86 @@
+"""Connectionist temporal classification (Graves et al. 2006): text from recordings whose characters have no times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.errors import ConfigError
+from dlcli.tasks.ctc_decoding import BLANK, Reading, beam_search, edit_distance, greedy
+from dlcli.tasks.task import Task, Values
+
+
+class CTC(Task):
+    """-log p(transcript | recording) per character, summed over all alignments of the transcript with the frames.
+
+    A batch has `inputs`, what the model is called with, targets (B, U) int64 and target_lengths (B,) int64; the model
+    gives logits (B, F, V), the blank in front, and the frames (B,) of each recording. A transcript that has more
+    characters than there are frames cannot be aligned: it counts as nothing (the readers leave such out).
+    decoding: "greedy" or "beam", for the scores; beam: readings that the search keeps.
+    """
+
+    def __init__(self, model: nn.Module, *, decoding: str = "greedy", beam: int = 8):
+        super().__init__()
+        if decoding not in ("greedy", "beam"):
+            raise ConfigError(f"task.decoding={decoding} is no way to decode", hint="task.decoding=greedy or beam")
+        self.model, self.decoding, self.beam = model, decoding, beam
+
+    def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
+        loss = self.losses(batch, *self.read(*batch.inputs)).mean()
+        return loss, {"loss": loss.detach()}
+
+    def read(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, F, V) float32 and frames (B,)."""
+        logits_BFV, frames_B = self.model(*inputs)
+        return logits_BFV.float().log_softmax(2), frames_B
+
+    def losses(self, batch: Any, log_probs_BFV: Tensor, frames_B: Tensor) -> Tensor:
+        """(B,) float32, each divided by its number of characters."""
+        loss_B = F.ctc_loss(  # on a GPU it reads the lengths, and waits for the device
+            log_probs_BFV.transpose(0, 1),
+            batch.targets,
+            frames_B,
+            batch.target_lengths,
+            blank=BLANK,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return loss_B / batch.target_lengths.clamp(min=1)
+
+    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+        """cer: edits over characters of all references; accuracy: recordings whose whole text is right; loss."""
+        edits = characters = right = num_examples = 0
+        loss = 0.0
+        for batch in source:
+            log_probs_BFV, frames_B = self.read(*batch.inputs)
+            loss += self.losses(batch, log_probs_BFV, frames_B).double().sum().item()
+            for said, heard in zip(references(batch), self.decode(log_probs_BFV, frames_B), strict=True):
+                distance = edit_distance(heard, said)
+                edits, characters, right = edits + distance, characters + len(said), right + (distance == 0)
+                num_examples += 1
+        return {"cer": edits / max(1, characters), "loss": loss / num_examples, "accuracy": right / num_examples}
+
+    def decode(self, log_probs_BFV: Tensor, frames_B: Tensor) -> list[list[int]]:
+        if self.decoding == "greedy":
+            return greedy(log_probs_BFV, frames_B)
+        return [list(readings[0][0]) for readings in self.search(log_probs_BFV, frames_B, self.beam)]
+
+    def search(self, log_probs_BFV: Tensor, frames_B: Tensor, width: int) -> list[list[Reading]]:
+        """Of each recording up to `width` readings, the most probable first."""
+        log_probs = log_probs_BFV.cpu().double().numpy()
+        return [beam_search(log_probs[i, :n], width) for i, n in enumerate(frames_B.tolist())]
+
+    @torch.no_grad()
+    def transcribe(self, *inputs: Tensor, top: int = 1) -> list[list[Reading]]:
+        """Of each recording the `top` readings that a beam search finds, and the logarithms of their probabilities."""
+        return [readings[:top] for readings in self.search(*self.read(*inputs), max(self.beam, top))]
+
+
+def references(batch: Any) -> list[list[int]]:
+    """The transcripts without their padding."""
+    lengths = batch.target_lengths.tolist()
+    return [row[:length] for row, length in zip(batch.targets.tolist(), lengths, strict=True)]
