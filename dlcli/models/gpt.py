@@ -1,0 +1,111 @@
+"""GPT: a decoder-only Transformer that tells the next token (Radford et al. 2019, section 2.3).
+
+Shapes: B texts, L tokens of each, D width of a token, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.errors import ConfigError
+from dlcli.models.attention import EncoderBlock, FeedForward, attend
+
+Cache = list[tuple[Tensor, Tensor]]  # keys and values (B, L, D) of each block, of the tokens read so far
+
+
+class GPT(nn.Module):
+    """Tokens and learnt positions through `layers` pre-norm blocks, each token seeing those before it.
+
+    Takes tokens (B, L) int64 with L <= block; gives logits (B, L, V) of the token after each. feed_forward: units of
+    those layers. tied: one matrix embeds the tokens and reads them out (Press and Wolf 2017).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        block: int,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        feed_forward: int = 512,
+        dropout: float = 0.0,
+        tied: bool = False,
+    ):
+        super().__init__()
+        self.block, self.tied = block, tied
+        self.tokens, self.positions = nn.Embedding(num_tokens, width), nn.Embedding(block, width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(width, heads, FeedForward(width, feed_forward, dropout, "gelu"), dropout, pre_norm=True)
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = None if tied else nn.Linear(width, num_tokens, bias=False)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Normal, 0.02 wide; what is added to the stream narrower by the root of the number of such layers."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                is_added = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
+                scale = 1 / math.sqrt(2 * len(self.blocks)) if is_added else 1.0
+                nn.init.normal_(parameter, std=0.02 * scale)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        x_BLD = self.embed(tokens_BL)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, is_causal=True)
+        return self.read_out(x_BLD)
+
+    def extend(self, tokens_BQ: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Logits (B, V) of the token after the last of tokens_BQ, and the cache with these tokens in it.
+
+        Without a cache the tokens begin the text, with one they are one token that follows what it holds.
+        """
+        assert cache is None or tokens_BQ.shape[1] == 1, tokens_BQ.shape
+        first = 0 if cache is None else cache[0][0].shape[1]
+        x_BQD, longer = self.embed(tokens_BQ, first), []
+        for i, block in enumerate(self.blocks):
+            x_BQD, keys_and_values = extend_block(block, x_BQD, None if cache is None else cache[i])
+            longer.append(keys_and_values)
+        return self.read_out(x_BQD[:, -1:])[:, 0], longer
+
+    def embed(self, tokens_BL: Tensor, first: int = 0) -> Tensor:
+        """first: the position of the first token."""
+        end = first + tokens_BL.shape[1]
+        if end > self.block:
+            raise ConfigError(f"{end} tokens are more than model.block={self.block}", hint="Read the last ones only.")
+        return self.dropout(self.tokens(tokens_BL) + self.positions.weight[first:end])
+
+    def read_out(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = self.norm(x_BLD)
+        return F.linear(x_BLD, self.tokens.weight) if self.head is None else self.head(x_BLD)
+
+    def attention(self, tokens_BL: Tensor) -> list[Tensor]:
+        """Of each block, how much each token takes from each other one: (B, H, L, L), rows sum to one."""
+        x_BLD, found = self.embed(tokens_BL), []
+        for block in self.blocks:
+            found.append(block.attention.weights(block.norm1(x_BLD), is_causal=True))
+            x_BLD = block(x_BLD, is_causal=True)
+        return found
+
+
+def extend_block(
+    block: EncoderBlock, x_BQD: Tensor, before: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """What a pre-norm block gives for new tokens that also look at the keys and values of those before."""
+    attention, normed = block.attention, block.norm1(x_BQD)
+    k_BKD, v_BKD = attention.k(normed), attention.v(normed)
+    if before is not None:
+        k_BKD, v_BKD = torch.cat([before[0], k_BKD], 1), torch.cat([before[1], v_BKD], 1)
+    q_BQD = attention.q(normed)
+    mixed = attend(q_BQD, k_BKD, v_BKD, attention.head_width, is_causal=before is None)
+    x_BQD = x_BQD + attention.out(mixed)
+    return x_BQD + block.feed_forward(block.norm2(x_BQD)), (k_BKD, v_BKD)
