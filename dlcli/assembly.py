@@ -83,7 +83,8 @@ class Assembly:
             self._choose_runtime()
         self.runtime.place(self.task)
         self._spread()
-        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime)
+        per_epoch = self.train_source.steps_per_epoch
+        self.optimizers = build.build_optimizers(self.builder, self.tree, self.task, self.runtime, per_epoch)
         self.averages = build.build_averages(self.tree, self.task)
         self.schedule = build.build_schedule(self.builder, self.tree)
         self.penalties = build.build_penalties(self.tree, self.task)

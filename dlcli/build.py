@@ -273,7 +273,9 @@ def tensor_parallel_plan(network: nn.Module) -> dict[str, str]:
     return plan()
 
 
-def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime) -> dict[str, torch.optim.Optimizer]:
+def build_optimizers(
+    builder: Builder, tree: Tree, task: Task, runtime: Runtime, steps_per_epoch: int = 1
+) -> dict[str, torch.optim.Optimizer]:
     """One optimizer per phase, over the phase's network; fused where it can be: one kernel for all parameters, which on
     a GPU can skip a bad update by itself. Not under fp16: a fused SGD whose first step is skipped goes on with a
     momentum that was never set.
@@ -292,7 +294,7 @@ def build_optimizers(builder: Builder, tree: Tree, task: Task, runtime: Runtime)
         taken = inspect.signature(getattr(make, "func", make)).parameters
         make = partial(make, **{k: v for k, v in optimizer_settings(task.parameters()).items() if k in taken})
     patterns = tree["parameter_groups"]
-    return {phase: build_optimizer(getattr(task, phase), make, patterns) for phase in task.phases}
+    return {phase: build_optimizer(getattr(task, phase), make, patterns, steps_per_epoch) for phase in task.phases}
 
 
 def build_schedule(builder: Builder, tree: Tree) -> Schedule:

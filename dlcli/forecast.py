@@ -28,7 +28,7 @@ from dlcli.build import Builder
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import ConfigError
 from dlcli.optimizers.schedules import Position
-from dlcli.runtime import compile_faults, memory_faults, random_tensors, unchanged_random
+from dlcli.runtime import compile_faults, memory_faults, random_tensors, unchanged_random, wait_for
 from dlcli.schema import seconds
 from dlcli.signals import Signals
 from dlcli.state import Progress, gather
@@ -255,11 +255,6 @@ def measure_saving(parts: Assembly) -> Saving:
     body = [parts.tree, groups, parts.environment, parts.data.classes, parts.data.fingerprints()]
     num_bytes += PLAIN_BYTES + len(json.dumps(body, separators=(",", ":"), default=str))
     return Saving(taken - began, written - taken, num_bytes)
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # ----------------------------------------------------------------------------------------------------------- reckoning

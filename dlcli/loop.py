@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.errors import DivergedError
+from dlcli.optimizers.freezing import Freezing
 from dlcli.optimizers.stepping import bare_step
 from dlcli.ranks import Alone, Ranks
 from dlcli.regularization.averaging import Average, NoAverage
@@ -65,7 +66,7 @@ def train(
         scale = lr_scale(step - 1)
         values: Values = {}
         for phase in phases:
-            phase.start(scale)
+            phase.start(scale, step - 1)
             losses: list[Tensor] = []
             for batch in micro_batches:
                 with autocast():
@@ -109,10 +110,12 @@ class Phase:
         self.update = bare_step(optimizer)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.all_parameters = list(task.parameters())  # another phase's backward may have left gradients here
+        self.freezing = Freezing(self.network, optimizer.param_groups)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
-    def start(self, scale: float) -> None:
+    def start(self, scale: float, step: int) -> None:
+        self.freezing.at(step)
         for parameter in self.all_parameters:
             parameter.grad = None
         for group in self.optimizer.param_groups:

@@ -265,3 +265,9 @@ def compile_faults() -> Iterator[None]:
             raise
         told = f"the network cannot be compiled: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise EnvironmentFault(told, hint="runtime.compile=false, or install a C++ compiler.") from error
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given: before a clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

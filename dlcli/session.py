@@ -90,6 +90,9 @@ class Session:
             self._take_up(self.checkpoint)
         for warning in self.warnings:
             self.recorder.warn(warning)
+        if self.checkpoint is None:
+            for defect in self.training.data.notes:
+                self.recorder.note(defect)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run(profile=self.profile and self.ranks.is_primary)
         if self.trial is None:
@@ -286,12 +289,20 @@ class Session:
                 return str(self.run.checkpoints / name)
         return None
 
+    def _to_predict(self, name: str) -> list[str]:
+        """How the network is asked for answers, where it gives some."""
+        from dlcli.predicting import INPUTS
+
+        kind = self.tree["dataset"].get("facts", {}).get("gives", "images")
+        if self.tree["task"]["facts"]["models"] == "language_model":
+            return [f"dlcli generate {name}"]
+        makes_images = self.tree["task"]["facts"]["models"] == "gan"
+        return [] if makes_images or kind not in INPUTS else [f"dlcli predict {INPUTS[kind]} --run {name}"]
+
     def _next(self, status: str) -> list[str]:
         name = in_a_command(self.run)
         if status == "completed":
-            classifies = self.tree["task"]["facts"]["models"] == "classifier"
-            predict = [f"dlcli predict IMAGE --run {name}"] if classifies else []
-            return [f"dlcli eval {name}", *predict, f"dlcli runs show {name}"]
+            return [f"dlcli eval {name}", *self._to_predict(name), f"dlcli runs show {name}"]
         can_resume = status == "interrupted" or self._best_or_last() is not None
         words = self.words if self.training is None else ()  # a resume that did not start has changed nothing yet
         return [*([" ".join(["dlcli resume", name, *words])] if can_resume else []), f"dlcli runs show {name}"]

@@ -6,7 +6,7 @@ with those that the conf folder names, its tensors with the model built without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from dlcli.datasets.examples import Data, Examples, LabelledImages
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, ConfigError, printable
-from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
+from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime, wait_for
 from dlcli.state import check_weights
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
@@ -264,3 +264,17 @@ def predict(trained: Trained, images_BCHW: Tensor) -> Tensor:
     images = pixels_of(trained).from_bytes(images_BCHW).to(trained.runtime.device)
     with trained.runtime.autocast()():
         return trained.task.predict(images).cpu()
+
+
+def made_up_answer(trained: Trained) -> Callable[[], None]:
+    """A function that lets the network answer for one made-up example and waits until it has: to time it."""
+    network, runtime = getattr(trained.task, trained.task.phases[-1]), trained.runtime
+    batch = checking.made_up_batch({"dataset": {**trained.tree["dataset"], "batch_size": 1}}, runtime.device)
+
+    @torch.no_grad()
+    def answer() -> None:
+        with runtime.autocast()():
+            network(*batch.inputs)
+        wait_for(runtime.device)
+
+    return answer

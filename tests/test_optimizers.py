@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from functools import partial
 
@@ -9,10 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from dlcli import loop
+from dlcli.datasets.examples import Batch
 from dlcli.errors import ConfigError
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay
 from dlcli.regularization.stopping import best_index, should_stop
+from dlcli.tasks.classification import Classification
 
 STEPS, PER_EPOCH = 100, 10
 
@@ -97,3 +101,30 @@ def test_early_stopping_waits_and_never_takes_a_nan_for_the_best() -> None:
     assert should_stop([0.5, 0.4, 0.3, None], patience=3)
     assert should_stop([0.5, 0.505, 0.506], patience=2, min_delta=0.1)
     assert not should_stop([0.1] * 100, patience=None)
+
+
+def test_a_group_rests_until_its_epoch_and_one_that_is_never_trained_for_ever() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.Linear(3, 1))
+    patterns = {
+        "body": {"match": "[01].*", "from_epoch": "never"},
+        "middle": {"match": "2.*", "from_epoch": 3, "lr": 0.5},
+    }
+    optimizer = build_optimizer(network, partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1), patterns, 10)
+    assert [g.get("from_step") for g in optimizer.param_groups] == [20, None]
+    task = Classification(network)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    batch = Batch(torch.randn(8, 2), torch.zeros(8, dtype=torch.int64), torch.arange(8))
+    steps = loop.train(task, itertools.repeat([batch]), {"model": optimizer}, first_step=18)
+    changed = []
+    for _ in range(3):  # the steps 19, 20 and 21
+        next(steps)
+        now = network.state_dict()
+        changed.append({name.split(".")[0] for name, tensor in now.items() if not tensor.equal(before[name])})
+    assert changed == [{"3"}, {"3"}, {"2", "3"}], "nor do the resting batch norm's running statistics move"
+
+
+def test_a_network_that_rests_as_a_whole_is_refused() -> None:
+    patterns = {"all": {"match": "*", "from_epoch": "never"}}
+    with pytest.raises(ConfigError, match="no parameters to train"):
+        build_optimizer(nn.Linear(1, 1), partial(torch.optim.SGD, lr=1.0), patterns)

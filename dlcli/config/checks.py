@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from dlcli.confdir import bodies
 from dlcli.config.tree import leaves, lookup
@@ -13,6 +15,11 @@ from dlcli.errors import nearest, printable
 from dlcli.run_names import RESERVED_NAMES
 from dlcli.schema import SETTINGS, Setting, setting_of_kind
 
+FROM_EPOCH = Setting(
+    Annotated[int, Field(strict=True, ge=1)] | Literal["never"],
+    "a whole number, 1 or more, or never",
+    "First epoch that trains the group.",
+)
 LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # the share of regularization that no object reads
 
 
@@ -31,7 +38,7 @@ def check_settings(tree: Mapping[str, Any], reading: Reading) -> None:
 
 
 def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
-    """Each group has a pattern, and besides only settings that the optimizer has."""
+    """Each group has a pattern, maybe the epoch from which it is trained, and only settings that the optimizer has."""
     optimizer = [key.removeprefix("optimizer.") for key, _ in leaves({"optimizer": tree["optimizer"]})]
     for name, group in tree["parameter_groups"].items():
         where = f"parameter_groups.{name}"
@@ -40,6 +47,10 @@ def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
             continue
         for key, value in group.items():
             if key == "match":
+                continue
+            if key == "from_epoch":
+                if said := FROM_EPOCH.check(value):
+                    reading.wrong(reading.word_for(f"{where}.{key}={value}"), said)
                 continue
             word = reading.word_for(f"{where}.{key}={value}")
             if key not in optimizer:

@@ -10,32 +10,55 @@ import torch
 from torch import nn
 
 from dlcli.errors import ConfigError, printable
+from dlcli.optimizers.freezing import NEVER
+
+OWN_KEYS = ("match", "from_epoch")  # of a group, that are no settings of the optimizer
 
 
 def build_optimizer(
-    network: nn.Module, make: Callable[..., torch.optim.Optimizer], patterns: Mapping[str, Mapping[str, Any]]
+    network: nn.Module,
+    make: Callable[..., torch.optim.Optimizer],
+    patterns: Mapping[str, Mapping[str, Any]],
+    steps_per_epoch: int = 1,
 ) -> torch.optim.Optimizer:
     """An optimizer over the parameters of `network` that are trained.
 
-    patterns: group name -> {match: shell pattern of the parameter's name, and the optimizer settings that differ}.
+    patterns: group name -> {match: shell pattern of the parameter's name, and the optimizer settings that differ;
+    from_epoch: the first epoch (from 1) that trains the group, or "never", which freezes it here and now}.
     A parameter that no pattern matches has the optimizer's own settings. Raises ConfigError for a pattern that
     matches nothing, or a network without anything to train.
     """
     parameters = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    if not parameters:
+    if all(_group_of(name, patterns) in _frozen(patterns) for name, _ in parameters):
         raise ConfigError(
             "the network has no parameters to train", hint="Choose a model that has some: dlcli list model"
         )
     grouped: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in patterns}
     rest: list[tuple[str, nn.Parameter]] = []
     for name, parameter in parameters:
-        group = next((g for g, p in patterns.items() if fnmatchcase(name, str(p.get("match", "")))), None)
+        group = _group_of(name, patterns)
         (rest if group is None else grouped[group]).append((name, parameter))
     for group, members in grouped.items():
         if not members:
             pattern = printable(patterns[group].get("match"))
             told = f"parameter_groups.{printable(group)}.match={pattern} matches no parameter"
             raise ConfigError(told, hint=f"The first names are: {', '.join(n for n, _ in parameters[:4])}")
-    settings = [{k: v for k, v in patterns[g].items() if k != "match"} for g in grouped]
-    groups = [{"params": members, **own} for members, own in zip(grouped.values(), settings, strict=True)]
+    groups = []
+    for group, members in grouped.items():
+        if group in _frozen(patterns):
+            for _, parameter in members:
+                parameter.requires_grad_(False)
+            continue
+        own = {k: v for k, v in patterns[group].items() if k not in OWN_KEYS}
+        if (first := patterns[group].get("from_epoch", 1)) > 1:
+            own["from_step"] = (first - 1) * steps_per_epoch
+        groups.append({"params": members, **own})
     return make([*groups, *([{"params": rest}] if rest else [])])
+
+
+def _group_of(name: str, patterns: Mapping[str, Mapping[str, Any]]) -> str | None:
+    return next((g for g, p in patterns.items() if fnmatchcase(name, str(p.get("match", "")))), None)
+
+
+def _frozen(patterns: Mapping[str, Mapping[str, Any]]) -> set[str | None]:
+    return {group for group, pattern in patterns.items() if pattern.get("from_epoch") == NEVER}

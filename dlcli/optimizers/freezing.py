@@ -1,0 +1,41 @@
+"""Parameters that rest: for ever (`from_epoch: never`) or for the first epochs (gradual unfreezing).
+
+Fine-tuning begins with the new head alone; deeper layers follow one after the other (Howard and Ruder 2018, "Universal
+Language Model Fine-tuning", section 3.3). What rests has no gradient, which saves its part of the backward pass, and
+batch norms of which nothing is trained keep their running statistics too: else they would drift away from the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+NEVER = "never"
+
+
+class Freezing:
+    """Which parameters of a network are trained at a step: a function of the step alone, nothing to save.
+
+    groups: an optimizer's; one with `from_step` rests until so many steps are done.
+    """
+
+    def __init__(self, network: nn.Module, groups: Sequence[Mapping[str, Any]]):
+        self.groups = [(g["from_step"], list(g["params"])) for g in groups if g.get("from_step")]
+        some_rest = bool(self.groups) or any(not p.requires_grad for p in network.parameters())
+        norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.affine] if some_rest else []
+        self.norms = [norm for norm in norms if self._ever_rests(norm)]
+
+    def _ever_rests(self, norm: nn.Module) -> bool:
+        late = {id(p) for _, members in self.groups for p in members}
+        return all(id(p) in late or not p.requires_grad for p in norm.parameters(recurse=False))
+
+    def at(self, step: int) -> None:
+        """Before the step after `step`, and after the network was put into training mode."""
+        for from_step, parameters in self.groups:
+            for parameter in parameters:
+                parameter.requires_grad_(step >= from_step)
+        for norm in self.norms:
+            norm.train(any(p.requires_grad for p in norm.parameters(recurse=False)))

@@ -1,0 +1,115 @@
+"""Images a user names: found, decoded as in training, classified; one bad file spoils no other."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.errors import ConfigError, DataError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlcli.trained import Trained
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+LARGEST_FILE = 64 * 2**20  # bytes
+AT_ONCE = 256
+
+
+COLUMNS = ("image", "class", "probability", "others")
+
+
+def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+    """One answer per image: {image, classes: [{class, probability}]}, most probable first, or {image, error}."""
+    import torch
+
+    from dlcli.trained import predict
+
+    names = find_images(names)
+    found: list[dict[str, Any]] = [{"image": "stdin" if name == "-" else name} for name in names]
+    shape = tuple(trained.tree["dataset"]["image_shape"])
+    for start in range(0, len(names), AT_ONCE):
+        part = list(decoded(names, range(start, min(start + AT_ONCE, len(names))), shape, found))
+        if not part:
+            continue
+        probabilities_BK = predict(trained, torch.stack([image for _, image in part]))
+        for (i, _), row_K in zip(part, probabilities_BK, strict=True):
+            found[i]["classes"] = most_probable(row_K, trained.manifest.classes, top)
+    return found
+
+
+def most_probable(probabilities_K: Tensor, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """[{class, probability}], the most probable first."""
+    values, rows = probabilities_K.topk(min(top, len(probabilities_K)))
+    return [{"class": classes[c], "probability": v} for c, v in zip(rows.tolist(), values.tolist(), strict=True)]
+
+
+def row(answer: dict[str, Any]) -> list[str | None]:
+    """A line of the table."""
+    name = printable(answer["image"])
+    if "error" in answer:
+        return [name, "error", None, printable(answer["error"].removesuffix("."))]
+    return [name, *class_cells(answer["classes"])]
+
+
+def class_cells(classes: Sequence[dict[str, Any]]) -> list[str]:
+    """The most probable class, its probability, and the others in words."""
+    first, *rest = classes
+    others = ", ".join(f"{printable(c['class'])} {100 * c['probability']:.1f} %" for c in rest)
+    return [printable(first["class"]), f"{100 * first['probability']:.1f} %", others]
+
+
+def find_images(names: Sequence[str]) -> list[str]:
+    """Files in the order given, a folder's by their names. Raises DataError for a folder without images."""
+    if names.count("-") > 1:
+        raise ConfigError("- stands twice; stdin holds one image", hint="Name files: dlcli predict a.png b.png")
+    found: list[str] = []
+    for name in names:
+        path = Path(name)
+        if name != "-" and path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise DataError(
+                    f"there is no image in {printable(name)}",
+                    hint=f"Its files should end in one of {', '.join(SUFFIXES)}.",
+                )
+            found += map(str, inside)
+        else:
+            found.append(name)
+    return found
+
+
+def decoded(
+    names: Sequence[str], indices: range, shape: tuple[int, ...], found: list[dict[str, Any]]
+) -> Iterator[tuple[int, Any]]:
+    """(place, uint8 image) of those that can be read; the others get an error among `found`."""
+    import torch
+
+    from dlcli.datasets.image_folder import decode_image
+
+    for i in indices:
+        try:
+            data = read_file(names[i])
+            image = decode_image(io.BytesIO(data), shape, source="")  # type: ignore[arg-type]
+            yield i, torch.from_numpy(image.copy())
+        except (DataError, OSError) as error:
+            found[i]["error"] = error.message if isinstance(error, DataError) else f"cannot be read: {error.strerror}"
+
+
+def read_file(name: str) -> bytes:
+    """The content of a file, or of stdin for "-". Raises DataError for what cannot be an image."""
+    if name == "-":
+        data = sys.stdin.buffer.read(LARGEST_FILE + 1)
+    else:
+        path = Path(name)
+        if path.exists() and not path.is_file():
+            raise DataError("is no ordinary file")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    if not data or len(data) > LARGEST_FILE:
+        raise DataError("is empty" if not data else f"has more than {LARGEST_FILE // 2**20} MB")
+    return data
