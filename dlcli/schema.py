@@ -129,6 +129,12 @@ SETTINGS: dict[str, Setting] = {
     "trainer.eval_every": whole(1, 10**12, "Steps between evaluations; null: every epoch.", optional=True),
     "trainer.save_every": whole(1, 10**12, "Steps between checkpoints; null: at every evaluation.", optional=True),
     "trainer.keep_checkpoints": whole(2, 1_000_000, "Newest checkpoints kept; the best is kept besides."),
+    "trainer.pretrained": text(
+        _PATH,
+        "a run, a checkpoint, a file of weights, or imagenet",
+        "Weights to begin with; what does not fit by name and shape, such as a new head, begins anew.",
+        optional=True,
+    ),
     "trainer.log_every": whole(1, 10**9, "Steps between two recorded points of the loss curve."),
     "dataset.name": text(_LABEL, "a name", "What the data are called."),
     "dataset.root": text(
@@ -166,6 +172,19 @@ SETTINGS: dict[str, Setting] = {
     "dataset.sample_rate": whole(1_000, 384_000, "Samples in a second, Hz; recordings are resampled to it."),
     "dataset.frame_ms": whole(1, 1_000, "Milliseconds of one output of a recogniser."),
     "dataset.lowercase": switch("Read every letter as a small one."),
+    "dataset.target": Setting(
+        Annotated[str, Field(strict=True, pattern=_PATH)] | Annotated[int, Field(strict=True, ge=1)] | None,
+        "the name of a column, or its number from 1 on (or null)",
+        "The column that is predicted; null: the last.",
+    ),
+    "dataset.ignore": several(text(_PATH, "the name of a column", ""), 0, 10_000, "Columns that are not used."),
+    "dataset.categories": several(
+        text(_PATH, "the name of a column", ""), 0, 10_000, "Columns of numbers that are names, such as postcodes."
+    ),
+    "dataset.delimiter": word(
+        ("auto", "comma", "semicolon", "tab", "pipe", "space"), "What stands between two cells; auto: as found."
+    ),
+    "dataset.header": Setting(_AUTO_OR_SWITCH, "auto, true or false", "Whether the first line names the columns."),
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
@@ -220,6 +239,7 @@ SETTINGS: dict[str, Setting] = {
     "task.decoding": word(("greedy", "beam"), "How text is read out of a recogniser for the scores."),
     "task.beam": whole(1, 10_000, "Readings that a beam search keeps."),
     "task.cutmix": real(0, 100, "Follows regularization.cutmix."),
+    "task.loss": word(("mse", "mae", "huber"), "Squared or absolute error, or Huber's between them."),
     "optimizer.lr": real(0, 1_000, "Learning rate, times the schedule's share.", above=True),
     "optimizer.weight_decay": real(0, 1_000, "L2 penalty (decoupled in adamw); follows regularization.weight_decay."),
     "optimizer.momentum": real(0, 1, "Share of the last update that is kept.", below=True),

@@ -1,0 +1,189 @@
+"""Columns of a table as numbers for a network: kinds are found, and statistics taken, in the training rows only.
+
+    number     standardised; a missing one becomes the mean and, where training rows lack some, is marked in a feature
+    yes or no  false/true, no/yes, ...: a number, 0 or 1
+    category   one feature per value that training rows have, one for missing, one for all others
+
+Letters: N rows, F features. NumPy only. A fitted column is plain data: it travels in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dlcli.datasets.csv_text import is_missing, is_number
+
+PAIRS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on"))
+LARGEST = 1e100  # beyond it a square might overflow; such a cell counts as no number
+RARE = 2  # a value that fewer training rows have is one of the others: alone, it could only be learned by heart
+FEWEST_NAMES = 20  # rows from which on a column of all different words is taken for names of the rows
+
+
+@dataclass(frozen=True)
+class Number:
+    """(x - mean) / std; std of 0: all training rows that have a value have the same, and only the mark is a feature.
+
+    pair: the words for 0 and 1, of a column of yes and no.
+    """
+
+    name: str
+    mean: float
+    std: float
+    marks_missing: bool
+    pair: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        return (self.std > 0) + self.marks_missing
+
+    def encode(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Features (N, width) float32, and which cells are neither numbers nor missing, (N,) bool."""
+        values, is_bad = numbers(cells, self.pair)
+        is_missing_N = np.isnan(values)
+        parts = []
+        if self.std > 0:
+            parts.append(np.where(is_missing_N, 0.0, (values - self.mean) / self.std))
+        if self.marks_missing:
+            parts.append(is_missing_N)
+        return np.stack(parts, axis=1).astype(np.float32), is_bad
+
+
+@dataclass(frozen=True)
+class Category:
+    """A feature of 0 or 1 per value. A value that training rows do not have is one of the others, where those have
+    some; else it is all zeros, for a feature that is always 0 in training would come with an untrained weight.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    has_missing: bool
+    has_others: bool
+
+    @property
+    def width(self) -> int:
+        return len(self.values) + self.has_missing + self.has_others
+
+    def encode(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Features (N, width) float32, and which cells are wrong: none is, (N,) bool."""
+        place = {value: i for i, value in enumerate(self.values)}
+        others = self.width - 1 if self.has_others else -1
+        missing = len(self.values) if self.has_missing else others
+        places = looked_up(cells, lambda cell: missing if is_missing(cell) else place.get(cell, others), np.int64)
+        features = np.zeros((len(cells), self.width), dtype=np.float32)
+        rows = np.flatnonzero(places >= 0)
+        features[rows, places[rows]] = 1
+        return features, np.zeros(len(cells), dtype=bool)
+
+
+Column = Number | Category
+
+
+def looked_up(cells: Sequence[str], answer: Callable[[str], float], dtype: Any) -> np.ndarray:
+    """(N,) of what `answer` gives for each cell; it is asked once for each different one."""
+
+    class Answers(dict[str, float]):
+        def __missing__(self, cell: str) -> float:
+            found = self[cell] = answer(cell)
+            return found
+
+    return np.array(list(map(Answers().__getitem__, cells)), dtype=dtype)
+
+
+def numbers(cells: Sequence[str], pair: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) float64, NaN where there is none, and which cells are neither numbers nor missing, (N,) bool.
+
+    float() itself also takes "1_000", which is a name rather than a number.
+    """
+    try:
+        if pair or any("_" in cell for cell in cells):
+            raise ValueError
+        values = np.array(list(map(float, cells)))
+    except ValueError:
+        words = {word: float(i) for i, word in enumerate(pair)}
+
+        def value(cell: str) -> float:
+            if is_missing(cell):
+                return np.nan
+            return words.get(cell.lower(), np.inf) if words else float(cell) if is_number(cell) else np.inf
+
+        values = looked_up(cells, value, np.float64)
+    is_bad = np.abs(values) > LARGEST
+    values[is_bad] = np.nan
+    return values, is_bad
+
+
+def fit_column(
+    name: str, cells: Sequence[str], train: np.ndarray, *, max_categories: int, is_category: bool = False
+) -> Column | str:
+    """The column as the training rows ((n,) int64) have it; or why it tells nothing, as a clause."""
+    if not is_category:
+        values, is_bad = numbers(cells)
+        if not is_bad[train].any():
+            return fit_number(name, values[train], train)
+        words = {cells[row].lower() for row in train[:1000]}
+        for pair in PAIRS:
+            if words & {*pair} and all(word in pair or is_missing(word) for word in words):
+                values, is_bad = numbers(cells, pair)
+                if not is_bad[train].any():
+                    return fit_number(name, values[train], train, pair)
+    return fit_category(name, [cells[row] for row in train], max_categories)
+
+
+def fit_number(name: str, values: np.ndarray, rows: np.ndarray, pair: tuple[str, ...] = ()) -> Column | str:
+    """values: (n,) float64, NaN where missing; rows: their places in the file, (n,) int64."""
+    present = values[~np.isnan(values)]
+    if not len(present):
+        return "it is empty"
+    if len(present) == len(values) > 2 and np.ptp(values - rows) == 0:
+        return "it numbers the rows"
+    mean, std = float(present.mean()), float(present.std())
+    if not std > 1e-12 * abs(mean):  # what is left of equal numbers by rounding
+        std = 0.0
+    column = Number(name, mean, std, marks_missing=len(present) < len(values), pair=pair)
+    return column if column.width else "it is the same in every row"
+
+
+def fit_category(name: str, cells: Sequence[str], max_categories: int) -> Column | str:
+    counts: dict[str, int] = {}
+    for cell in cells:
+        counts[cell] = counts.get(cell, 0) + 1
+    present = {cell: count for cell, count in counts.items() if not is_missing(cell)}
+    num_present = sum(present.values())
+    if len(present) == num_present >= FEWEST_NAMES:
+        return "it is another in every row"
+    kept = sorted((cell for cell, n in present.items() if n >= RARE), key=lambda cell: (-present[cell], cell))
+    kept = sorted(kept[:max_categories])
+    column = Category(
+        name,
+        tuple(kept),
+        has_missing=num_present < len(cells),
+        has_others=sum(map(present.__getitem__, kept)) < num_present,
+    )
+    return column if column.width > 1 else "it is empty" if not present else "it is the same in every row"
+
+
+# -------------------------------------------------------------------------------------------------------- as plain data
+
+
+def as_plain(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    kinds = {Number: "number", Category: "category"}
+    return [{"kind": kinds[type(column)], **asdict(column)} for column in columns]
+
+
+def from_plain(columns: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Raises LookupError, TypeError or ValueError for what `as_plain` does not give."""
+    found: list[Column] = []
+    for column in columns:
+        name = str(column["name"])
+        if column["kind"] == "number":
+            pair = tuple(map(str, column["pair"]))
+            mean, std = float(column["mean"]), float(column["std"])
+            found.append(Number(name, mean, std, bool(column["marks_missing"]), pair))
+        else:
+            values = tuple(map(str, column["values"]))
+            found.append(Category(name, values, bool(column["has_missing"]), bool(column["has_others"])))
+    return found
