@@ -1,0 +1,121 @@
+"""Sentences a user types, or has in a file, classified as a run was trained to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.errors import CheckpointError, ConfigError, DataError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlcli.datasets.tokenizing import Tokenizer
+    from dlcli.trained import Trained
+
+COLUMNS = ("sentence", "class", "probability", "others")
+AT_ONCE = 256
+Answer = dict[str, Any]
+
+
+def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[Answer]:
+    """{input, class, probability, classes: [{class, probability}]} of each sentence, or {input, error}.
+
+    names: sentences; .txt files of them, one a line; - for the lines of stdin.
+    """
+    from dlcli.predicting.images import most_probable
+
+    tokenizer = stored_tokenizer(trained)
+    found = [answer for group in find_sentences(names) for answer in group]
+    asked = [answer for answer in found if "error" not in answer]
+    ids = encoded([answer["input"] for answer in asked], trained, tokenizer)
+    # Sorted by length, so that little is padded.
+    order = sorted(range(len(asked)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), AT_ONCE):
+        part = order[start : start + AT_ONCE]
+        for i, row_K in zip(part, probabilities(trained, [ids[i] for i in part]), strict=True):
+            classes = most_probable(row_K, trained.manifest.classes, top)
+            asked[i].update(classes[0], classes=classes)
+    return found
+
+
+def row(answer: Answer) -> list[str | None]:
+    """A line of the table."""
+    from dlcli.predicting.images import class_cells
+
+    name = printable(answer["input"])
+    if "error" in answer:
+        return [name, "error", None, printable(answer["error"].removesuffix("."))]
+    return [name, *class_cells(answer["classes"])]
+
+
+def find_sentences(names: Sequence[str]) -> Iterator[list[Answer]]:
+    """What each name stands for: [{input}, ...], or {input, error} where it stands for nothing."""
+    if names.count("-") > 1:
+        raise ConfigError("- stands twice; stdin is read once", hint="dlcli predict - < sentences.txt")
+    for name in names:
+        try:
+            if name == "-":
+                yield lines_of(sys.stdin.buffer.read())
+            elif name.lower().endswith(".txt"):
+                yield lines_of(Path(name).expanduser().read_bytes())
+            elif not name.strip():
+                yield [{"input": name, "error": "is empty"}]
+            else:
+                yield [{"input": name}]
+        except DataError as error:
+            yield [{"input": name, "error": error.message}]
+        except OSError as error:
+            yield [{"input": name, "error": f"cannot be read: {error.strerror}"}]
+
+
+def lines_of(content: bytes) -> list[Answer]:
+    try:
+        lines = content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"line {line} is no UTF-8") from error
+    if not any(line.strip() for line in lines):
+        raise DataError("holds no sentence")
+    return [{"input": line.strip()} for line in lines if line.strip()]
+
+
+def stored_tokenizer(trained: Trained) -> Tokenizer:
+    """What the run was trained with. Raises CheckpointError where it does not fit the network."""
+    from dlcli.datasets.tokenizing import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_json(trained.manifest.fitted["tokenizer"])
+    except (KeyError, DataError) as error:
+        told = error.message if isinstance(error, DataError) else "the checkpoint holds no tokenizer"
+        raise CheckpointError(f"{trained.manifest.run}: {told}", hint="Train the run again.") from error
+    if len(tokenizer) > trained.tree["dataset"]["num_tokens"]:
+        told = f"{trained.manifest.run}: its tokenizer has {len(tokenizer):,} tokens, its network fewer"
+        raise CheckpointError(told, hint="Train the run again.")
+    return tokenizer
+
+
+def encoded(texts: Sequence[str], trained: Trained, tokenizer: Tokenizer) -> list[list[int]]:
+    from dlcli.datasets.sentences import encode
+
+    return [ids[: trained.tree["dataset"]["max_length"]] for ids in encode(texts, tokenizer)]
+
+
+def probabilities(trained: Trained, ids: Sequence[Sequence[int]]) -> Tensor:
+    """(B, K) float32 on the CPU."""
+    import numpy as np
+    import torch
+
+    from dlcli.datasets.records import ragged
+    from dlcli.datasets.tokenizing import PAD
+    from dlcli.tasks.classification import Classification
+
+    if not isinstance(trained.task, Classification):
+        told = f"{trained.manifest.run} is no classifier; sentences are answered for by one"
+        raise CheckpointError(told, hint="Name a run of a classifier: dlcli runs ls")
+    device = trained.runtime.device
+    tokens = ragged(ids, np.int64, fill=PAD).to(device).take(torch.arange(len(ids)))
+    with trained.runtime.autocast()():
+        return trained.task.predict(tokens.values, tokens.lengths).cpu()
