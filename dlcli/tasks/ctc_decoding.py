@@ -53,6 +53,8 @@ def beam_search(log_probs_FV: np.ndarray, width: int) -> list[Reading]:
 
 
 def add(found: dict[tuple[int, ...], tuple[float, float]], text: tuple[int, ...], blank: float, last: float) -> None:
+    if blank == last == NEVER:
+        return
     before = found.get(text, (NEVER, NEVER))
     found[text] = (log_add(before[0], blank), log_add(before[1], last))
 
