@@ -75,11 +75,15 @@ class Assembly:
         self.task = build.build_task(
             self.builder, self.tree, teacher=self.teacher
         )  # on the CPU: the same weights on every device
-        self.runtime_reason = ""
+        self.runtime_reason, self.pretrained = "", ""
         if is_fresh:
             if teacher_weights is not None:
                 self.task.get_submodule("teacher").load_state_dict(teacher_weights)
             build.prepare_networks(self.task, self.tree, self.data)
+            if self.tree["trainer"].get("pretrained"):
+                from dlcli.pretrained import load_pretrained
+
+                self.pretrained = load_pretrained(self.task, self.tree)
             self._choose_runtime()
         self.runtime.place(self.task)
         self._spread()

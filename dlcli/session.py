@@ -91,8 +91,8 @@ class Session:
         for warning in self.warnings:
             self.recorder.warn(warning)
         if self.checkpoint is None:
-            for defect in self.training.data.notes:
-                self.recorder.note(defect)
+            for told in filter(None, (*self.training.data.notes, self.training.pretrained)):
+                self.recorder.note(told)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run(profile=self.profile and self.ranks.is_primary)
         if self.trial is None:

@@ -242,7 +242,15 @@ def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
     """What only files can tell: which checkpoint the teacher is, and what `complete` reads."""
     if "teacher" in tree["task"]:
         tree["task"]["teacher"] = str(find_checkpoint(tree["task"]["teacher"], outputs).resolve())
+    if tree["trainer"]["pretrained"] not in (None, "imagenet"):
+        tree["trainer"]["pretrained"] = str(_weights(tree["trainer"]["pretrained"], outputs))
     return complete(tree)
+
+
+def _weights(named: str, outputs: Path) -> Path:
+    """A file of weights, or the checkpoint that a run or a path means."""
+    path = Path(named).expanduser()
+    return path.absolute() if path.is_file() else find_checkpoint(named, outputs).resolve()
 
 
 DERIVED = ("num_classes", "num_tokens", "num_features")

@@ -65,7 +65,7 @@ class Training(Assembly):
     derived = (
         "tree", "run_folder", "recorder", "signals", "facts", "builder", "runtime", "environment", "teacher",
         "data", "train_source", "val_source", "test_source", "source_reason", "schedule", "penalties", "guard",
-        "runtime_reason", "activations", "ranks", "agreement",
+        "runtime_reason", "pretrained", "activations", "ranks", "agreement",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
         "saver", "failed_saves", "stop_reason", "times", "began", "pruner",

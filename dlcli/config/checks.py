@@ -101,12 +101,15 @@ def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) else (str(found),)
 
 
-def _option(group: str, search: Sequence[Path], *, gives: str, kind: object = None) -> str | None:
+def _option(
+    group: str, search: Sequence[Path], *, gives: str, kind: object = None, having: str | None = None
+) -> str | None:
     """An option that takes such data, of models the one that takes the smallest images, and so any; as a word."""
     fitting: dict[str, int] = {}
     for name, body in bodies(group, search):
         facts = _facts(body)
-        if facts and gives in takes(body) and (kind is None or facts.get("kind") == kind):
+        fits = kind is None or facts.get("kind") == kind
+        if facts and gives in takes(body) and fits and (having is None or having in facts):
             fitting[name] = facts.get("min_size", 1)
     return f"{group}={min(fitting, key=lambda name: fitting[name])}" if fitting else None
 
@@ -144,6 +147,9 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
                 yield (f"dataset.{name}={data[name]}", f"has {len(data[name])} values for {shape[0]} channels", None)
     if tree["name"] in RESERVED_NAMES:
         yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
+    if tree["trainer"].get("pretrained") == "imagenet" and "imagenet" not in model_facts:
+        better = _option("model", search, gives=_gives(data), kind=facts.get("models"), having="imagenet")
+        yield "trainer.pretrained=imagenet", "torchvision has no weights for this model", better
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")

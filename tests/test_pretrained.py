@@ -1,0 +1,99 @@
+"""Weights to begin with: of a run, of a file, of torchvision; and what begins anew."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from program import QUICK, dlcli, events_of, train_quickly
+from safetensors.torch import save_file
+
+from dlcli import build
+from dlcli.build import Builder
+from dlcli.confdir import packaged_conf
+from dlcli.config import compose_command
+from dlcli.errors import ConfigError, DataError
+from dlcli.pretrained import load_pretrained
+from dlcli.tasks.task import Task
+
+
+def fresh(*words: str) -> tuple[Task, dict]:
+    tree = compose_command(["cifar10_resnet", *words]).tree
+    torch.manual_seed(1)
+    return build.build_task(Builder.for_search([packaged_conf()]), tree), tree
+
+
+def other_weights(num_classes: int = 10, **sizes: object) -> dict[str, torch.Tensor]:
+    from dlcli.models.resnet import build_resnet
+
+    torch.manual_seed(2)
+    return build_resnet(num_classes=num_classes, image_shape=[3, 32, 32], **sizes).state_dict()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_network_for_other_classes_keeps_its_fresh_head(tmp_path: Path, suffix: str) -> None:
+    weights, path = other_weights(num_classes=3), tmp_path / f"other{suffix}"
+    save_file(weights, path) if suffix == ".safetensors" else torch.save({"state_dict": weights}, path)
+    task, tree = fresh(f"trainer.pretrained={path}")
+    head = task.get_parameter("model.fc.weight").clone()
+    told = load_pretrained(task, tree)
+    assert "2 begin anew: fc.weight, fc.bias" in told
+    own = task.get_submodule("model").state_dict()
+    assert all(own[name].equal(t) for name, t in weights.items() if not name.startswith("fc."))
+    assert own["fc.weight"].equal(head)
+
+
+def test_torchvisions_weights_are_found_where_torch_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import ResNet18_Weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    weights = other_weights(num_classes=1000, stem="imagenet")
+    torch.save(weights, folder / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
+    task, tree = fresh("trainer.pretrained=imagenet")
+    told = load_pretrained(task, tree)
+    assert "3 begin anew: conv1.weight, fc.weight, fc.bias" in told, "the stem for small images has a smaller kernel"
+    assert task.get_parameter("model.layer1.0.conv1.weight").equal(weights["layer1.0.conv1.weight"])
+
+
+def test_a_file_that_would_run_something_is_refused_and_nothing_runs(tmp_path: Path) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"fc.weight": Harmful()}))
+    task, tree = fresh(f"trainer.pretrained={path}")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_pretrained(task, tree)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_file({"layers.0.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
+    task, tree = fresh(f"trainer.pretrained={tmp_path / 'other.safetensors'}")
+    with pytest.raises(ConfigError, match="none of its 1 tensors fits"):
+        load_pretrained(task, tree)
+
+
+def test_models_without_imagenet_weights_are_told_before_anything_starts() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_command(["digits", "trainer.pretrained=imagenet"])
+    assert caught.value.problems[0].better in ("model=mobilenet", "model=resnet", "model=shufflenet")
+
+
+def test_a_run_goes_on_from_another_runs_weights(tmp_path: Path) -> None:
+    train_quickly(tmp_path, "name=first", "trainer.epochs=4")
+    (first,) = (run for run in (tmp_path / "outputs" / "digits").iterdir() if run.name.endswith("-first"))
+    before = [
+        e["metrics"]["val/loss"] for e in events_of((first / "events.jsonl").read_text()) if e["event"] == "epoch"
+    ]
+    done = dlcli("train", *QUICK, "trainer.pretrained=first", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = events_of(done.stdout)
+    assert any("tensors taken from" in event.get("message", "") for event in told)
+    after = [event["metrics"]["val/loss"] for event in told if event["event"] == "epoch"]
+    assert after[0] < before[0] / 2
