@@ -95,7 +95,9 @@ def _add_commands(app: Any) -> None:
         config,
         doctor,
         evaluate,
+        generate,
         info,
+        learn,
         plan,
         predict,
         rerun,
@@ -119,10 +121,12 @@ def _add_commands(app: Any) -> None:
     app.command()(rerun.rerun)
     app.command()(compare.compare)
     app.command()(predict.predict)
+    app.command()(generate.generate)
     app.command()(why.why)
     app.add_typer(runs.app, name="runs")
     app.add_typer(config.app, name="config")
     app.add_typer(tune.app, name="tune")
+    app.add_typer(learn.app, name="learn")
     app.add_typer(sweep.app, name="sweep")
     app.command("list")(list_command.list_options)
     app.command()(sync.sync)

@@ -28,12 +28,14 @@ FIXED_VALUES = {
     "--fail-if": ("worse", "not-better"),
     "--sampler": ("tpe", "random", "quasi-random", "grid", "gp", "cmaes", "nsga2"),
     "--pruner": ("none", "median", "halving", "hyperband"),
+    "--data": ("separable", "clouds", "moons", "circles", "xor"),  # of dlcli learn
 }
 TAKES_VALUE = (  # options that are followed by a word of their own
     "--config-dir", "--fail-if", "--format", "--limit", "--metric", "--older-than", "--outputs", "--project", "--run",
     "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n", "--trials", "--sampler",
     "--pruner", "--objective", "--workers", "--name", "--seed", "--keep", "--max-failures", "--storage", "--grace",
-    "--as", "--trial", "--depth",
+    "--as", "--trial", "--picture", "--data", "--epochs", "--lr", "--scale", "--hidden", "--steps", "--steepness",
+    "--strength", "--rate", "--depth",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 

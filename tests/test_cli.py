@@ -26,6 +26,7 @@ COMMANDS = (
     "runs restore", "runs prune", "runs export", "config show", "config why", "list", "sync", "doctor",
     "completion", "plan", "info", "why", "compare", "rerun", "tune batch", "tune lr", "tune workers", "sweep start",
     "sweep resume", "sweep join", "sweep status", "sweep top", "sweep apply",
+    "learn", "learn neuron", "learn activations", "learn backprop", "learn optimizers", "learn regularization",
 )  # fmt: skip
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn")
 

@@ -24,14 +24,14 @@ def separable(rng: np.random.Generator, num: int = 200, *, margin: float = 0.2) 
 
 def clouds(rng: np.random.Generator, num: int = 200) -> Data:
     """Two round clouds around (-1.5, -1.5) and (1.5, 1.5), each far from the other: 4 standard deviations."""
-    y_B = np.arange(num) % 2.0
+    y_B = (np.arange(num) % 2).astype(float)
     centre_B1 = np.where(y_B > 0, 1.5, -1.5)[:, None]
     return centre_B1 + 0.5 * rng.standard_normal((num, 2)), y_B
 
 
 def moons(rng: np.random.Generator, num: int = 200) -> Data:
     """Two half moons that reach into one another; their middle is near (0, 0)."""
-    y_B = np.arange(num) % 2.0
+    y_B = (np.arange(num) % 2).astype(float)
     angle_B = rng.uniform(0, np.pi, num)
     sign_B = 1 - 2 * y_B  # the second moon hangs upside down
     x_BD = np.stack([sign_B * (np.cos(angle_B) - 0.5), sign_B * (np.sin(angle_B) - 0.25)], axis=1)
@@ -40,7 +40,7 @@ def moons(rng: np.random.Generator, num: int = 200) -> Data:
 
 def circles(rng: np.random.Generator, num: int = 200) -> Data:
     """A disc inside a ring."""
-    y_B = np.arange(num) % 2.0
+    y_B = (np.arange(num) % 2).astype(float)
     radius_B = np.where(y_B > 0, 0.7, 1.8) + 0.15 * rng.standard_normal(num)
     angle_B = rng.uniform(0, 2 * np.pi, num)
     return radius_B[:, None] * np.stack([np.cos(angle_B), np.sin(angle_B)], axis=1), y_B
