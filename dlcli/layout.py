@@ -11,6 +11,7 @@ from dlcli.errors import printable
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 BLOCKS_ASCII = "_.,-=+*#"
+SHARES = ("cer", "mean_iou", "map", "map50")  # and what ends in accuracy
 SPARK_WIDTH = 14  # columns: two sparklines and their values fit side by side into 80
 
 
@@ -132,14 +133,19 @@ def metric_name(name: str, *, short: bool = False) -> str:
     words = " ".join(
         word.replace("/", " ") for word in ("" if part and split == "train" else split, part, kind) if word
     )
-    return words.replace("accuracy", "acc %") if short else words
+    return words.replace("accuracy", "acc") + " %" * is_share(name) if short else words
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share, shown in per cent: of right answers, of wrong letters, of covered pixels."""
+    return name.rpartition("/")[2] in SHARES or name.endswith("accuracy")
 
 
 def metric_value(name: str, value: object) -> str:
-    """Accuracies in per cent, everything else with four digits."""
+    """Shares in per cent, everything else with four digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–"
-    if name.endswith("accuracy"):
+    if is_share(name):
         return f"{100 * value:.2f} %"
     ordinary = not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e4
     return f"{value:.4f}" if ordinary else f"{value:.2e}"
@@ -150,13 +156,13 @@ def metric_spread(name: str, middle: float, spread: float | None) -> str:
     shown = metric_value(name, middle)
     if spread is None:
         return shown
-    if name.endswith("accuracy"):
+    if is_share(name):
         return f"{shown.removesuffix(' %')} ± {100 * spread:.2f} %"
     return f"{shown} ± {spread:.2g}"
 
 
 def spark_value(name: str, value: float) -> str:
-    return f"{100 * value:.1f}" if name.endswith("accuracy") else f"{value:.3g}"
+    return f"{100 * value:.1f}" if is_share(name) else f"{value:.3g}"
 
 
 def count(number: float | None) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlcli.errors import printable
+from dlcli.layout import is_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def _draw_panel(axes: Axes, name: str, curves: dict[str, Curve], best: float | N
     axes.set_title(printable(name), parse_math=False)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if name == "accuracy":
+    if is_share(name):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     epochs = [epoch for curve in curves.values() for epoch in curve[0]]
     if max(epochs) - min(epochs) < 1:  # too few points for whole numbers along the axis

@@ -91,7 +91,9 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
 
 def shown(name: str, value: float) -> str:
     """Shares in percent, the rest with four digits."""
-    return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4g}"
+    from dlcli.layout import is_share
+
+    return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 
 def as_event(loaded: Any, report: Any, pictures: dict[str, str]) -> dict[str, Any]:

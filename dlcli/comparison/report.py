@@ -10,7 +10,7 @@ from dlcli.comparison.differences import Differing, shown
 from dlcli.comparison.significance import false_alarms
 from dlcli.comparison.verdict import BETTER, SAME, UNKNOWN, WORSE, Side, Verdict, direction
 from dlcli.display import clean, print_table, width_of
-from dlcli.layout import flow, metric_name, metric_spread
+from dlcli.layout import flow, is_share, metric_name, metric_spread
 from dlcli.record import finite
 from dlcli.seeds.results import told_seeds
 
@@ -134,16 +134,16 @@ def told(verdict: dict[str, Any], baseline: str, metric: str) -> list[str]:
         items = [f"{name} is worse than {baseline}", verdict["reason"]]
     if verdict["difference"] is not None:
         gap, low, high = (_gap(metric, value) for value in (verdict["difference"], *verdict["interval"]))
-        unit = " points" if metric.endswith("accuracy") else ""
+        unit = " points" if is_share(metric) else ""
         items.append(f"{gap}{unit} (95 % interval {low} to {high}), p {_chance(verdict['p'])}")
     return [*items, *(text for text in (verdict["test"], verdict["reason"]) if text and text not in items)]
 
 
 def _gap(metric: str, value: float | None) -> str:
-    """With its sign; accuracies in percentage points."""
+    """With its sign; shares in percentage points."""
     if value is None:
         return "?"
-    return f"{100 * value:+.2f}" if metric.endswith("accuracy") else f"{value:+.4g}"
+    return f"{100 * value:+.2f}" if is_share(metric) else f"{value:+.4g}"
 
 
 def _chance(p: float) -> str:

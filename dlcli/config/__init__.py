@@ -124,7 +124,8 @@ IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "workers", "resident"
 def _required_keys(tree: Mapping[str, Any]) -> list[str]:
     prefixes = ("seed", "trainer.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
     of_data = DATASET_KEYS if tree["dataset"].get("facts") else DATASET_KEYS + IMAGE_KEYS
-    return [*(key for key in SETTINGS if key.startswith(prefixes) and key not in LATER), *(f"dataset.{key}" for key in of_data)]
+    of_all = (key for key in SETTINGS if key.startswith(prefixes) and key not in LATER)
+    return [*of_all, *(f"dataset.{key}" for key in of_data)]
 
 
 def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:

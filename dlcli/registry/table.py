@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dlcli.layout import metric_value
+from dlcli.layout import is_share, metric_value
 from dlcli.registry.facts import MISSING, RunFacts
 from dlcli.registry.query import text_of
 from dlcli.registry.report import number, row_as_json
@@ -79,7 +79,7 @@ def _score(facts: RunFacts, split: str) -> str | None:
     if name is None:
         return None
     value, deviation = facts.row.metrics[name], facts.deviations.get(name)
-    if not name.endswith("accuracy"):
+    if not is_share(name):
         return f"{name.removeprefix(split)} {number(value)}{_spread(facts, name)}"
     shown = metric_value(name, value)
     return shown if deviation is None else shown.replace(" %", f" ± {100 * deviation:.2f} %")
@@ -100,5 +100,5 @@ def _asked_cell(facts: RunFacts, key: str) -> object:
     if value is MISSING or value is None:
         return None
     if key in facts.row.metrics:
-        return metric_value(key, value) if key.endswith("accuracy") else f"{number(value)}{_spread(facts, key)}"
+        return metric_value(key, value) if is_share(key) else f"{number(value)}{_spread(facts, key)}"
     return f"{value:.1f}" if key == "seconds" else text_of(value)

@@ -22,7 +22,7 @@ from dlcli.display import (
     print_table,
     size_of,
 )
-from dlcli.layout import count, duration, flow, metric_name, metric_spread, metric_value, summary_of
+from dlcli.layout import count, duration, flow, is_share, metric_name, metric_spread, metric_value, summary_of
 from dlcli.seeds.results import told_seeds
 
 REDRAW_S = 0.25
@@ -195,8 +195,8 @@ def print_seeds(event: Mapping[str, Any]) -> None:
 
 def interval(name: str, bounds: tuple[float, float] | list[float]) -> str:
     """97.98 to 98.28 %; a share ends at 0 and 1, though the t distribution does not."""
-    is_share = name.endswith("accuracy")
-    low, high = (metric_value(name, min(1.0, max(0.0, bound)) if is_share else bound) for bound in bounds)
+    within = is_share(name)
+    low, high = (metric_value(name, min(1.0, max(0.0, bound)) if within else bound) for bound in bounds)
     return f"{low.removesuffix(' %')} to {high}"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from dlcli.errors import printable
-from dlcli.layout import metric_name
+from dlcli.layout import is_share, metric_name
 from dlcli.sweep.definition import Objective
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def label(objective: Objective) -> str:
 def is_log(objective: Objective, values: Sequence[float]) -> bool:
     """Where all are positive and a decade apart; a share of right answers never."""
     low, high = min(values, default=0.0), max(values, default=0.0)
-    return low > 0 and high / low >= DECADE and not objective.name.endswith("accuracy")
+    return low > 0 and high / low >= DECADE and not is_share(objective.name)
 
 
 def window(objective: Objective, values: Sequence[float], always: Sequence[float] = ()) -> tuple[float, float]:
@@ -90,7 +90,7 @@ def log_locator(limits: tuple[float, float]) -> Locator:
 def formatter(objective: Objective) -> Formatter:
     from matplotlib.ticker import EngFormatter, FuncFormatter
 
-    if objective.name.endswith("accuracy"):
+    if is_share(objective.name):
         return FuncFormatter(lambda value, _: f"{100 * value:.4g} %")
     if objective.name == "parameters":
         return EngFormatter(sep="")
