@@ -1,0 +1,94 @@
+"""Texts that a language model goes on with: the continuation, and what it thinks of the very next token."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dlcli.errors import CheckpointError, ConfigError, printable
+
+if TYPE_CHECKING:
+    from dlcli.datasets.tokenizing import Tokenizer
+    from dlcli.predicting.generation import Sampling
+    from dlcli.trained import Trained
+
+COLUMNS = ("beginning", "continuation", "next")
+NUM_TOKENS, TEMPERATURE, SEED = 100, 0.8, 0  # of an answer; `dlcli generate` has options for them
+
+
+def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+    """One answer per text: {input, continuation, next: [{token, probability}]}, or {input, error}."""
+    from dlcli.predicting.generation import Sampling
+
+    found: list[dict[str, Any]] = []
+    for name in names:
+        prompt = sys.stdin.read() if name == "-" else name
+        answer: dict[str, Any] = {"input": prompt}
+        try:
+            pieces = write(trained, prompt, num_tokens=NUM_TOKENS, sampling=Sampling(TEMPERATURE), seed=SEED)
+            answer["continuation"] = "".join(pieces)
+            answer["next"] = next_tokens(trained, prompt, top)
+        except ConfigError as error:
+            answer["error"] = error.message
+        found.append(answer)
+    return found
+
+
+def row(answer: dict[str, Any]) -> list[str | None]:
+    """A line of the table."""
+    if "error" in answer:
+        return [printable(answer["input"]), "error", printable(answer["error"])]
+    likely = ", ".join(f"{printable(n['token'])!r} {100 * n['probability']:.1f} %" for n in answer["next"])
+    return [printable(answer["input"]), printable(answer["continuation"], limit=400), likely]
+
+
+def tokenizer_of(trained: Trained) -> Tokenizer:
+    """Raises CheckpointError where the checkpoint is not of a language model, or holds no tokenizer of its size."""
+    from dlcli.checking import gives
+    from dlcli.datasets.tokenizing import Tokenizer
+
+    kind = gives(trained.tree)
+    if kind != "stream":
+        told = f"{trained.manifest.run} was trained on {kind}: it does not go on with a text"
+        raise CheckpointError(told, hint="Name a run of a language model, or train one: dlcli train shakespeare")
+    tokenizer = Tokenizer.from_json(trained.manifest.fitted.get("tokenizer"))
+    if len(tokenizer) != trained.tree["dataset"]["num_tokens"]:
+        told = f"{printable(trained.folder)}: its tokenizer has {len(tokenizer)} tokens, its network another number"
+        raise CheckpointError(told, hint="The file was not written by dlcli like this.")
+    return tokenizer
+
+
+def write(
+    trained: Trained, prompt: str, *, num_tokens: int, sampling: Sampling, seed: int, stop: Sequence[str] = ()
+) -> Iterator[str]:
+    """The continuation in pieces; see generation."""
+    from dlcli.predicting import generation
+
+    return generation.write(
+        trained.task.get_submodule("model"),
+        tokenizer_of(trained),
+        prompt,
+        num_tokens=num_tokens,
+        sampling=sampling,
+        seed=seed,
+        stop=stop,
+        autocast=trained.runtime.autocast(),
+    )
+
+
+def next_tokens(trained: Trained, prompt: str, top: int) -> list[dict[str, Any]]:
+    """[{token, probability}] of the token behind the prompt, the most probable first."""
+    import torch
+
+    from dlcli.predicting.generation import encode_prompt, extend
+
+    tokenizer, network = tokenizer_of(trained), trained.task.get_submodule("model")
+    tokens = encode_prompt(prompt, tokenizer)[-int(network.block) :]  # type: ignore[arg-type]
+    with torch.no_grad(), trained.runtime.autocast()():
+        logits_1V, _ = extend(network, torch.tensor([tokens], device=trained.runtime.device), None)
+    values, places = logits_1V[0].float().softmax(0).topk(min(top, len(tokenizer)))
+    return [
+        {"token": tokenizer.decode([place]), "probability": value}
+        for place, value in zip(places.tolist(), values.tolist(), strict=True)
+    ]

@@ -1,0 +1,116 @@
+"""Translation: a sentence from another one, token by token.
+
+Shapes: B sentences, W beams of each, N = B * W, Q tokens written, V tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.errors import EnvironmentFault
+from dlcli.tasks.task import Task, Values
+
+PAD, UNK, BOS, EOS = range(4)  # the same in every vocabulary
+
+
+class Translation(Task):
+    """Cross-entropy, a mean over target tokens, with label smoothing (Szegedy et al. 2016, section 7).
+
+    A batch has `inputs`, what the model is called with; source (B, K) and source_lengths (B,) int64; labels (B, Q)
+    int64, below 0 where there is none; num_targets; texts, which decodes tokens and knows the references. The model
+    gives logits (B, Q, V), and begins and extends translations; see Seq2SeqTransformer.
+    beams: of the translations that are scored; 1: the likeliest token, always.
+    """
+
+    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.1, beams: int = 1):
+        super().__init__()
+        self.model = model
+        self.label_smoothing, self.beams = label_smoothing, beams
+
+    def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
+        loss = self.summed(batch, self.label_smoothing) / batch.num_targets
+        return loss, {"loss": loss.detach()}
+
+    def summed(self, batch: Any, label_smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy of all labels together: () float32."""
+        logits_BQV = self.model(*batch.inputs)
+        logits, labels = logits_BQV.float().flatten(0, 1), batch.labels.flatten()
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+
+    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+        """bleu, 0 to 100, of the whole set, as sacrebleu counts it on plain text; loss: nats per token, unsmoothed."""
+        nats, num_targets = [], 0
+        written: list[str] = []
+        references: list[str] = []
+        for batch in source:
+            nats.append(self.summed(batch).double())
+            num_targets += batch.num_targets
+            tokens_BWQ, _ = self.translate(batch.source, batch.source_lengths, beams=self.beams)
+            written += [batch.texts.decode(tokens) for tokens in tokens_BWQ[:, 0].tolist()]
+            references += [batch.texts.references[row] for row in batch.index.tolist()]
+        return {"bleu": bleu(written, references), "loss": torch.stack(nats).sum().item() / num_targets}
+
+    @torch.no_grad()
+    def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beams: int = 1) -> tuple[Tensor, Tensor]:
+        """Tokens (B, W, Q) int64, 0 behind each end, without <bos> and <eos>; scores (B, W), the best first."""
+        return beam_search(self.model, source_BK, lengths_B, beams=beams)
+
+
+def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beams: int) -> tuple[Tensor, Tensor]:
+    """The `beams` translations of each source that were the likeliest at every step; see Translation.translate.
+
+    The scores are log-probabilities over Wu et al.'s (2016, eq. 14) length penalty ((5 + Q) / 6) ** 0.6. A translation
+    has at most twice the source's tokens and ten: this does not depend on what else is in the batch.
+    """
+    device, num_sources = source_BK.device, len(source_BK)
+    rows_N = torch.arange(num_sources, device=device).repeat_interleave(beams)
+    state = network.begin(source_BK, lengths_B).at(rows_N)
+    limit_B1 = (2 * lengths_B + 10)[:, None]
+    written_NQ = torch.full((num_sources * beams, 1), BOS, device=device)
+    total_BW = torch.full((num_sources, beams), -math.inf, device=device)
+    total_BW[:, 0] = 0.0  # all beams begin alike: the first alone counts
+    is_done_BW = torch.zeros(num_sources, beams, dtype=torch.bool, device=device)
+    while not bool(is_done_BW.all()):  # waits for the device: nobody trains here
+        logits_NV, state = network.extend(written_NQ[:, -1], state)
+        gains_BWV = step_gains(logits_NV.float()).unflatten(0, (num_sources, beams))
+        gains_BWV = gains_BWV.masked_fill(is_done_BW[:, :, None], -math.inf)
+        gains_BWV[:, :, PAD] = gains_BWV[:, :, PAD].where(~is_done_BW, 0.0)  # what has ended goes on as it is
+        total_BW, place_BW = (total_BW[:, :, None] + gains_BWV).flatten(1).topk(beams)
+        from_BW, token_BW = place_BW // logits_NV.shape[1], place_BW % logits_NV.shape[1]
+        rows_N = (torch.arange(num_sources, device=device)[:, None] * beams + from_BW).flatten()
+        state = state.at(rows_N) if beams > 1 else state
+        written_NQ = torch.cat([written_NQ[rows_N], token_BW.flatten()[:, None]], 1)
+        is_done_BW = is_done_BW.gather(1, from_BW) | (token_BW == EOS) | (written_NQ.shape[1] - 1 >= limit_B1)
+    return ranked(written_NQ[:, 1:].unflatten(0, (num_sources, beams)), total_BW)
+
+
+def step_gains(logits_NV: Tensor) -> Tensor:
+    """Log-probabilities (N, V), -inf for what no translation has in it."""
+    logits_NV = logits_NV.clone()
+    logits_NV[:, [PAD, UNK, BOS]] = -math.inf
+    return logits_NV.log_softmax(1)
+
+
+def ranked(tokens_BWQ: Tensor, total_BW: Tensor) -> tuple[Tensor, Tensor]:
+    """By log-probability over the length penalty, <eos> counted; without it."""
+    lengths_BW = (tokens_BWQ != PAD).sum(2)
+    score_BW, order_BW = (total_BW / ((5 + lengths_BW) / 6) ** 0.6).sort(dim=1, descending=True, stable=True)
+    tokens_BWQ = tokens_BWQ.gather(1, order_BW[:, :, None].expand_as(tokens_BWQ))
+    return tokens_BWQ.masked_fill(tokens_BWQ == EOS, PAD), score_BW
+
+
+def bleu(written: Sequence[str], references: Sequence[str]) -> float:
+    """Of the whole corpus, 0 to 100 (Papineni et al. 2002), by sacrebleu's own cutting into words (Post 2018)."""
+    try:
+        from sacrebleu import corpus_bleu
+    except ImportError as error:
+        raise EnvironmentFault(
+            "translations are scored by the package sacrebleu", hint="pip install sacrebleu"
+        ) from error
+    return float(corpus_bleu(list(written), [list(references)]).score)
