@@ -13,11 +13,13 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from dlcli.datasets.roots import data_roots, exists, find_under
 from dlcli.datasets.tokenizing import Tokenizer
@@ -26,12 +28,12 @@ from dlcli.errors import ConfigError, DataError, nearest, printable
 TEST_FRACTION = 0.2
 TEXT_NAMES = ("sentence", "text", "review", "phrase", "comment", "message", "tweet", "content", "body", "document")
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "polarity", "topic")
+SIGNS = re.compile(r"[\W_]+")
 Row = tuple[int, list[str]]  # number of its line, from 1, and its fields
 Column = int | str | None
 
 
-@dataclass(frozen=True)
-class Sentence:
+class Sentence(NamedTuple):
     text: str  # without blanks at its ends
     label: str
     line: int
@@ -140,7 +142,7 @@ def without_repeats(sentences: Sequence[Sentence], name: str, notes: Notes) -> l
 
 def key_of(text: str) -> str:
     """What makes two sentences the same: letters and digits. Texts of signs alone are taken as they are."""
-    return "".join(c for c in text.casefold() if c.isalnum()) or text
+    return SIGNS.sub("", text.casefold()) or text
 
 
 def split_by_text(sentences: Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence]]:

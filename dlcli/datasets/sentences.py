@@ -32,6 +32,7 @@ from dlcli.datasets.sentence_files import (
     tidy,
 )
 from dlcli.datasets.tokenizing import PAD, UNK, Tokenizer
+from dlcli.errors import ConfigError
 
 SST2_CLASSES = ("negative", "positive")
 
@@ -48,6 +49,8 @@ class SentenceBatch(NamedTuple):
 
 
 def as_batch(taken: Mapping[str, Any], index_B: Tensor, augment: object, keys_B: object) -> SentenceBatch:
+    if augment is not None:
+        raise ConfigError("the augmentation is one of images; these are sentences", hint="augmentation=none")
     tokens: Padded = taken["tokens"]
     return SentenceBatch(tokens.values.long(), tokens.lengths, taken["labels"], index_B)
 
@@ -118,7 +121,7 @@ def read_sst2(
         rows = read_rows(file)
         columns = find_columns(file, rows) if "glue" in names[split] else Columns(0, 1, None)
         sentences = read_sentences(file, rows, columns, notes)
-        splits[split] = [replace(s, label=SST2_CLASSES[s.label == "1"]) for s in sentences]
+        splits[split] = [s._replace(label=SST2_CLASSES[s.label == "1"]) for s in sentences]
     found = tidy(SST2_CLASSES, splits, files["train"].name, notes)
     vocabulary = fit_tokenizer(found.splits["train"], kind=tokenizer, num_tokens=num_tokens)
     return as_data(found, vocabulary, max_length=max_length, word_dropout=word_dropout)

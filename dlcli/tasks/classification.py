@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlcli.errors import ConfigError
 from dlcli.tasks.task import Answers, Task, Values
 
 
@@ -51,6 +52,9 @@ class Classification(Task):
 
         One share for the whole batch, as in the papers' own code; `accuracy` counts the larger share's label.
         """
+        if not hasattr(batch, "images"):
+            told = f"mixup={self.mixup} and cutmix={self.cutmix} blend images; these data are none"
+            raise ConfigError(told, hint="regularization.mixup=0.0 regularization.cutmix=0.0")
         images, others, share = mix(batch.images, mixup=self.mixup, cutmix=self.cutmix)
         logits_BK = self.model(images)
         smoothing = self.label_smoothing
@@ -71,6 +75,9 @@ class Classification(Task):
         """
         if not (self.mirrors or self.shift):
             return self.model(*inputs)
+        if len(inputs) != 1 or inputs[0].dim() != 4:
+            told = "task.test_time_augmentation is of images, and the data are none"
+            raise ConfigError(told, hint="task.test_time_augmentation={mirror: false, shift: 0}")
         (images_BCHW,) = inputs
         logits_BK = self._both_ways(images_BCHW)
         if not self.shift:
