@@ -59,7 +59,8 @@ def _notes(reached: float, data: str) -> list[str]:
     if data in ("separable", "clouds"):
         return [f"{reached:.1%} after these epochs: a line parts these points, so more epochs or a larger lr find it."]
     return [
-        f"{reached:.1%}, and more epochs do not help: no straight line parts these points. `dlcli learn backprop` can."
+        f"{reached:.1%}, and more epochs do not help: no straight line parts these points. Two layers can: "
+        f"dlcli learn backprop --data {data} --lr 1 --scale 1"
     ]
 
 

@@ -116,11 +116,12 @@ def has_diverged(descent: Descent) -> bool:
 
 def _notes(descents: list[Descent], lr: float | None, steepness: float) -> list[str]:
     lost = [d.name for d in descents if has_diverged(d)]
-    notes = (
-        [f"{' and '.join(lost)} diverged: across the valley a step must be shorter than 2 / {steepness:g}."]
-        if lost
-        else []
-    )
+    notes = []
+    if lost:
+        notes = [
+            f"{' and '.join(lost)} diverged: on the steep side every step overshoots by more than the last. SGD needs "
+            f"lr < 2 / {steepness:g} = {2 / steepness:.2g}; momentum bears a larger one."
+        ]
     if lr is None:
         notes.append(
             f"SGD's rate is bounded by the steep side (2 / {steepness:g} = {2 / steepness:.2g}), and with such "
