@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,14 @@ PAIRS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on")
 LARGEST = 1e100  # beyond it a square might overflow; such a cell counts as no number
 RARE = 2  # a value that fewer training rows have is one of the others: alone, it could only be learned by heart
 FEWEST_NAMES = 20  # rows from which on a column of all different words is taken for names of the rows
+
+
+class Encoded(NamedTuple):
+    """features: (N, width) float32. is_bad: which cells are neither numbers nor missing; both (N,) bool."""
+
+    features: np.ndarray
+    is_missing: np.ndarray
+    is_bad: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -40,16 +48,15 @@ class Number:
     def width(self) -> int:
         return (self.std > 0) + self.marks_missing
 
-    def encode(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, width) float32, and which cells are neither numbers nor missing, (N,) bool."""
+    def encode(self, cells: Sequence[str]) -> Encoded:
         values, is_bad = numbers(cells, self.pair)
-        is_missing_N = np.isnan(values)
+        has_none = np.isnan(values)
         parts = []
         if self.std > 0:
-            parts.append(np.where(is_missing_N, 0.0, (values - self.mean) / self.std))
+            parts.append(np.where(has_none, 0.0, (values - self.mean) / self.std))
         if self.marks_missing:
-            parts.append(is_missing_N)
-        return np.stack(parts, axis=1).astype(np.float32), is_bad
+            parts.append(has_none)
+        return Encoded(np.stack(parts, axis=1).astype(np.float32), has_none & ~is_bad, is_bad)
 
 
 @dataclass(frozen=True)
@@ -67,16 +74,16 @@ class Category:
     def width(self) -> int:
         return len(self.values) + self.has_missing + self.has_others
 
-    def encode(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, width) float32, and which cells are wrong: none is, (N,) bool."""
+    def encode(self, cells: Sequence[str]) -> Encoded:
         place = {value: i for i, value in enumerate(self.values)}
         others = self.width - 1 if self.has_others else -1
-        missing = len(self.values) if self.has_missing else others
-        places = looked_up(cells, lambda cell: missing if is_missing(cell) else place.get(cell, others), np.int64)
+        places = looked_up(cells, lambda cell: -2 if is_missing(cell) else place.get(cell, others), np.int64)
+        has_none = places == -2
+        places[has_none] = len(self.values) if self.has_missing else others
         features = np.zeros((len(cells), self.width), dtype=np.float32)
         rows = np.flatnonzero(places >= 0)
         features[rows, places[rows]] = 1
-        return features, np.zeros(len(cells), dtype=bool)
+        return Encoded(features, has_none, np.zeros(len(cells), dtype=bool))
 
 
 Column = Number | Category
@@ -99,9 +106,9 @@ def numbers(cells: Sequence[str], pair: Sequence[str] = ()) -> tuple[np.ndarray,
     float() itself also takes "1_000", which is a name rather than a number.
     """
     try:
-        if pair or any("_" in cell for cell in cells):
+        if pair or "_" in "".join(cells):
             raise ValueError
-        values = np.array(list(map(float, cells)))
+        values = np.array([float(cell or "nan") for cell in cells])
     except ValueError:
         words = {word: float(i) for i, word in enumerate(pair)}
 

@@ -140,8 +140,7 @@ def is_missing(cell: str) -> bool:
 
 
 def _gathered(reader: Iterator[list[str]], source: str, has_header: bool, names: Sequence[str]) -> TextTable:
-    rows = (row for row in reader if row)  # a blank line is no row
-    first = next(rows, None)
+    first = next((row for row in reader if row), None)  # a blank line is no row
     if first is None:
         raise DataError(f"{printable(source)} holds no rows.", hint="Is it the right file?")
     if names and len(names) != len(first):
@@ -149,8 +148,8 @@ def _gathered(reader: Iterator[list[str]], source: str, has_header: bool, names:
     found = _named(first, source) if has_header else tuple(names) or tuple(f"column {i + 1}" for i in range(len(first)))
     chunks: list[list[str]] = [[] for _ in found]
     num_rows = 0
-    rest = rows if has_header else chain([first], rows)
-    while part := _checked(rest, reader, len(found), source):
+    rows = reader if has_header else chain([first], reader)
+    while part := _checked(rows, reader, len(found), source):
         num_rows += len(part)
         for column, cells in zip(chunks, zip(*part, strict=True), strict=True):
             column.append("\0".join(map(str.strip, cells)))
@@ -174,6 +173,8 @@ def _checked(rows: Iterator[list[str]], reader: Iterator[list[str]], width: int,
     """The next rows, each of so many cells."""
     part: list[list[str]] = []
     for row in rows:
+        if not row:
+            continue
         if len(row) != width:
             line = getattr(reader, "line_num", 0)
             told = f"{at(source, line)}: {len(row)} cell{'s'[: len(row) != 1]}, where the first row has {width}"

@@ -243,12 +243,12 @@ def fit(
         if isinstance(column, str):
             dropped.setdefault(column, []).append(name)
             continue
-        features, is_bad = column.encode(cells)
+        encoded = column.encode(cells)
         columns.append(column)
-        parts.append(features)
-        if num_missing := sum(map(is_missing, cells)):
+        parts.append(encoded.features)
+        if num_missing := int(encoded.is_missing.sum()):
             gaps.append(f"{printable(name)} {num_missing:,}")
-        if num_bad := int(is_bad.sum()):
+        if num_bad := int(encoded.is_bad.sum()):
             wrong.append(f"{printable(name)} {num_bad:,}")
     if not columns:
         raise DataError(f"no column of {printable(table.source)} tells anything about the target.", hint=_told(dropped))
