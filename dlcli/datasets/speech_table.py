@@ -3,8 +3,8 @@
     transcripts.csv     file,transcript[,split]    also .tsv, metadata.*, or the only table there
     metadata.csv        LJ001-0001|text[|text]     without a header, as LJSpeech writes it: the last column is taken
 
-A file is looked for in the folder and in its wavs/, clips/, audio/ and recordings/, with or without its ending. Columns may
-have other usual names.
+A file is looked for in the folder and in its wavs/, clips/, audio/ and recordings/, with or without its ending.
+Columns may have other usual names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlcli.datasets.image_tree import SPLITS as SPLIT_NAMES
-from dlcli.datasets.roots import data_roots, exists, find_under, missing
+from dlcli.datasets.roots import data_roots, exists, find_under
 from dlcli.errors import DataError, printable
 
 TABLES = tuple(f"{stem}.{end}" for stem in ("transcripts", "metadata") for end in ("csv", "tsv"))
@@ -56,8 +56,11 @@ def locate(path: str | None, root: str | None) -> Path:
     place = Path(path).expanduser()
     found = place if exists(place) else find_under(roots, [path])
     if found is None:
-        expected = printable(path)
-        raise missing("The folder of recordings", expected, roots, name="speech", reason="dlcli fetches no recordings")
+        looked = ", ".join(str(folder.absolute()) for folder in (Path(), *roots))
+        raise DataError(
+            f"dataset.path={printable(path)} is not in {looked}.",
+            hint="A folder of recordings with a transcripts.csv, from here or under dataset.root or $DLCLI_DATA.",
+        )
     return found if found.is_file() else find_table(found)
 
 
