@@ -1,7 +1,8 @@
 """What a network is made of and what it costs, told without its weights: a ResNet-152 takes no memory here.
 
     found = inspect(tree, builder)            layers, output shapes, parameters, FLOPs, memory
-    seconds = latency(tree, builder)          measured: the only part that allocates the network
+    seconds = latency(tree, builder)          measured: this allocates the network
+    shares = expert_load(loaded)              of a trained mixture of experts: how busy each is
 
 The networks are built on the meta device, where a tensor is its shape. The task runs its loss on made-up examples, and
 what it calls each network with is kept; each network is then run alone, once forward.
@@ -26,9 +27,11 @@ from dlcli.datasets.made_up import made_up_data
 from dlcli.errors import OutOfMemory
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.tasks.task import Task
+from dlcli.trained import Trained, read_data
 
 MEASURED_EXAMPLES = 4  # whose activations are measured: batch norm needs more than one
 LARGEST_TIMED = 500_000_000  # parameters, which are 2 GB
+MOST_EXAMPLES = 2_000  # of the test split, to see how busy experts are
 WARM_UP, FEWEST_RUNS, MOST_RUNS, ENOUGH_S = 3, 10, 200, 1.0  # of a measured latency
 Tree = Mapping[str, Any]
 
@@ -285,3 +288,25 @@ def timed(network: nn.Module, call: Call) -> Iterator[float]:
             return
         network(*call.args, **call.kwargs)
         yield time.perf_counter() - before
+
+
+# ------------------------------------------------------------------------------------------------------- its experts
+
+
+@torch.no_grad()
+def expert_load(loaded: Trained) -> dict[str, Tensor]:
+    """Of each trained network with experts: (blocks, experts) float64, the shares of the picks, on test examples."""
+    networks = {name: n for name, n in networks_of(loaded.task).items() if hasattr(n, "expert_load")}
+    if not networks:
+        return {}
+    examples = read_data(loaded).test
+    rows = torch.arange(min(len(examples), MOST_EXAMPLES))
+    device = loaded.runtime.device
+    source = build.build_eval_source(loaded.tree, examples, rows, device, activations=loaded.activations)
+    parts: dict[str, list[Tensor]] = {name: [] for name in networks}
+    for batch in source:
+        with loaded.runtime.autocast()():
+            loaded.task.metrics(batch)
+        for name, network in networks.items():
+            parts[name].append(network.expert_load().double().cpu())  # type: ignore[operator]
+    return {name: torch.cat(loads).mean(0) for name, loads in parts.items()}

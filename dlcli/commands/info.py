@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.commands import ConfigDir, Trust
+from dlcli.commands import ConfigDir, Outputs, Trust
 
 if TYPE_CHECKING:
+    from dlcli.build import Builder
     from dlcli.inspection import Latency, Layer, Network
 
 
@@ -25,8 +26,12 @@ def info(
     measure: Annotated[
         bool, typer.Option("--latency", help="Time a forward pass of one example on this machine.")
     ] = False,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Of a trained run, or a checkpoint; experts: how busy each is.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config_dir: ConfigDir = None,
+    outputs: Outputs = None,
     trust: Trust = None,
 ) -> None:
     """Show a network's layers, output shapes, parameters, FLOPs and memory; it is not allocated, however large.
@@ -34,24 +39,58 @@ def info(
     Example: dlcli info resnet model.depth=152 --depth 1
     """
     from dlcli.confdir import search_path
-    from dlcli.config import compose_command
 
-    chosen = as_experiment(words or [], search_path(config_dir))
-    composed = compose_command(chosen, config_dir=config_dir, command="info")
+    search = search_path(config_dir)
+    if run is not None:
+        tree, builder, loads = of_run(run, words or [], search, outputs, trust)
+    else:
+        tree, builder, loads = *of_words(words or [], search, config_dir, trust), {}
 
-    from dlcli.build import Builder
     from dlcli.inspection import inspect, latency
-    from dlcli.start import complete
 
-    tree, builder = complete(composed.tree), Builder.for_search(composed.search, trust or [])
     found = inspect(tree, builder)
     times = latency(tree, builder) if measure else {}
     batch_size = tree["dataset"]["batch_size"]
     if as_json:
-        print_json(composed.experiment, found, times, batch_size)
+        print_json(found, times, loads, batch_size)
         return
     for name, network in found.items():
         print_network(name, network, times.get(name), batch_size, depth)
+        if name in loads:
+            print_load(loads[name])
+
+
+def of_words(
+    words: list[str], search: Sequence[Path], config_dir: str | None, trust: list[str] | None
+) -> tuple[dict[str, Any], Builder]:
+    """The config that the words mean."""
+    from dlcli.config import compose_command
+
+    composed = compose_command(as_experiment(words, search), config_dir=config_dir, command="info")
+
+    from dlcli.build import Builder
+    from dlcli.start import complete
+
+    return complete(composed.tree), Builder.for_search(composed.search, trust or [])
+
+
+def of_run(
+    run: str, words: list[str], search: Sequence[Path], outputs: str | None, trust: list[str] | None
+) -> tuple[dict[str, Any], Builder, dict[str, list[list[float]]]]:
+    """The config of a trained run, and how busy its experts are, where it has some."""
+    from dlcli.errors import ConfigError
+    from dlcli.runs import find_checkpoint, outputs_folder
+
+    if words:
+        raise ConfigError(f"{words[0]}: a run has its own model and settings", hint=f"dlcli info --run {run}")
+    folder = find_checkpoint(run, outputs_folder(outputs))
+
+    from dlcli import trained
+    from dlcli.build import Builder
+    from dlcli.inspection import expert_load
+
+    loaded = trained.load(folder, builder=Builder.for_search(search, trust or []))
+    return loaded.tree, loaded.builder, {name: load.tolist() for name, load in expert_load(loaded).items()}
 
 
 def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
@@ -70,17 +109,20 @@ def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
     return [*words[:at], *named[:1], f"model={name}", *words[at + 1 :]]
 
 
-def print_json(experiment: str, found: dict[str, Network], times: dict[str, Latency], batch_size: int) -> None:
+def print_json(
+    found: dict[str, Network], times: dict[str, Latency], loads: dict[str, list[list[float]]], batch_size: int
+) -> None:
     import json
     from dataclasses import asdict
 
     networks: dict[str, Any] = {}
     for name, network in found.items():
         totals = {"parameters": network.parameters, "trainable": network.trainable}
-        measured = {"latency": asdict(times[name])} if name in times else {}
+        measured: dict[str, Any] = {"latency": asdict(times[name])} if name in times else {}
+        measured |= {"expert_load": loads[name]} if name in loads else {}
         training = {"training_bytes": training_bytes(network, batch_size)}
         networks[name] = totals | asdict(network) | training | measured
-    print(json.dumps({"event": "info", "experiment": experiment, "batch_size": batch_size, "networks": networks}))
+    print(json.dumps({"event": "info", "batch_size": batch_size, "networks": networks}))
 
 
 def print_network(name: str, network: Network, measured: Latency | None, batch_size: int, depth: int) -> None:
@@ -92,6 +134,17 @@ def print_network(name: str, network: Network, measured: Latency | None, batch_s
         print_table(f"{name}: layers", columns, [layer_row(name, layer) for layer in shown])
         print()
     print_table(name, ("what", "amount", "how"), total_rows(network, measured, batch_size))
+
+
+def print_load(load: list[list[float]]) -> None:
+    """Shares of the tokens' picks, a line for each block, a column for each expert; at most 8 columns a table."""
+    from dlcli.display import print_table
+
+    for first in range(0, len(load[0]), 8):
+        part = [[f"{100 * share:.1f} %" for share in shares[first : first + 8]] for shares in load]
+        columns = ["block", *(f"expert {first + i}" for i in range(len(part[0])))]
+        print()
+        print_table("load of the experts", columns, [[str(i), *shares] for i, shares in enumerate(part)])
 
 
 def level(layer: Layer) -> int:
