@@ -118,6 +118,11 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     return [ids or [UNK] for ids in tokenizer.encode_batch([text.strip() for text in texts])]
 
 
+def as_sources(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Ragged:
+    """Sentences to be translated, as in training."""
+    return ragged([ids[:max_length] for ids in encode(texts, tokenizer)], np.int32, fill=PAD)
+
+
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
     """Random tokens, of lengths up to the longest."""
     longest, num_tokens = settings["max_length"], settings["num_tokens"]

@@ -128,9 +128,8 @@ def admitted(logits_V: Tensor, *, top_k: int | None = None, top_p: float | None 
     if top_k is not None:
         ordered_V[top_k:] = -math.inf
     if top_p is not None:
-        before_V = ordered_V.softmax(0).cumsum(0).roll(1)
-        before_V[0] = 0.0  # the likeliest stays, whatever p is
-        ordered_V[before_V >= top_p] = -math.inf
+        reached_V = ordered_V.softmax(0).cumsum(0)
+        ordered_V[1:][reached_V[:-1] >= top_p] = -math.inf  # the likeliest stays, whatever p is
     return torch.empty_like(logits_V).scatter_(0, places_V, ordered_V)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import CheckpointError, ConfigError, printable
+from dlcli.predicting.sentences import stored_tokenizer
 
 if TYPE_CHECKING:
     from dlcli.datasets.tokenizing import Tokenizer
@@ -44,19 +45,14 @@ def row(answer: dict[str, Any]) -> list[str | None]:
 
 
 def tokenizer_of(trained: Trained) -> Tokenizer:
-    """Raises CheckpointError where the checkpoint is not of a language model, or holds no tokenizer of its size."""
+    """Raises CheckpointError where the checkpoint is not of a language model."""
     from dlcli.checking import gives
-    from dlcli.datasets.tokenizing import Tokenizer
 
     kind = gives(trained.tree)
     if kind != "stream":
         told = f"{trained.manifest.run} was trained on {kind}: it does not go on with a text"
         raise CheckpointError(told, hint="Name a run of a language model, or train one: dlcli train shakespeare")
-    tokenizer = Tokenizer.from_json(trained.manifest.fitted.get("tokenizer"))
-    if len(tokenizer) != trained.tree["dataset"]["num_tokens"]:
-        told = f"{printable(trained.folder)}: its tokenizer has {len(tokenizer)} tokens, its network another number"
-        raise CheckpointError(told, hint="The file was not written by dlcli like this.")
-    return tokenizer
+    return stored_tokenizer(trained)
 
 
 def write(

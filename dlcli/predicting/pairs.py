@@ -1,0 +1,54 @@
+"""Translations of sentences a user types, by beam search: the best, and those behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dlcli.errors import printable
+from dlcli.predicting.sentences import find_sentences, stored_tokenizer
+
+if TYPE_CHECKING:
+    from dlcli.datasets.tokenizing import Tokenizer
+    from dlcli.trained import Trained
+
+COLUMNS = ("sentence", "translation", "others")
+BEAMS, AT_ONCE = 4, 64
+
+
+def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+    """One answer per sentence: {input, translation, others: [texts]}, or {input, error}.
+
+    names: sentences; .txt files of them, one a line; - for the lines of stdin.
+    """
+    tokenizer = stored_tokenizer(trained)
+    found = [answer for group in find_sentences(names) for answer in group]
+    asked = [answer for answer in found if "error" not in answer]
+    for start in range(0, len(asked), AT_ONCE):
+        part = asked[start : start + AT_ONCE]
+        for answer, written in zip(part, translated(trained, tokenizer, [a["input"] for a in part], top), strict=True):
+            answer["translation"], *answer["others"] = written
+    return found
+
+
+def row(answer: dict[str, Any]) -> list[str | None]:
+    """A line of the table."""
+    if "error" in answer:
+        return [printable(answer["input"]), "error", printable(answer["error"])]
+    others = " | ".join(map(printable, answer["others"]))
+    return [printable(answer["input"]), printable(answer["translation"], limit=1_000), others]
+
+
+def translated(trained: Trained, tokenizer: Tokenizer, texts: Sequence[str], top: int) -> list[list[str]]:
+    """For each text its `top` different translations, the best first."""
+    import torch
+
+    from dlcli.datasets.sentence_pairs import as_sources
+
+    longest = trained.tree["dataset"]["max_length"]
+    source = as_sources(texts, tokenizer, longest).take(torch.arange(len(texts)))
+    tokens_BK, lengths_B = source.values.long().to(trained.runtime.device), source.lengths.to(trained.runtime.device)
+    with trained.runtime.autocast()():
+        tokens_BWQ, _ = trained.task.translate(tokens_BK, lengths_B, beams=max(BEAMS, top))  # type: ignore[operator]
+    spelt = [[tokenizer.decode(tokens) for tokens in beams] for beams in tokens_BWQ.tolist()]
+    return [list(dict.fromkeys(beams))[:top] for beams in spelt]
