@@ -1,0 +1,198 @@
+"""Sentences are classified: learnt, answered for, and trained on bit for bit after a kill."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faults import Child, Forge, differences, events, num_lines, outcome, run_of
+from program import REPOSITORY, environment
+
+from dlcli import trained
+from dlcli.build import Builder
+from dlcli.datasets.sentence_files import read_splits
+from dlcli.errors import CheckpointError
+from dlcli.predicting import sentences as predicting
+
+GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
+PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "trainer.log_every=1")
+# dropout, hidden words, clipping, sentences of many lengths; saved in the middle of epochs of 9 steps
+WORDS = (
+    "sentences", "dataset.word_dropout=0.1", "model.width=16", "model.embedding=16",
+    "trainer.epochs=8", "trainer.save_every=5", "optimizer.lr=0.01", *PLAIN,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forge() -> Iterator[Forge]:
+    with Forge() as forge:
+        yield forge
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with reviews.tsv: 400 reviews, in each of which one word says what it is worth."""
+    folder, chance = tmp_path_factory.mktemp("sentences"), random.Random(0)
+    lines = []
+    for _ in range(400):
+        words = chance.choices(("the", "film", "is", "of", "people", "and", "a", "city"), k=chance.randint(1, 20))
+        label, telling = chance.choice((("good", GOOD), ("bad", BAD)))
+        words.insert(chance.randrange(len(words) + 1), chance.choice(telling))
+        lines.append(f"{' '.join(words)}\t{label}\n")
+    (folder / "reviews.tsv").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(forge: Forge, folder: Path) -> Path:
+    """A finished run on the reviews."""
+    child = forge.run("train", *WORDS, f"dataset.path={folder}/reviews.tsv", cwd=folder / "reference")
+    assert child.code == 0, child.stderr
+    return run_of(folder / "reference")
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path) -> trained.Trained:
+    return trained.load(run / "checkpoints" / "best", builder=Builder.for_search())
+
+
+@pytest.fixture(scope="module")
+def report(loaded: trained.Trained) -> trained.Report:
+    return trained.score(loaded, trained.read_data(loaded), "test")
+
+
+def answers(loaded: trained.Trained, *names: str, top: int = 3) -> list[dict[str, Any]]:
+    return predicting.answers(loaded, names, top=top)
+
+
+def probability(answer: dict[str, Any], label: str) -> float:
+    return next(c["probability"] for c in answer["classes"] if c["class"] == label)
+
+
+# ------------------------------------------------------------------------------------------------------------- learning
+
+
+def test_own_sentences_are_learnt(report: trained.Report) -> None:
+    assert report.baseline is not None and report.metrics["accuracy"] > report.baseline + 0.3
+
+
+@pytest.mark.parametrize(
+    ("experiment", "more"),
+    [
+        ("sst2_lstm", ("model.embedding=32", "model.width=32", "optimizer.lr=0.01")),
+        ("sst2_transformer", ("model.width=32", "model.layers=1", "schedule.warmup=50", "optimizer.lr=0.003")),
+    ],
+)
+def test_sst2_is_learnt(forge: Forge, tmp_path: Path, data_root: Path, experiment: str, more: tuple[str, ...]) -> None:
+    words = ("dataset=sst2_sentences", f"dataset.root={data_root}", "trainer.epochs=3", *more, *PLAIN)
+    child = forge.run("train", experiment, *words, cwd=tmp_path)
+    assert child.code == 0, child.stderr
+    majority = 912 / 1821
+    assert events(run_of(tmp_path), "run_finished")[-1]["metrics"]["test/accuracy"] > majority + 0.15
+
+
+# ----------------------------------------------------------------------------------------------------------- resumption
+
+
+def test_killed_in_the_middle_of_an_epoch(forge: Forge, folder: Path, run: Path) -> None:
+    child = forge.start("train", *WORDS, f"dataset.path={folder}/reviews.tsv", cwd=folder / "killed")
+    assert child.wait_for_lines(num_lines(run) // 2) and child.kill()
+    killed = run_of(folder / "killed")
+    step = json.loads((killed / "checkpoints" / "last" / "checkpoint.json").read_text())["body"]["step"]
+    assert 0 < step < 72 and step % 9, "saved between two epochs"
+    resumed: Child = forge.run("resume", "latest", cwd=folder / "killed")
+    assert resumed.code == 0, resumed.stderr
+    assert differences(outcome(killed), outcome(run)) == []
+
+
+# -------------------------------------------------------------------------------------------------------------- answers
+
+
+def test_answers_say_class_and_probabilities(loaded: trained.Trained) -> None:
+    good, bad = answers(loaded, "a great film", "the film is AWFUL")
+    assert (good["input"], good["class"], bad["class"]) == ("a great film", "good", "bad")
+    for answer in (good, bad):
+        assert [set(c) for c in answer["classes"]] == [{"class", "probability"}] * 2
+        assert sum(c["probability"] for c in answer["classes"]) == pytest.approx(1)
+        assert answer["probability"] == answer["classes"][0]["probability"] > 0.5
+        assert predicting.row(answer)[:2] == [answer["input"], answer["class"]]
+    assert [len(answer["classes"]) for answer in answers(loaded, "a great film", top=1)] == [1]
+
+
+def test_a_sentence_alone_and_in_a_batch_gives_the_same(loaded: trained.Trained) -> None:
+    names = ["dull", "a great film", "the film is " * 20 + "awful", "unheard of", "great " * 300]
+    together = answers(loaded, *names)
+    assert [answer["input"] for answer in together] == names, "in the order asked"
+    for name, answer in zip(names, together, strict=True):
+        (alone,) = answers(loaded, name)
+        assert probability(alone, "good") == pytest.approx(probability(answer, "good"), abs=1e-6)
+
+
+def test_predictions_agree_with_the_evaluation(loaded: trained.Trained, report: trained.Report, folder: Path) -> None:
+    test = read_splits(str(folder / "reviews.tsv")).splits["test"]
+    given = answers(loaded, *(sentence.text for sentence in test))
+    right = [answer["class"] == sentence.label for answer, sentence in zip(given, test, strict=True)]
+    assert report.metrics["accuracy"] == pytest.approx(sum(right) / len(right))
+    assert report.right is not None and report.right.tolist() == right
+
+
+def test_a_file_holds_a_sentence_a_line_and_a_bad_input_spoils_no_other(
+    loaded: trained.Trained, tmp_path: Path
+) -> None:
+    file, latin1, empty = tmp_path / "lines.txt", tmp_path / "latin1.txt", tmp_path / "empty.txt"
+    file.write_text("a great film\n\n  an awful film  \r\n")
+    latin1.write_bytes(b"fine\nna\xefve\n")
+    empty.write_text(" \n")
+    found = answers(loaded, str(file), str(latin1), " ", str(tmp_path / "none.txt"), str(empty), "dull")
+    assert [answer.get("class") for answer in found] == ["good", "bad", None, None, None, None, "bad"]
+    errors = [answer["error"] for answer in found if "error" in answer]
+    assert errors == [
+        "line 2 is no UTF-8",
+        "is empty",
+        "cannot be read: No such file or directory",
+        "holds no sentence",
+    ]
+    assert [answer["input"] for answer in found[:2]] == ["a great film", "an awful film"]
+
+
+def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:
+    words = [sys.executable, "-P", "-m", "dlcli", "predict", "-", "a great film", "--run", str(run), "--json"]
+    done = subprocess.run(
+        words, cwd=REPOSITORY, env=environment(), input="tedious\nnot\n", capture_output=True, text=True, check=True
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["input"] for answer in found] == ["tedious", "not", "a great film"]
+    assert [answer["class"] for answer in found][::2] == ["bad", "good"]
+    assert set(found[0]) == {"input", "class", "probability", "classes"}
+
+
+@pytest.mark.parametrize(
+    ("fitted", "told"),
+    [
+        ({}, "holds no tokenizer"),
+        ({"tokenizer": "{}"}, "stored tokenizer cannot be read"),
+        (
+            {"tokenizer": json.dumps({"kind": "words", "pieces": [f"w{i}" for i in range(99)], "merges": []})},
+            "103 tokens",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused(loaded: trained.Trained, fitted: dict[str, Any], told: str) -> None:
+    damaged = replace(loaded, manifest=loaded.manifest.model_copy(update={"fitted": fitted}))
+    with pytest.raises(CheckpointError, match=told):
+        answers(damaged, "a film")
+
+
+def test_a_sentence_is_read_the_same_whatever_is_beside_it(loaded: trained.Trained) -> None:
+    """Probabilities of a batch do not change with the padding of a longer neighbour."""
+    ids = [[4, 5, 6], [7] * 40]
+    alone, together = predicting.probabilities(loaded, ids[:1]), predicting.probabilities(loaded, ids)
+    torch.testing.assert_close(alone[0], together[0])
