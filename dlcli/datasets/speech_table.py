@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlcli.datasets.image_tree import SPLITS as SPLIT_NAMES
 from dlcli.datasets.roots import data_roots, exists, find_under
@@ -134,8 +135,8 @@ def read_rows(table: Path) -> list[tuple[int, list[str]]]:
             start = file.readline()
             file.seek(0)
             delimiter = "\t" if "\t" in start else "|" if "|" in start else ","
-            quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+            how: dict[str, Any] = {} if delimiter == "," else {"quoting": csv.QUOTE_NONE}
+            reader = csv.reader(file, delimiter=delimiter, strict=True, **how)
             return [(reader.line_num, row) for row in reader if any(row)]
     except UnicodeDecodeError as error:
         told = f"{printable(table)} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"

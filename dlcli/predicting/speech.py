@@ -89,8 +89,12 @@ def stored_alphabet(trained: Trained) -> list[str]:
     from dlcli.tasks.ctc import CTC
 
     alphabet, num_tokens = trained.manifest.fitted.get("alphabet"), trained.tree["dataset"]["num_tokens"]
-    is_alphabet = isinstance(alphabet, list) and all(isinstance(c, str) and len(c) <= 1 for c in alphabet)
-    if not isinstance(trained.task, CTC) or not is_alphabet or len(alphabet) != num_tokens:
+    if (
+        not isinstance(trained.task, CTC)
+        or not isinstance(alphabet, list)
+        or len(alphabet) != num_tokens
+        or not all(isinstance(c, str) and len(c) <= 1 for c in alphabet)
+    ):
         told = f"{trained.manifest.run} holds no alphabet of its {num_tokens} characters"
         raise CheckpointError(told, hint="Name a run that was trained on speech: dlcli runs ls")
     return alphabet
