@@ -37,6 +37,7 @@ MOST = {"rotation": 180, "flip": 1, "shift": math.inf, "jitter": 1, "erase": 1}
 CROP_ASPECT = math.log(4 / 3)  # width / height of a crop between 3/4 and 4/3, as in "Going deeper with convolutions"
 ERASE_AREA = (0.02, 0.2)  # of the image
 ERASE_ASPECT = math.log(3.3)  # "Random erasing data augmentation" (arXiv 1708.04896)
+IGNORED = 255  # in a mask: of no known class
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -92,20 +93,36 @@ class Augment:
     def __call__(self, images_BCHW: Tensor, keys_B: Tensor, turns_B: Tensor | None = None) -> Tensor:
         if self.is_identity:
             return images_BCHW
+        draws = self._draw(keys_B, turns_B)
+        return self._erase(self._jitter(self._move(images_BCHW, draws), draws), draws)
+
+    def with_masks(self, images_BCHW: Tensor, masks_BHW: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The same images as of a call, and their masks (B, H, W) of whole numbers, moved with them by nearest pixels.
+
+        IGNORED is what came in at a black edge and what was erased: nothing there can tell the class.
+        """
+        if self.is_identity:
+            return images_BCHW, masks_BHW
+        draws = self._draw(keys_B)
+        images_BCHW = self._erase(self._jitter(self._move(images_BCHW, draws), draws), draws)
+        # Less IGNORED, so that the zeros of a black edge stand for it; float32 holds every id.
+        moved_B1HW = self._move((masks_BHW.float() - IGNORED).unsqueeze(1), draws, mode="nearest")
+        masks = (self._erase(moved_B1HW, draws) + IGNORED).squeeze(1).to(masks_BHW.dtype)
+        return images_BCHW, masks
+
+    def _draw(self, keys_B: Tensor, turns_B: Tensor | None = None) -> dict[str, Tensor]:
         if self._streams.device != keys_B.device:
             self._streams = self._streams.to(keys_B.device)
         draws = dict(zip(self.draws, uniform(keys_B, self._streams).unbind(1), strict=True))
         if self.alternates and turns_B is not None:
             draws["flip"] = torch.where(turns_B, 0.0, 1.0)
+        return draws
+
+    def _move(self, images_BCHW: Tensor, draws: dict[str, Tensor], *, mode: str = "bilinear") -> Tensor:
+        """What moves pixels: rotation, flip, crop and shift."""
         if self.rotation or self.crop or self.shift % 1:
-            images_BCHW = self._warp(images_BCHW, draws)
-        else:
-            images_BCHW = self._copy(images_BCHW, draws)
-        if self.jitter:
-            images_BCHW = self._jitter(images_BCHW, draws)
-        if self.erase:
-            images_BCHW = self._erase(images_BCHW, draws)
-        return images_BCHW
+            return self._warp(images_BCHW, draws, mode)
+        return self._copy(images_BCHW, draws)
 
     def _copy(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """Flip and shift without interpolation: a quarter of the time of `_warp`, and no pixel is rounded."""
@@ -120,8 +137,8 @@ class Augment:
         y_B, x_B = (most - whole(draws[axis], most).long() for axis in ("shift_y", "shift_x"))
         return windows_BCYXHW[torch.arange(len(padded), device=padded.device), :, y_B, x_B]
 
-    def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """Rotation, flip, crop and shift in one bilinear sampling; what lies outside is as `edge` says.
+    def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor], mode: str) -> Tensor:
+        """Rotation, flip, crop and shift in one sampling; what lies outside is as `edge` says.
 
         For each output pixel the source position is A (x, y) + t, in coordinates from -1 to 1. It is computed in
         elementwise products and sums: a matrix product (affine_grid's) may round differently in another batch size.
@@ -133,9 +150,7 @@ class Augment:
         # x and y in planes of their own: as pairs in memory, this sum and the sampling take twice as long.
         source_2BHW = (across_2B1 * x_W + offset_2B1)[:, :, None, :] + (down_2B1 * y_H)[:, :, :, None]
         grid_BHW2 = source_2BHW.permute(1, 2, 3, 0)
-        return F.grid_sample(
-            images_BCHW, grid_BHW2, mode="bilinear", padding_mode=PADDING[self.edge], align_corners=False
-        )
+        return F.grid_sample(images_BCHW, grid_BHW2, mode=mode, padding_mode=PADDING[self.edge], align_corners=False)
 
     def _affine(self, draws: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
         """(a, b, c, d, e, f), each (B,) float64: source x = a x + b y + c, source y = d x + e y + f.
@@ -170,6 +185,8 @@ class Augment:
 
     def _jitter(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
         """Saturation, then brightness and contrast as one product and sum; clamped once, at the end."""
+        if not self.jitter:
+            return images_BCHW
         brightness, contrast, saturation = (
             (1 + self.jitter * (2 * draws[name] - 1)).float().view(-1, 1, 1, 1)
             for name in ("brightness", "contrast", "saturation")
@@ -182,6 +199,8 @@ class Augment:
         return (images_BCHW * (brightness * contrast)).add_(mean * brightness * (1 - contrast)).clamp_(0, 1)
 
     def _erase(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        if not self.erase:
+            return images_BCHW
         _, _, height, width = images_BCHW.shape
         area = ERASE_AREA[0] + (ERASE_AREA[1] - ERASE_AREA[0]) * draws["erase_area"]
         aspect = torch.exp((2 * draws["erase_aspect"] - 1) * ERASE_ASPECT)

@@ -1,0 +1,107 @@
+"""Semantic segmentation: a class for every pixel.
+
+Letters: B images, K classes, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlcli.tasks.task import Task, Values
+
+IGNORED = 255  # in a mask: a pixel that counts neither in the loss nor in the scores
+
+
+class Segmentation(Task):
+    """Cross-entropy per pixel plus `dice` times the Dice loss.
+
+    A batch has `inputs`, what the model is called with, and masks (B, H, W) int64 of classes or IGNORED; the model
+    gives logits (B, K, H, W).
+    """
+
+    def __init__(self, model: nn.Module, *, dice: float = 0.0) -> None:
+        super().__init__()
+        self.model, self.dice = model, dice
+
+    def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
+        logits_BKHW = self.model(*batch.inputs)
+        loss = cross_entropy(logits_BKHW, batch.masks).mean()
+        if self.dice:
+            loss = loss + self.dice * dice_loss(logits_BKHW, batch.masks).mean()
+        with torch.no_grad():
+            is_right = (logits_BKHW.argmax(1) == batch.masks).sum()
+            accuracy = is_right / (batch.masks != IGNORED).sum().clamp(min=1)
+        return loss, {"loss": loss.detach(), "accuracy": accuracy}
+
+    @torch.no_grad()
+    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+        """mean_iou: intersection over union, each summed over all pixels of the set, as a mean over the classes that
+        occur in masks or answers. accuracy: share of the pixels. loss. Counted on the device, read once.
+        """
+        confusion: Tensor | int = 0
+        loss: Tensor | int = 0
+        num_examples = 0
+        for batch in source:
+            logits_BKHW = self.model(*batch.inputs)
+            loss_B = cross_entropy(logits_BKHW, batch.masks)
+            if self.dice:
+                loss_B = loss_B + self.dice * dice_loss(logits_BKHW, batch.masks)
+            loss = loss + loss_B.double().sum()
+            confusion = confusion + confusion_matrix(logits_BKHW.argmax(1), batch.masks, logits_BKHW.shape[1])
+            num_examples += len(batch.masks)
+        assert isinstance(confusion, Tensor) and isinstance(loss, Tensor), "an evaluation has at least one batch"
+        return {**scores(confusion.cpu()), "loss": loss.item() / num_examples}
+
+    @torch.no_grad()
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """Probabilities (B, K, H, W) float32, summing to 1 over K."""
+        return self.model(*inputs).float().softmax(1)
+
+
+def cross_entropy(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
+    """(B,): of each image the mean over all its pixels, those that are ignored counting as 0.
+
+    So that the loss is a mean over images, whatever part of them is ignored: micro-batches and devices add up to the
+    same, and an image without a single known pixel gives 0, not a quotient of zeros.
+    """
+    return F.cross_entropy(logits_BKHW.float(), masks_BHW, ignore_index=IGNORED, reduction="none").mean((1, 2))
+
+
+def dice_loss(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
+    """(B,): 1 - 2 |p y| / (|p| + |y|), a mean over classes ("V-Net", Milletari et al. 2016, section 3, with sums
+    instead of sums of squares, as in Sudre et al. 2017). One pixel is added to both sides of the quotient: a class that
+    is neither there nor answered has no loss.
+    """
+    known_B1HW = (masks_BHW != IGNORED).unsqueeze(1)
+    answers_BKHW = logits_BKHW.float().softmax(1) * known_B1HW
+    classes_K11 = torch.arange(logits_BKHW.shape[1], device=masks_BHW.device)[:, None, None]
+    truth_BKHW = masks_BHW.unsqueeze(1) == classes_K11
+    both_BK = (answers_BKHW * truth_BKHW).sum((2, 3))
+    either_BK = answers_BKHW.sum((2, 3)) + truth_BKHW.sum((2, 3))
+    return (1 - (2 * both_BK + 1) / (either_BK + 1)).mean(1)
+
+
+def confusion_matrix(answers_BHW: Tensor, masks_BHW: Tensor, num_classes: int) -> Tensor:
+    """(K, K) int64: pixels by true class (rows) and answer (columns). bincount would wait for the device."""
+    cells = (masks_BHW * num_classes + answers_BHW).masked_fill(masks_BHW == IGNORED, num_classes**2).flatten()
+    counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=cells.device)
+    return counts.scatter_add_(0, cells, torch.ones_like(cells))[:-1].view(num_classes, num_classes)
+
+
+def scores(confusion_KK: Tensor) -> dict[str, float]:
+    """mean_iou and accuracy, 0 where no pixel is known."""
+    counts = confusion_KK.double()
+    both_K = counts.diag()
+    either_K = counts.sum(0) + counts.sum(1) - both_K
+    occurs_K = either_K > 0
+    if not occurs_K.any():
+        return {"mean_iou": 0.0, "accuracy": 0.0}
+    return {
+        "mean_iou": (both_K[occurs_K] / either_K[occurs_K]).mean().item(),
+        "accuracy": (both_K.sum() / counts.sum()).item(),
+    }
