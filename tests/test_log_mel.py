@@ -100,6 +100,15 @@ def test_masks_hide_bands_and_times_in_training_only() -> None:
     assert torch.equal(masked(waves(), LENGTHS)[0][2, : frames_B[2]], found[0]), "torch's global generator decides"
 
 
+def test_features_are_whole_under_half_precision_and_shapes_on_the_meta_device() -> None:
+    features = LogMel(sample_rate=8000).eval()
+    expected, frames_B = features(waves(), LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(features(waves(), LENGTHS)[0], expected)
+    found, meta_B = features.to("meta")(waves().to("meta"), LENGTHS.to("meta"))
+    assert (found.shape, meta_B.shape) == (expected.shape, frames_B.shape)
+
+
 def test_settings_that_cannot_be_are_told() -> None:
     with pytest.raises(ConfigError, match=r"no whole number of samples at dataset\.sample_rate=22050"):
         LogMel(sample_rate=22_050)

@@ -5,6 +5,9 @@ Shapes: B recordings, T samples of the longest, F frames, M mel bands, K bins of
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -61,7 +64,7 @@ class LogMel(nn.Module):
 
     def forward(self, waves_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         spectra_B = lengths_B // self.hop + 1
-        with torch.autocast(waves_BT.device.type, enabled=False):  # powers span more than half precision has
+        with whole_precision(waves_BT.device):
             features_BFM = (self.power(waves_BT.float()) @ self.filters_KM + FLOOR).log()
         is_real_BF1 = (torch.arange(features_BFM.shape[1], device=lengths_B.device) < spectra_B[:, None])[:, :, None]
         if self.normalise:
@@ -106,6 +109,11 @@ class LogMel(nn.Module):
         """`stack` spectra side by side as one frame; the last one is filled up with zeros."""
         missing = -features_BFM.shape[1] % self.stack
         return F.pad(features_BFM, (0, 0, 0, missing)).unflatten(1, (-1, self.stack)).flatten(2)
+
+
+def whole_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """float32 also under autocast: powers span more than halves can tell apart. The meta device knows no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def normalised(features_BFM: Tensor, is_real_BF1: Tensor) -> Tensor:
