@@ -42,7 +42,7 @@ def test_every_setting_of_the_packaged_configs_is_in_the_table() -> None:
     for experiment in options("experiment", [packaged_conf()]):
         words = [experiment, "task.teacher=x"] if "distill" in experiment else [experiment]
         for key, _ in leaves(compose_command(words).tree):
-            assert key in SETTINGS or key.startswith(("dataset.reader.", "parameter_groups.")), key
+            assert key in SETTINGS or key.startswith(("dataset.reader.", "dataset.peek.", "parameter_groups.")), key
 
 
 def test_mnist_is_the_reference(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ VARIANTS = {
     "fp32": ("digits", "runtime.precision=fp32", "trainer.epochs=4", "trainer.save_every=9", *PLAIN),
     "plateau": ("digits", "schedule=plateau", "schedule.patience=0", "trainer.epochs=3", *PLAIN),
     "mixes": ("digits", "regularization.mixup=0.3", "regularization.cutmix=1.0", "trainer.epochs=4", *PLAIN),
+    "table": ("diabetes", "trainer.epochs=12", "trainer.save_every=5", *PLAIN),
     "momentum": ("digits", "optimizer=nesterov", "schedule=one_cycle", "trainer.epochs=4", *PLAIN),
 }  # fmt: skip
 WORKERS = [(0, 0), (2, 2), (0, 2), (2, 0)]

@@ -103,10 +103,10 @@ def looked_up(cells: Sequence[str], answer: Callable[[str], float], dtype: Any) 
 def numbers(cells: Sequence[str], pair: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
     """(N,) float64, NaN where there is none, and which cells are neither numbers nor missing, (N,) bool.
 
-    float() itself also takes "1_000", which is a name rather than a number.
+    float() itself also takes "1_000", which is a name rather than a number, and digits of every script.
     """
     try:
-        if pair or "_" in "".join(cells):
+        if pair or "_" in (text := "".join(cells)) or not text.isascii():
             raise ValueError
         values = np.array([float(cell or "nan") for cell in cells])
     except ValueError:

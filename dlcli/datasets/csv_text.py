@@ -66,7 +66,7 @@ def read_table(
 
 def open_text(path: Path) -> TextIO:
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")  # type: ignore[return-value]
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
@@ -118,11 +118,13 @@ def sample_rows(head: Sequence[str], separator: str) -> list[list[str]]:
 
 
 def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
-    """No number among the first row's cells, but in some column below; or words that none of their columns has."""
+    """Neither a number nor `?` among the first row's cells, but numbers in a column below; or words that none of their
+    columns has.
+    """
     if len(rows) < 2:
         return True
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
-    if any(is_number(cell.strip()) for cell in first):
+    if any(cell and (is_number(cell) or is_missing(cell)) for cell in map(str.strip, first)):
         return False
     columns = [{row[i].strip() for row in rest} for i in range(len(first))]
     present = [{cell for cell in column if not is_missing(cell)} for column in columns]

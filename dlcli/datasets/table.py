@@ -87,7 +87,7 @@ def class_records(features: Tensor, labels: Tensor) -> Records:
 def number_records(features: Tensor, targets: Tensor, unit: float) -> Records:
     """features: (N, F) float32; targets: (N,) float32, standardised."""
     columns = {"features": Dense(features), "targets": Dense(targets)}
-    fingerprint = fingerprint_of(features, targets, np.float64([unit]))
+    fingerprint = fingerprint_of(features, targets, np.array([unit]))
     return Records(columns, partial(collate_numbers, unit=unit), fingerprint)
 
 

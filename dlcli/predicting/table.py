@@ -124,12 +124,13 @@ def answers_of(trained: Trained, fitted: Fitted, table: TextTable, name: str, to
     import numpy as np
     import torch
 
-    parts, wrong = [], {}
+    parts: list[np.ndarray] = []
+    wrong: dict[int, str] = {}
     for column in fitted.columns:
         encoded = column.encode(cells := table.cells(column.name))
         parts.append(encoded.features)
-        for place in np.flatnonzero(encoded.is_bad):
-            wrong.setdefault(int(place), f"{column.name} is {printable(cells[place])}, which is no number")
+        for i in np.flatnonzero(encoded.is_bad).tolist():
+            wrong.setdefault(i, f"{column.name} is {printable(cells[i])}, which is no number")
     outputs = predicted(trained, torch.from_numpy(np.concatenate(parts, axis=1)))
     found: list[Answer] = []
     for i in range(table.num_rows):
