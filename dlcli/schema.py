@@ -185,6 +185,8 @@ SETTINGS: dict[str, Setting] = {
         ("auto", "comma", "semicolon", "tab", "pipe", "space"), "What stands between two cells; auto: as found."
     ),
     "dataset.header": Setting(_AUTO_OR_SWITCH, "auto, true or false", "Whether the first line names the columns."),
+    "dataset.instances": switch("Masks hold ids of objects: 0 is background, all others are one class."),
+    "dataset.ignored": whole(0, 65_535, "In masks of class ids: no class; null: there is none.", optional=True),
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
@@ -238,6 +240,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "task.decoding": word(("greedy", "beam"), "How text is read out of a recogniser for the scores."),
     "task.beam": whole(1, 10_000, "Readings that a beam search keeps."),
+    "task.dice": real(0, 1_000, "Weight of the Dice loss beside the cross-entropy."),
     "task.cutmix": real(0, 100, "Follows regularization.cutmix."),
     "task.loss": word(("mse", "mae", "huber"), "Squared or absolute error, or Huber's between them."),
     "optimizer.lr": real(0, 1_000, "Learning rate, times the schedule's share.", above=True),

@@ -22,23 +22,25 @@ from dlcli.errors import ConfigError
 STREAMS = {
     "rotation": 0, "flip": 1, "crop_area": 2, "crop_aspect": 3, "crop_x": 4, "crop_y": 5, "shift_x": 6, "shift_y": 7,
     "brightness": 8, "contrast": 9, "saturation": 10,
-    "erase": 11, "erase_area": 12, "erase_aspect": 13, "erase_x": 14, "erase_y": 15,
+    "erase": 11, "erase_area": 12, "erase_aspect": 13, "erase_x": 14, "erase_y": 15, "flip_vertical": 16,
 }  # fmt: skip
 DRAWS = {  # setting -> the draws it needs
     "rotation": ("rotation",),
     "flip": ("flip",),
+    "flip_vertical": ("flip_vertical",),
     "crop": ("crop_area", "crop_aspect", "crop_x", "crop_y"),
     "shift": ("shift_x", "shift_y"),
     "jitter": ("brightness", "contrast", "saturation"),
     "erase": ("erase", "erase_area", "erase_aspect", "erase_x", "erase_y"),
 }
 PADDING = {"black": "zeros", "mirror": "reflection"}  # edge -> its name in grid_sample
-MOST = {"rotation": 180, "flip": 1, "shift": math.inf, "jitter": 1, "erase": 1}
+MOST = {"rotation": 180, "flip": 1, "flip_vertical": 1, "shift": math.inf, "jitter": 1, "erase": 1}
 CROP_ASPECT = math.log(4 / 3)  # width / height of a crop between 3/4 and 4/3, as in "Going deeper with convolutions"
 ERASE_AREA = (0.02, 0.2)  # of the image
 ERASE_ASPECT = math.log(3.3)  # "Random erasing data augmentation" (arXiv 1708.04896)
 IGNORED = 255  # in a mask: of no known class
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
+VISIBLE = 0.3  # a box of which less than this share is left in the image is no longer an object to be found
 
 
 class Augment:
@@ -47,6 +49,7 @@ class Augment:
     rotation: at most so many degrees either way.
     flip: probability of a left-right flip; or "alternate": every image is mirrored in every other epoch, half of them
     in the even ones (Jordan 2024, arXiv 2404.00498). Whose turn it is, is told: augment(images, keys, turns_B).
+    flip_vertical: probability of an upside-down flip, for what has no upper side: microscopy, aerial photographs.
     crop: [smallest, largest] share of the area that is cut out and scaled back to full size.
     shift: at most so many whole pixels in each direction.
     edge: what comes in at an edge by rotation or shift: "black", or "mirror", the image's pixels from the edge inwards.
@@ -59,6 +62,7 @@ class Augment:
         *,
         rotation: float | None = None,
         flip: float | str | None = None,
+        flip_vertical: float | None = None,
         crop: Sequence[float] | None = None,
         shift: int | None = None,
         jitter: float | None = None,
@@ -67,7 +71,8 @@ class Augment:
     ) -> None:
         self.alternates = flip == "alternate"
         flip = 0.5 if self.alternates else flip
-        given = {"rotation": rotation, "flip": flip, "shift": shift, "jitter": jitter, "erase": erase}
+        given = {"rotation": rotation, "flip": flip, "flip_vertical": flip_vertical}
+        given |= {"shift": shift, "jitter": jitter, "erase": erase}
         for name, value in given.items():
             if value is not None and (isinstance(value, str) or not 0 <= value <= MOST[name]):
                 raise ConfigError(
@@ -80,7 +85,7 @@ class Augment:
                 f"augmentation.crop={list(crop)} is no range of areas.", hint="[0.8, 1.0], or null to leave it out."
             )
         self.rotation, self.flip, self.shift, self.edge = rotation or 0.0, float(flip or 0.0), shift or 0, edge
-        self.jitter, self.erase = jitter or 0.0, erase or 0.0
+        self.jitter, self.erase, self.flip_vertical = jitter or 0.0, erase or 0.0, flip_vertical or 0.0
         self.crop = (float(crop[0]), float(crop[1])) if crop is not None and tuple(crop) != (1, 1) else None
         self.draws = tuple(draw for setting, draws in DRAWS.items() if getattr(self, setting) for draw in draws)
         self._streams = streams(*(STREAMS[draw] for draw in self.draws))
@@ -128,6 +133,9 @@ class Augment:
         """Flip and shift without interpolation: a quarter of the time of `_warp`, and no pixel is rounded."""
         if self.flip:
             images_BCHW = torch.where((draws["flip"] < self.flip).view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
+        if self.flip_vertical:
+            turned_B = (draws["flip_vertical"] < self.flip_vertical).view(-1, 1, 1, 1)
+            images_BCHW = torch.where(turned_B, images_BCHW.flip(-2), images_BCHW)
         if not self.shift:
             return images_BCHW
         _, _, height, width = images_BCHW.shape
@@ -137,7 +145,7 @@ class Augment:
         y_B, x_B = (most - whole(draws[axis], most).long() for axis in ("shift_y", "shift_x"))
         return windows_BCYXHW[torch.arange(len(padded), device=padded.device), :, y_B, x_B]
 
-    def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor], mode: str) -> Tensor:
+    def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor], mode: str = "bilinear") -> Tensor:
         """Rotation, flip, crop and shift in one sampling; what lies outside is as `edge` says.
 
         For each output pixel the source position is A (x, y) + t, in coordinates from -1 to 1. It is computed in
@@ -173,6 +181,9 @@ class Augment:
         if self.flip:
             sign = torch.where(draws["flip"] < self.flip, -one, one)
             scale_x, x = scale_x * sign, x * sign
+        if self.flip_vertical:
+            sign = torch.where(draws["flip_vertical"] < self.flip_vertical, -one, one)
+            scale_y, y = scale_y * sign, y * sign
         if not self.rotation:
             return scale_x, zero, x, zero, scale_y, y
         angle = (2 * draws["rotation"] - 1) * math.radians(self.rotation)
@@ -208,6 +219,23 @@ class Augment:
         rows = inside((area / aspect).sqrt().clamp(max=1), draws["erase_y"], height)
         hit = (draws["erase"] < self.erase)[:, None]
         return images_BCHW.masked_fill(((rows & hit)[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def move_boxes(boxes_BM4: Tensor, affine: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """(B, M, 4) float64: where boxes come to lie whose images are sampled at `affine` (see `Augment._affine`)."""
+    a, b, c, d, e, f = (value_B[:, None, None] for value_B in affine)
+    corners = boxes_BM4.double()
+    x_BM4 = corners[..., [0, 2, 0, 2]] * (2 / width) - 1 - c  # from -1 to 1, as the sampling has it
+    y_BM4 = corners[..., [1, 1, 3, 3]] * (2 / height) - 1 - f
+    determinant = a * e - b * d
+    x_BM4, y_BM4 = (e * x_BM4 - b * y_BM4) / determinant, (a * y_BM4 - d * x_BM4) / determinant
+    x_BM4, y_BM4 = (x_BM4 + 1) * (width / 2), (y_BM4 + 1) * (height / 2)
+    return torch.stack([x_BM4.amin(-1), y_BM4.amin(-1), x_BM4.amax(-1), y_BM4.amax(-1)], -1)
+
+
+def area(boxes_BM4: Tensor) -> Tensor:
+    """(B, M): of boxes xyxy, 0 where a side is negative."""
+    return (boxes_BM4[..., 2:] - boxes_BM4[..., :2]).clamp(min=0).prod(-1)
 
 
 def pad(images_BCHW: Tensor, size: int, edge: str) -> Tensor:

@@ -7,6 +7,7 @@ Letters: B images, C channels, K classes, H rows, W columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class UNet(nn.Module):
         if min(height, width) < self.multiple:
             told = f"model.widths has {len(widths)} levels, too many for images of {height} x {width} pixels"
             raise ConfigError(told, hint="Each level halves the image: give fewer widths.")
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(pairwise(widths))
         self.first = two_convolutions(channels, widths[0], batch_norm)
         self.down = nn.ModuleList(two_convolutions(above, below, batch_norm) for above, below in pairs)
         self.dropout = nn.Dropout(dropout)

@@ -30,9 +30,7 @@ class Segmentation(Task):
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         logits_BKHW = self.model(*batch.inputs)
-        loss = cross_entropy(logits_BKHW, batch.masks).mean()
-        if self.dice:
-            loss = loss + self.dice * dice_loss(logits_BKHW, batch.masks).mean()
+        loss = self._losses(logits_BKHW, batch.masks).mean()
         with torch.no_grad():
             is_right = (logits_BKHW.argmax(1) == batch.masks).sum()
             accuracy = is_right / (batch.masks != IGNORED).sum().clamp(min=1)
@@ -43,19 +41,20 @@ class Segmentation(Task):
         """mean_iou: intersection over union, each summed over all pixels of the set, as a mean over the classes that
         occur in masks or answers. accuracy: share of the pixels. loss. Counted on the device, read once.
         """
-        confusion: Tensor | int = 0
-        loss: Tensor | int = 0
-        num_examples = 0
-        for batch in source:
-            logits_BKHW = self.model(*batch.inputs)
-            loss_B = cross_entropy(logits_BKHW, batch.masks)
-            if self.dice:
-                loss_B = loss_B + self.dice * dice_loss(logits_BKHW, batch.masks)
-            loss = loss + loss_B.double().sum()
-            confusion = confusion + confusion_matrix(logits_BKHW.argmax(1), batch.masks, logits_BKHW.shape[1])
-            num_examples += len(batch.masks)
-        assert isinstance(confusion, Tensor) and isinstance(loss, Tensor), "an evaluation has at least one batch"
-        return {**scores(confusion.cpu()), "loss": loss.item() / num_examples}
+        parts = [self._measure(batch) for batch in source]
+        loss_N = torch.cat([loss_B for loss_B, _ in parts]).double()
+        confusion_KK = torch.stack([counts_KK for _, counts_KK in parts]).sum(0)
+        return {**scores(confusion_KK.cpu()), "loss": loss_N.mean().item()}
+
+    def _measure(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The loss of each image, (B,), and the confusion matrix of all their pixels."""
+        logits_BKHW = self.model(*batch.inputs)
+        counts_KK = confusion_matrix(logits_BKHW.argmax(1), batch.masks, logits_BKHW.shape[1])
+        return self._losses(logits_BKHW, batch.masks), counts_KK
+
+    def _losses(self, logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
+        loss_B = cross_entropy(logits_BKHW, masks_BHW)
+        return loss_B + self.dice * dice_loss(logits_BKHW, masks_BHW) if self.dice else loss_B
 
     @torch.no_grad()
     def predict(self, *inputs: Tensor) -> Tensor:

@@ -1,0 +1,271 @@
+"""Images with a class for every pixel: reading, batches, and made-up ones.
+
+Letters: N examples, B of them in a batch, C channels, H rows, W columns, K classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcli.datasets.examples import Data, stratified_test
+from dlcli.datasets.image_folder import FORMATS, TEST_FRACTION, to_mode
+from dlcli.datasets.mask_files import (
+    IGNORED,
+    Coding,
+    Mask,
+    MaskTree,
+    Pair,
+    coding_of,
+    contents,
+    decode_mask,
+    first_words,
+    list_masks,
+    locate,
+    shortened,
+)
+from dlcli.datasets.pixels import Pixels
+from dlcli.datasets.records import Dense, Records, fingerprint_of
+from dlcli.datasets.roots import data_roots, find_under, missing
+from dlcli.errors import ConfigError, DataError, printable
+
+NUCLEI = ("nuclei/nuclei_dev_200.tar.gz", "nuclei_dev_200.tar.gz")
+
+
+class MaskBatch(NamedTuple):
+    images: Tensor  # (B, C, H, W) float32 normalised
+    masks: Tensor  # (B, H, W) int64, of classes; IGNORED where there is none
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        return (self.images,)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Bytes as they are stored -> a batch: augmented as pixels in [0, 1], then normalised. mean, std: per channel."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    channels: int
+    _pixels: dict[torch.device, Pixels] = field(default_factory=dict, repr=False)  # by device: made once
+
+    def __call__(self, taken: Mapping[str, Tensor], index_B: Tensor, augment: Any, keys_B: Tensor | None) -> MaskBatch:
+        images_BCHW, masks_BHW = taken["images"], taken["masks"].long()
+        pixels = self.pixels(images_BCHW.device)
+        if augment is None:
+            return MaskBatch(pixels.from_bytes(images_BCHW), masks_BHW, index_B)
+        images_BCHW, masks_BHW = augment.with_masks(pixels.unit(images_BCHW), masks_BHW, keys_B)
+        return MaskBatch(pixels.normalise(images_BCHW), masks_BHW, index_B)
+
+    def pixels(self, device: torch.device) -> Pixels:
+        if device not in self._pixels:
+            self._pixels[device] = Pixels(self.mean, self.std, channels=self.channels, device=device)
+        return self._pixels[device]
+
+
+def as_records(images: Tensor, masks: Tensor, mean: Sequence[float], std: Sequence[float], fingerprint: str) -> Records:
+    """images: (N, C, H, W) uint8; masks: (N, H, W) uint8."""
+    columns = {"images": Dense(images), "masks": Dense(masks)}
+    return Records(columns, Collate(tuple(mean), tuple(std), images.shape[1]), fingerprint)
+
+
+def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
+    """Noise, and a class at random for each pixel."""
+    channels, height, width = settings["image_shape"]
+    images = torch.randint(256, (num_examples, channels, height, width), dtype=torch.uint8)
+    masks = torch.randint(settings["num_classes"], (num_examples, height, width), dtype=torch.uint8)
+    return as_records(images, masks, settings["mean"], settings["std"], "made up")
+
+
+def read_nuclei(
+    root: str | None = None, *, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> Data:
+    """200 microscope images of the 2018 Data Science Bowl (Caicedo et al. 2019), cut to 256 x 256 pixels.
+
+    splits.json beside the archive says which 40 are held out ("val"): they are the test split here.
+    """
+    roots = data_roots(root)
+    found = find_under(roots, NUCLEI)
+    if found is None:
+        raise missing("nuclei", NUCLEI[0], roots, name="nuclei", reason="dlcli has no address to fetch it from")
+    tree = list_masks(found)
+    splits = {"train": read_names(found, "train"), "test": read_names(found, "val")}
+    chosen = {
+        split: tuple(pair for pair in tree.pairs if Path(pair.image).stem in names) for split, names in splits.items()
+    }
+    coding = Coding(("background", "nucleus"), (0, 1), merges=True)
+    return decoded(MaskTree(found, chosen, tree.notes), image_shape, mean, std, lambda *_: coding)
+
+
+def read_names(archive: Path, split: str) -> set[str]:
+    place = archive.with_name("splits.json")
+    try:
+        return set(json.loads(place.read_text())[split])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = f"{place} does not say which images are in the split {split}: {printable(repr(error))}."
+        raise DataError(told, hint="It lies beside the archive: {train: [names], val: [names]}.") from error
+
+
+def read_masks(
+    path: str | None,
+    root: str | None = None,
+    *,
+    num_classes: int,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    instances: bool = False,
+    ignored: int | None = IGNORED,
+    memory_limit_mb: float = 4096,
+) -> Data:
+    """Images and masks of one's own; see mask_files for the layouts and what a mask may be.
+
+    instances: a mask holds ids of objects: 0 is the background, all others are one class. ignored: what counts as no
+    class in masks of ids, where it is not one of just 0 and 255. A fixed fifth is the test split where there is none.
+    """
+    tree = list_masks(locate(path, root))
+    needed_mb = len(tree.pairs) * (image_shape[0] + 1) * image_shape[1] * image_shape[2] / 1e6
+    if needed_mb > memory_limit_mb:
+        told = f"{tree.path}: {len(tree.pairs):,} images are {needed_mb:,.0f} MB decoded, above {memory_limit_mb:,.0f}"
+        raise DataError(told, hint="A smaller dataset.image_shape, or a larger dataset.reader.memory_limit_mb.")
+    if "test" not in tree.splits:
+        tree = with_test(tree)
+
+    def code(found: dict[str, np.ndarray], is_rgb: dict[str, bool]) -> Coding:
+        if instances:
+            return Coding(("background", "object"), (0, 1), merges=True)
+        return coding_of(found, is_rgb, num_classes=num_classes, ignored=ignored)
+
+    return decoded(tree, image_shape, mean, std, code)
+
+
+def with_test(tree: MaskTree) -> MaskTree:
+    train = tree.splits["train"]
+    if len(train) < 3:
+        told = f"{tree.path} has {len(train)} training images and no test images"
+        raise DataError(told, hint="At least three are needed, to hold one out and validate on another.")
+    is_test = stratified_test(np.zeros(len(train), dtype=np.int64), TEST_FRACTION)
+    parts = {
+        split: tuple(pair for pair, chosen in zip(train, is_test, strict=True) if chosen == (split == "test"))
+        for split in ("train", "test")
+    }
+    return MaskTree(tree.path, {**tree.splits, **parts}, tree.notes)
+
+
+# ------------------------------------------------------------------------------------------------------------- decoding
+
+
+class Sized(NamedTuple):
+    """pixels: resized; size: (H, W) that it had."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+def decoded(
+    tree: MaskTree,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    code: Callable[[dict[str, np.ndarray], dict[str, bool]], Coding],
+) -> Data:
+    """Every image and mask, in one pass over the folder or archive. code: which value is which class."""
+    if image_shape[0] not in (1, 3):
+        told = f"dataset.image_shape={list(image_shape)} is no shape of images."
+        raise ConfigError(told, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 256, 256].")
+    is_mask = {pair.image: False for pair in tree.pairs} | {pair.mask: True for pair in tree.pairs}
+    read: dict[str, Sized] = {}
+    found: dict[str, np.ndarray] = {}
+    is_rgb: dict[str, bool] = {}
+    damaged: list[str] = []
+    for name, content in contents(tree.path, set(is_mask)):
+        try:
+            if is_mask[name]:
+                mask = decode_mask(content, source=name)
+                found[name], is_rgb[name] = np.unique(mask.values), mask.is_rgb
+                read[name] = resized_mask(mask, image_shape)
+            else:
+                read[name] = decode_image(content, image_shape, source=name)
+        except DataError as error:  # the others are looked at too, so that all of them are told at once
+            damaged.append(error.message.removesuffix("."))
+    if damaged:
+        more = f"; and {len(damaged) - 5:,} more" if len(damaged) > 5 else ""
+        told = f"{tree.path}: {len(damaged):,} of {len(is_mask):,} files: {'; '.join(damaged[:5])}{more}."
+        raise DataError(told, hint="Replace or remove these files.")
+    coding = code(found, is_rgb)
+    splits = {split: stacked(pairs, read, coding, mean, std) for split, pairs in tree.splits.items()}
+    return Data(
+        coding.classes,
+        splits["train"],
+        splits["test"],
+        splits.get("val"),
+        fitted={"values": list(coding.values), "is_rgb": coding.is_rgb},
+        notes=(*tree.notes, *told_of_sizes(tree, read, image_shape)),
+    )
+
+
+def stacked(
+    pairs: Sequence[Pair], read: Mapping[str, Sized], coding: Coding, mean: Sequence[float], std: Sequence[float]
+) -> Records:
+    if not pairs:
+        raise DataError("a split is empty.", hint="dlcli doctor  shows which data are found")
+    images = np.stack([read[pair.image].pixels for pair in pairs])
+    masks = np.stack([coding.encode(read[pair.mask].pixels) for pair in pairs])
+    key = fingerprint_of(images, masks)
+    return as_records(torch.from_numpy(images), torch.from_numpy(masks), mean, std, key)
+
+
+def told_of_sizes(tree: MaskTree, read: Mapping[str, Sized], image_shape: Sequence[int]) -> list[str]:
+    """Sentences on what was resized."""
+    images = [pair.image for pair in tree.pairs if read[pair.image].size != tuple(image_shape[1:])]
+    masks = [pair.mask for pair in tree.pairs if read[pair.mask].size != read[pair.image].size]
+    height, width = image_shape[1:]
+    told = []
+    if images:
+        told.append(f"{len(images):,} of {len(tree.pairs):,} images were resized to {height} x {width} pixels")
+    if masks:
+        told.append(f"{len(masks):,} masks had another size than their images and were resized ({shortened(masks)})")
+    return told
+
+
+def resized_mask(mask: Mask, image_shape: Sequence[int]) -> Sized:
+    """(H, W) int32 by nearest pixels, which keeps the values."""
+    from PIL import Image
+
+    size = mask.values.shape
+    picture = Image.fromarray(mask.values)
+    if size != tuple(image_shape[1:]):
+        picture = picture.resize((image_shape[2], image_shape[1]), Image.Resampling.NEAREST)
+    return Sized(np.asarray(picture), (size[0], size[1]))
+
+
+def decode_image(content: bytes, image_shape: Sequence[int], *, source: str) -> Sized:
+    """(C, H, W) uint8, the whole picture: cutting it would cut the mask. Turned as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = image_shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as odd metadata: the pixels are what counts
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+                picture = to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+            size = (picture.height, picture.width)
+            if size != (height, width):
+                picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    except Exception as error:  # Pillow's decoders raise a dozen kinds
+        told = f"{printable(source)} cannot be read: {first_words(error)}."
+        raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
+    return Sized(pixels, size)
