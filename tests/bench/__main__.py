@@ -33,6 +33,7 @@ from tests.bench import (
     registry,
     startup,
     sweeps,
+    systems,
     vectorized,
 )
 
@@ -59,6 +60,7 @@ BENCHES = {  # those to accuracy take minutes to an hour, the others less than f
     "mnist_fast": accuracy.mnist_fast,
     "mnist": accuracy.mnist,
     "fashion_mnist": accuracy.fashion_mnist,
+    "systems": systems.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
