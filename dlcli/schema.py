@@ -188,6 +188,10 @@ SETTINGS: dict[str, Setting] = {
     "dataset.instances": switch("Masks hold ids of objects: 0 is background, all others are one class."),
     "dataset.ignored": whole(0, 65_535, "In masks of class ids: no class; null: there is none.", optional=True),
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
+    "dataset.images": text(_PATH, "a path", "Folder of the images; null: where the file of boxes lies.", optional=True),
+    "dataset.classes": several(
+        text(_PATH, "the name of a class", ""), 1, 100_000, "Classes to be learned; null: all that occur.", optional=True
+    ),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
     "model.hidden": several(_WIDTH, 0, 1_000, "Widths of the hidden layers."),
@@ -213,6 +217,12 @@ SETTINGS: dict[str, Setting] = {
     "model.experts": whole(1, 4_096, "Feed-forward networks of a mixture; each token goes through a few."),
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),
     "model.balance": real(0, 1_000, "Weight of the load-balancing loss of the experts."),
+    "model.blocks": whole(1, 1_000, "Residual blocks at each size of map."),
+    "model.neck": whole(1, 65_536, "Channels of the maps in which a detector looks for things."),
+    "model.box_weight": real(0, 1_000, "Weight of the boxes' loss beside the classes'."),
+    "model.min_score": real(0, 1, "Least score of a detection.", below=True),
+    "model.max_overlap": real(0, 1, "Overlap of two detections of a class, above which only the surer is kept."),
+    "model.max_detections": whole(1, 10_000, "Most detections of an image."),
     "model.version": word(("v2", "v3_small", "v3_large"), "Which MobileNet."),
     "model.features.sample_rate": whole(1_000, 384_000, "Follows dataset.sample_rate."),
     "model.features.frame_ms": whole(1, 1_000, "Follows dataset.frame_ms; a multiple of hop_ms."),
@@ -291,6 +301,7 @@ SETTINGS: dict[str, Setting] = {
         "a number from 0 to 1, or alternate (or null)",
         "Probability of a horizontal flip; alternate: every image in every other epoch.",
     ),
+    "augmentation.flip_vertical": real(0, 1, "Probability of an upside-down flip.", optional=True),
     "augmentation.crop": several(
         real(0, 1, "", above=True), 2, 2, "Random resized crop: smallest and largest share of the area.", optional=True
     ),

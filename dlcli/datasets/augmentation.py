@@ -115,6 +115,26 @@ class Augment:
         masks = (self._erase(moved_B1HW, draws) + IGNORED).squeeze(1).to(masks_BHW.dtype)
         return images_BCHW, masks
 
+    def with_boxes(
+        self, images_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor, keys_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same images as of a call, and the boxes moved with them: xyxy, pixels; labels: int64, -1 for no box.
+
+        They are cut off at the edges; one of which little is left becomes no box: label -1, all zeros. A rotated box is
+        the upright one around it.
+        """
+        if self.is_identity:
+            return images_BCHW, boxes_BM4, labels_BM
+        draws = self._draw(keys_B)
+        height, width = images_BCHW.shape[2:]
+        moved_BM4 = move_boxes(boxes_BM4, self._affine(draws, height, width), height, width)
+        cut_BM4 = torch.stack([moved_BM4[..., i].clamp(0, (width, height)[i % 2]) for i in range(4)], -1)
+        left_BM = area(cut_BM4) / area(moved_BM4).clamp(min=1e-9)
+        is_box_BM = (labels_BM >= 0) & (left_BM >= VISIBLE)
+        boxes_BM4 = torch.where(is_box_BM[:, :, None], cut_BM4, 0.0).float()
+        images_BCHW = self._erase(self._jitter(self._move(images_BCHW, draws), draws), draws)
+        return images_BCHW, boxes_BM4, labels_BM.masked_fill(~is_box_BM, -1)
+
     def _draw(self, keys_B: Tensor, turns_B: Tensor | None = None) -> dict[str, Tensor]:
         if self._streams.device != keys_B.device:
             self._streams = self._streams.to(keys_B.device)

@@ -1,0 +1,234 @@
+"""Images with boxes around the things in them: blood cells, a Pascal VOC folder or a COCO file of one's own.
+
+Images of any size are scaled to fit into one shape, their corner at the corner (letterbox); boxes with them.
+
+Letters: N images, B of them in a batch, M boxes of the one with most, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dlcli.datasets import box_files
+from dlcli.datasets.box_files import Annotated, Found, tidy
+from dlcli.datasets.examples import Data, private_generator
+from dlcli.datasets.image_folder import FORMATS, to_mode
+from dlcli.datasets.pixels import Pixels
+from dlcli.datasets.records import Dense, Records, fingerprint_of, ragged
+from dlcli.errors import ConfigError, DataError, printable
+
+TEST_SHARE = 0.2  # of data that bring no test split
+AROUND = 114  # grey of what a narrower image leaves free, as YOLO has it
+SMALLEST = 1.0  # side of a box in pixels of the scaled image
+
+
+class BoxBatch(NamedTuple):
+    images: Tensor  # (B, C, H, W) float32 normalised
+    boxes: Tensor  # (B, M, 4) float32 xyxy in pixels, zero behind each image's boxes
+    labels: Tensor  # (B, M) int64, -1 where there is no box
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the image's row
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a model is called with."""
+        return (self.images,)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """mean, std: per channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, taken: Mapping[str, Any], index_B: Tensor, augment: Any, keys_B: Tensor | None) -> BoxBatch:
+        images, boxes, labels = taken["images"], taken["boxes"].values, taken["labels"].values
+        pixels = Pixels(self.mean, self.std, channels=images.shape[1], device=images.device)
+        if augment is None:
+            return BoxBatch(pixels.from_bytes(images), boxes, labels, index_B)
+        images, boxes, labels = augment.with_boxes(pixels.unit(images), boxes, labels, keys_B)
+        return BoxBatch(pixels.normalise(images), boxes, labels, index_B)
+
+
+def records(
+    images: np.ndarray,
+    boxes: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Records:
+    """images: (N, C, H, W) uint8; boxes, labels: of each image (m, 4) xyxy in its pixels and (m,)."""
+    columns = {
+        "images": Dense(torch.from_numpy(images)),
+        "boxes": ragged(boxes, np.float32, shape=(4,)),
+        "labels": ragged(labels, np.int64, fill=-1),
+    }
+    parts = (images, columns["boxes"].values, columns["labels"].values, columns["labels"].starts)  # type: ignore[union-attr]
+    return Records(columns, Collate(tuple(mean), tuple(std)), fingerprint_of(*parts))  # type: ignore[arg-type]
+
+
+def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
+    """Noise, with two boxes of random classes in each image."""
+    shape, num_classes = settings["image_shape"], settings.get("num_classes") or 3
+    images = torch.randint(0, 256, (num_examples, *shape), dtype=torch.uint8, device="cpu")
+    corners = torch.rand(num_examples, 2, 2, 2, device="cpu") * 0.5  # two boxes, top left corner and size
+    size = torch.tensor([shape[2], shape[1]], device="cpu")
+    boxes = torch.cat([corners[:, :, 0], corners[:, :, 0] + 0.2 + 0.6 * corners[:, :, 1]], -1) * size.repeat(2)
+    labels = torch.randint(0, num_classes, (num_examples, 2), device="cpu")
+    pixels = {name: settings[name] for name in ("mean", "std")}
+    return records(images.numpy(), list(boxes.numpy()), list(labels.numpy()), **pixels)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def read_blood_cells(
+    root: str | None = None, *, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> Data:
+    """BCCD: 205 images to train on; the 87 of its list `val` are the test split, and validation is split off train."""
+    return to_data(box_files.find_voc(box_files.locate_blood_cells(root)), image_shape, mean, std)
+
+
+def read_voc(
+    root: str | None = None,
+    *,
+    path: str | None,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> Data:
+    """A folder or .tar of one's own in the layout of Pascal VOC. num_classes: as it was counted."""
+    return to_data(box_files.find_voc(box_files.locate(root, path), classes), image_shape, mean, std)
+
+
+def read_coco(
+    root: str | None = None,
+    *,
+    path: str | None,
+    images: str | None = None,
+    val_path: str | None = None,
+    test_path: str | None = None,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+) -> Data:
+    """A COCO file of one's own. images: the folder they lie in; None: where the file lies."""
+    file = box_files.locate(root, path)
+    folder = file.parent if images is None else box_files.locate(root, images, setting="dataset.images")
+    others = {
+        split: None if name is None else box_files.locate(root, name, setting=f"dataset.{split}_path")
+        for split, name in (("val", val_path), ("test", test_path))
+    }
+    return to_data(box_files.find_coco(file, folder, classes, **others), image_shape, mean, std)
+
+
+def to_data(found: Found, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Data:
+    """Decoded. A list `val` without a list `test` is the test split; without both it is a fixed fifth."""
+    channels, height, width = image_shape
+    if channels not in (1, 3):
+        told = f"dataset.image_shape={list(image_shape)} is no shape of images"
+        raise ConfigError(told, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 240, 320].")
+    splits = with_test(dict(found.splits), found.place)
+    read = {split: read_split(part, found, (channels, height, width)) for split, part in splits.items()}
+    data = {split: records(*parts, mean=mean, std=std) for split, parts in read.items()}
+    return Data(found.classes, data["train"], data["test"], data.get("val"), notes=found.defects.notes())
+
+
+def with_test(splits: dict[str, Sequence[Annotated]], place: Path) -> dict[str, Sequence[Annotated]]:
+    if "test" in splits:
+        return splits
+    if "val" in splits:
+        return {"train": splits["train"], "test": splits["val"]}
+    everything = splits["train"]
+    if len(everything) < 3:
+        raise DataError(f"{place} has {len(everything)} images: too few to train, validate and test", hint="Add some.")
+    order = torch.randperm(len(everything), generator=private_generator("test split", "boxes")).tolist()
+    num_test = max(1, round(TEST_SHARE * len(everything)))
+    parts = {"train": sorted(order[num_test:]), "test": sorted(order[:num_test])}
+    return {split: [everything[i] for i in rows] for split, rows in parts.items()}
+
+
+def read_split(
+    part: Sequence[Annotated], found: Found, shape: tuple[int, int, int]
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    images = np.empty((len(part), *shape), dtype=np.uint8)
+    label_of = {name: label for label, name in enumerate(found.classes)}
+    boxes, labels = [], []
+    for row, annotated in enumerate(part):
+        images[row], (width, height), scale = letterbox(
+            found.read(annotated.image), shape, said=annotated.size, source=annotated.image
+        )
+        # Boxes are in the annotation's pixels: of a picture that was scaled since then, they are scaled too.
+        said = annotated.size or (width, height)
+        factor = np.array([width / said[0], height / said[1]] * 2) * scale
+        if said != (width, height):
+            found.defects.add("images of another size than annotated, boxes scaled", annotated.image)
+        kept = [
+            (np.array(inside) * factor, label_of[name])
+            for box, name in zip(annotated.boxes, annotated.classes, strict=True)
+            if is_known(name, label_of, found, annotated)
+            and (inside := tidy(box, *said, found.defects, annotated.image)) is not None
+        ]
+        kept = [(box, label) for box, label in kept if is_large(box, found, annotated)]
+        boxes.append(np.array([box for box, _ in kept], dtype=np.float32).reshape(-1, 4))
+        labels.append(np.array([label for _, label in kept], dtype=np.int64))
+        if not kept:
+            found.defects.add("images without boxes kept", annotated.image)
+    return images, boxes, labels
+
+
+def is_known(name: str, label_of: Mapping[str, int], found: Found, annotated: Annotated) -> bool:
+    if name not in label_of:
+        found.defects.add("boxes of classes that are not learned left out", annotated.image)
+    return name in label_of
+
+
+def is_large(box: np.ndarray, found: Found, annotated: Annotated) -> bool:
+    if is_small := bool((box[2:] - box[:2]).min() < SMALLEST):
+        found.defects.add("boxes smaller than a pixel, once scaled, left out", annotated.image)
+    return not is_small
+
+
+def letterbox(
+    data: bytes, shape: tuple[int, int, int], *, said: tuple[int, int] | None = None, source: str
+) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
+    """((C, H, W) uint8, (width, height) of the file's image, scale: pixels of the result per pixel of it, (x, y, x, y)).
+
+    The image is turned as its EXIF says, unless it is as large as `said` without. source begins an error.
+    """
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as odd metadata: the pixels are what counts
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                turned = opened if opened.size == said else ImageOps.exif_transpose(opened)
+                image = to_mode(turned, "L" if channels == 1 else "RGB")
+    except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error
+        told = f"{printable(source)} is no image that can be read: {printable(error)}"
+        raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
+    scale = min(width / image.width, height / image.height)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8).reshape(
+        size[1], size[0], channels
+    )
+    result = np.full((height, width, channels), AROUND, dtype=np.uint8)
+    result[: size[1], : size[0]] = pixels
+    per_pixel = np.array([size[0] / image.width, size[1] / image.height] * 2)
+    return np.ascontiguousarray(result.transpose(2, 0, 1)), image.size, per_pixel

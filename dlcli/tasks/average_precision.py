@@ -1,0 +1,105 @@
+"""Mean average precision as COCO measures it: matching by pycocotools' `COCOeval`, areas of all sizes.
+
+Precision is read at 101 recalls from 0 to 1, the best there is at this recall or a higher one, and averaged: over
+recalls, classes and, for `map`, the overlaps 0.50, 0.55, ... 0.95 from which on a detection counts as right.
+
+Letters: D detections and G boxes of one image and class, T overlaps, N detections of a class in all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+OVERLAPS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+MOST = 100  # detections of an image and class that are looked at, the surest
+
+
+class Answer(NamedTuple):
+    """One image: detections (D, 4), (D,), (D,) and the boxes that there are (G, 4), (G,). Boxes xyxy."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    true_boxes: np.ndarray
+    true_labels: np.ndarray
+
+
+class Precision(NamedTuple):
+    """In [0, 1]. per_class, per_class50: by label, of the classes that have boxes. Without any box all is 0."""
+
+    map: float
+    map50: float
+    per_class: dict[int, float]
+    per_class50: dict[int, float]
+
+
+def mean_average_precision(answers: Sequence[Answer]) -> Precision:
+    classes = sorted({int(label) for answer in answers for label in answer.true_labels})
+    by_class = {label: average_precisions(answers, label) for label in classes}  # (T,) each
+    if not by_class:
+        return Precision(0.0, 0.0, {}, {})
+    values_KT = np.stack(list(by_class.values()))
+    return Precision(
+        float(values_KT.mean()),
+        float(values_KT[:, 0].mean()),
+        {label: float(values_T.mean()) for label, values_T in by_class.items()},
+        {label: float(values_T[0]) for label, values_T in by_class.items()},
+    )
+
+
+def average_precisions(answers: Iterable[Answer], label: int) -> np.ndarray:
+    """(T,) float64: of one class, at each overlap."""
+    scores, right, num_boxes = [], [], 0
+    for answer in answers:
+        mine, true = answer.labels == label, answer.true_labels == label
+        scores_D = answer.scores[mine]
+        order = np.argsort(-scores_D, kind="mergesort")[:MOST]
+        scores.append(scores_D[order])
+        right.append(match(answer.boxes[mine][order], answer.true_boxes[true]))
+        num_boxes += int(true.sum())
+    order = np.argsort(-np.concatenate(scores), kind="mergesort")
+    right_TN = np.concatenate(right, axis=1)[:, order]
+    return np.array([area_under(right_N, num_boxes) for right_N in right_TN])
+
+
+def match(boxes_D4: np.ndarray, true_G4: np.ndarray) -> np.ndarray:
+    """(T, D) bool: whether each detection, the surest first, is the first to find a box.
+
+    It takes the box it overlaps most of those that are left; of equals the last, as pycocotools does.
+    """
+    right_TD = np.zeros((len(OVERLAPS), len(boxes_D4)), dtype=bool)
+    if not len(true_G4):
+        return right_TD
+    iou_DG = pairwise_iou(boxes_D4, true_G4)
+    is_taken_TG = np.zeros((len(OVERLAPS), len(true_G4)), dtype=bool)
+    rows, last = np.arange(len(OVERLAPS)), len(true_G4) - 1
+    for d, iou_G in enumerate(iou_DG):
+        left_TG = np.where(is_taken_TG, -1.0, iou_G)
+        best_T = last - left_TG[:, ::-1].argmax(1)
+        right_TD[:, d] = left_TG[rows, best_T] >= OVERLAPS
+        is_taken_TG[rows, best_T] |= right_TD[:, d]
+    return right_TD
+
+
+def area_under(right_N: np.ndarray, num_boxes: int) -> float:
+    """The mean over the 101 recalls of the best precision there or beyond; 0 at recalls that are not reached."""
+    if not len(right_N):
+        return 0.0
+    found_N = np.cumsum(right_N)
+    precision_N = found_N / np.arange(1, len(right_N) + 1)
+    precision_N = np.maximum.accumulate(precision_N[::-1])[::-1]
+    places = np.searchsorted(found_N / num_boxes, RECALLS, side="left")
+    return float(np.append(precision_N, 0.0)[places].mean())
+
+
+def pairwise_iou(a_D4: np.ndarray, b_G4: np.ndarray) -> np.ndarray:
+    """(D, G) float64 in [0, 1]."""
+    a_D14, b_1G4 = a_D4.astype(np.float64)[:, None], b_G4.astype(np.float64)[None]
+    sides = np.minimum(a_D14[..., 2:], b_1G4[..., 2:]) - np.maximum(a_D14[..., :2], b_1G4[..., :2])
+    common_DG = sides.clip(min=0).prod(-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a_D14, b_1G4)]
+    return common_DG / np.maximum(areas[0] + areas[1] - common_DG, 1e-12)
