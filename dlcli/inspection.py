@@ -94,9 +94,8 @@ def inspect(tree: Tree, builder: build.Builder) -> dict[str, Network]:
     found = {}
     for name, module in networks_of(task).items():
         found[name] = network = examine(module, calls.get(name))
-        with contextlib.suppress(*CANNOT_FOLLOW):
-            if name in many:
-                network.activation_bytes = saved_bytes(module, many[name]) // MEASURED_EXAMPLES
+        if name in many:
+            network.activation_bytes = activations_of(module, many[name])
         measure_training(network, module, tree, builder, is_trained=name in task.phases)
     return found
 
@@ -106,7 +105,8 @@ CANNOT_FOLLOW = (NotImplementedError, RuntimeError, ValueError, TypeError, Index
 
 def build_shapes(tree: Tree, builder: build.Builder) -> Task:
     """The task on the meta device. A teacher, which is a run's network, is taken to be like the one taught."""
-    return build.build_meta_task(builder, tree, teacher=tree["model"] if "teacher" in tree["task"] else None)
+    task = build.build_meta_task(builder, tree, teacher=tree["model"] if "teacher" in tree["task"] else None)
+    return task.to("meta")  # tables made with NumPy, too
 
 
 def networks_of(task: Task) -> dict[str, nn.Module]:
@@ -199,8 +199,16 @@ def first_tensor(output: Any) -> Tensor | None:
     return next((found for part in parts if (found := first_tensor(part)) is not None), None)
 
 
+def activations_of(network: nn.Module, call: Call) -> int | None:
+    """Bytes of one example. In training mode; where that cannot be followed (random masks of speech), without it."""
+    for is_training in (True, False):
+        with contextlib.suppress(*CANNOT_FOLLOW):
+            return saved_bytes(network.train(is_training), call) // MEASURED_EXAMPLES
+    return None
+
+
 def saved_bytes(network: nn.Module, call: Call) -> int:
-    """What autograd keeps of one forward pass in training, the weights left out; each piece of memory counts once."""
+    """What autograd keeps of one forward pass, the weights left out; each piece of memory counts once."""
     weights = {t.untyped_storage()._cdata for t in [*network.parameters(), *network.buffers()]}
     kept: dict[int, Tensor] = {}
 
@@ -209,7 +217,6 @@ def saved_bytes(network: nn.Module, call: Call) -> int:
             kept[key] = tensor  # held, so that no other gets its address
         return tensor
 
-    network.train()
     with torch.enable_grad(), call_device(network), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         network(*call.args, **call.kwargs)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -149,3 +149,20 @@ def test_the_tables_fit_80_columns_and_the_latency_is_measured(tmp_path: Path) -
 def test_a_name_that_is_no_model_is_told_with_the_nearest(tmp_path: Path) -> None:
     done = dlcli("info", "mnst", cwd=tmp_path)
     assert done.returncode == 2 and "mnist" in done.stderr
+
+
+def test_the_load_of_a_trained_runs_experts_is_shown(tmp_path: Path) -> None:
+    words = ("digits", "model=moe", "model.width=32", "trainer.epochs=2", "tracker=none")
+    assert dlcli("train", *words, cwd=tmp_path).returncode == 0
+    done = dlcli("info", "--run", "latest", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "block  expert 0  expert 1  expert 2  expert 3" in done.stdout
+    answer = json.loads(dlcli("info", "--run", "latest", "--json", cwd=tmp_path).stdout)["networks"]["model"]
+    assert [sum(block) for block in answer["expert_load"]] == pytest.approx([1.0, 1.0])
+    refused = dlcli("info", "mlp", "--run", "latest", cwd=tmp_path)
+    assert refused.returncode == 2 and "dlcli info --run latest" in refused.stderr
+
+
+def test_a_plain_run_shows_its_network(quick_run: Path, tmp_path: Path) -> None:
+    done = dlcli("info", "--run", str(quick_run), cwd=tmp_path)
+    assert done.returncode == 0 and "expert" not in done.stdout, done.stderr

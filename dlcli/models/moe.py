@@ -138,7 +138,8 @@ class MixtureTransformer(Transformer):
     @torch.no_grad()
     def expert_load(self) -> Tensor:
         """(B, layers, E): of the last forward, the share of each example's picks on each expert of each block."""
-        return torch.stack([block.mixture.load_BE for block in self.blocks], 1)
+        mixtures = [module for module in self.modules() if isinstance(module, Mixture)]
+        return torch.stack([mixture.load_BE for mixture in mixtures], 1)
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         raise ConfigError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dlcli.models.sequences import Steps, last_step, step_mask
 
-CELLS: dict[str, type[nn.RNNBase]] = {
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {
     "rnn": nn.RNN,  # Elman 1990, tanh
     "lstm": nn.LSTM,  # Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000
     "gru": nn.GRU,  # Cho et al. 2014

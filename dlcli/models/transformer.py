@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         mask = None if lengths_B is None else key_mask(lengths_B, x_BLD.shape[1])
         found = []
         for block in self.blocks:
-            found.append(block.attention.weights(x_BLD, mask=mask))
+            found.append(block.attention.weights(x_BLD, mask=mask))  # type: ignore[union-attr, operator]
             x_BLD = block(x_BLD, mask=mask)
         return found
 

@@ -36,5 +36,5 @@ def add_auxiliary(network: nn.Module) -> Tensor:
         loss = getattr(module, "auxiliary_loss", None)
         if loss is not None:
             total = total + loss
-            module.auxiliary_loss = None
+            module.auxiliary_loss = None  # type: ignore[assignment]
     return total
