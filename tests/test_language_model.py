@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from program import dlcli, events_of
 
 from dlcli import loop
 from dlcli.datasets.records import Records
@@ -151,33 +149,3 @@ def test_it_learns_more_than_counts_of_characters_and_pairs() -> None:
     held_out = EvalSource(data.test, torch.arange(len(data.test)), batch_size=64, device="cpu")
     found = loop.evaluate(task, held_out)["bits_per_character"]
     assert found < 0.6 * paired < paired < alone, (found, paired, alone)
-
-
-QUICK = ("shakespeare", "dataset=text", "dataset.path=book.txt", "dataset.block=16", "model.width=16", "model.layers=1",
-         "model.heads=2", "model.feed_forward=32", "dataset.batch_size=8", "regularization.dropout=0.1", "tracker=none",
-         "schedule=constant", "dataset.val_size=0.1", "dataset.test_size=0.1")  # fmt: skip
-
-
-def test_a_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
-    """And its text is gone on with, and scored again, from the run's folder alone."""
-    (tmp_path / "book.txt").write_text(TEXT)
-
-    def weights(*words: str) -> dict[str, torch.Tensor]:
-        from safetensors.torch import load_file
-
-        done = dlcli(*words, "--json", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        last = events_of(done.stdout)[-1]
-        return load_file(Path(last["run"]) / "checkpoints" / "last" / "model.safetensors")
-
-    whole = weights("train", *QUICK, "trainer.max_steps=70", "name=whole")
-    weights("train", *QUICK, "trainer.max_steps=45", "name=parts")
-    resumed = weights("resume", "parts", "trainer.max_steps=70")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    (scored,) = events_of(dlcli("eval", "whole", "--json", cwd=tmp_path).stdout)
-    assert scored["metrics"]["bits_per_character"] > 0
-    written = events_of(dlcli("generate", "whole", "--prompt", "she", "--seed", "3", "--json", cwd=tmp_path).stdout)
-    assert len(written[0]["text"]) == 500
-    answered = events_of(dlcli("predict", "she", "é", "--run", "whole", "--json", cwd=tmp_path).stdout)
-    assert len(answered[0]["continuation"]) == 100 and "has not: é" in answered[1]["error"]

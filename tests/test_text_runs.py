@@ -1,0 +1,78 @@
+"""Whole runs on texts: killed, they end bit for bit like one that was not; they go on with texts, and translate."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import Forge, differences, killed_and_resumed, num_lines, outcome, run_of
+from program import events_of
+from test_language_model import PROSE
+
+QUICK = (
+    "shakespeare", "dataset=text", "dataset.block=16", "model.width=16", "model.layers=1", "model.heads=2",
+    "model.feed_forward=32", "dataset.batch_size=8", "regularization.dropout=0.1", "dataset.val_size=0.1",
+    "dataset.test_size=0.1", "tracker=none", "runtime.device=cpu", "trainer.epochs=3", "trainer.save_every=7",
+    "trainer.log_every=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forge() -> Iterator[Forge]:
+    with Forge() as forge:
+        yield forge
+
+
+def test_a_killed_language_model_ends_like_one_that_was_not_and_goes_on_with_texts(
+    forge: Forge, tmp_path: Path
+) -> None:
+    """With dropout, and blocks that are cut elsewhere in each epoch. A vocabulary of byte pairs is peeked at."""
+    (tmp_path / "book.txt").write_text(PROSE * 12)
+    words = (*QUICK, f"dataset.path={tmp_path / 'book.txt'}", "dataset.tokenizer=bpe", "dataset.num_tokens=280")
+    child = forge.run("train", *words, cwd=tmp_path / "whole")
+    assert child.code == 0, child.stderr
+    reference = run_of(tmp_path / "whole")
+    run, hits = killed_and_resumed(forge, tmp_path / "killed", words, lines=num_lines(reference), kills=1, seed=0)
+    assert hits == 1
+    assert differences(outcome(run), outcome(reference)) == []
+
+    def answers(*words: str) -> list[dict[str, Any]]:
+        child = forge.run(*words, "--json", cwd=tmp_path / "killed")
+        assert child.code in (0, 3), child.stderr
+        return events_of(child.stdout)
+
+    (scored,) = answers("eval")
+    assert scored["metrics"]["test/bits_per_character"] > 0
+    first, second = answers("generate", "--prompt", "she", "--tokens", "20", "--seed", "3", "--num", "2")
+    assert (first["prompt"], first["seed"], second["seed"]) == ("she", 3, 4)
+    assert first["text"] and first["text"] != second["text"]
+    assert answers("generate", "--prompt", "she", "--tokens", "20", "--seed", "4") == [second]
+    (answered,) = answers("predict", "she")
+    assert answered["continuation"] and len(answered["next"]) == 3
+
+
+def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Forge, tmp_path: Path) -> None:
+    words_of = list(itertools.product(("red", "blue", "old"), ("bird", "bell", "sea", "storm"), ("comes", "goes")))
+    lines = [f"the {a} {b} {c}\tla {b} {a} {c}" for a, b, c in words_of] * 4
+    (tmp_path / "pairs.tsv").write_text("".join(f"{line} {i}\n" for i, line in enumerate(lines)))
+    words = (
+        "multi30k", "dataset=pairs", f"dataset.path={tmp_path / 'pairs.tsv'}", "dataset.num_tokens=280",
+        "model.width=16", "model.layers=1", "model.heads=2", "model.feed_forward=32", "dataset.batch_size=8",
+        "tracker=none", "runtime.device=cpu", "trainer.epochs=4", "trainer.save_every=7", "trainer.log_every=1",
+    )  # fmt: skip
+    child = forge.run("train", *words, cwd=tmp_path / "whole")
+    assert child.code == 0, child.stderr
+    reference = run_of(tmp_path / "whole")
+    run, hits = killed_and_resumed(forge, tmp_path / "killed", words, lines=num_lines(reference), kills=1, seed=0)
+    assert hits == 1
+    assert differences(outcome(run), outcome(reference)) == []
+    child = forge.run("eval", "--json", cwd=tmp_path / "killed")
+    assert 0 <= events_of(child.stdout)[0]["metrics"]["test/bleu"] <= 100
+    child = forge.run("predict", "the red bird", " ", "--json", cwd=tmp_path / "killed")
+    first, second = events_of(child.stdout)
+    told = [first["translation"], *first["others"]]
+    assert 1 <= len(told) <= 3 and len(set(told)) == len(told), "three at most, no two alike"
+    assert second == {"input": " ", "error": "is empty"}
