@@ -131,7 +131,7 @@ SETTINGS: dict[str, Setting] = {
     "trainer.keep_checkpoints": whole(2, 1_000_000, "Newest checkpoints kept; the best is kept besides."),
     "trainer.pretrained": text(
         _PATH,
-        "a run, a checkpoint, a file of weights, or imagenet",
+        "a run, a checkpoint, a file of weights, a folder of transformers, hf://NAME, or imagenet",
         "Weights to begin with; what does not fit by name and shape, such as a new head, begins anew.",
         optional=True,
     ),
@@ -166,6 +166,12 @@ SETTINGS: dict[str, Setting] = {
     "dataset.text_column": _column("Which column is the sentence"),
     "dataset.label_column": _column("Which column is the label"),
     "dataset.tokenizer": word(("bpe", "words", "characters"), "What a token is: byte pairs, words or characters."),
+    "dataset.tokenizer_file": text(
+        _PATH,
+        "a tokenizer.json, the folder that holds it, or hf://NAME",
+        "A pretrained tokenizer in place of one learnt from the data.",
+        optional=True,
+    ),
     "dataset.max_length": whole(1, 100_000, "Most tokens of an example; what comes behind is cut off."),
     "dataset.word_dropout": real(0, 1, "Share of the training tokens shown as <unk>.", below=True),
     "dataset.num_features": whole(1, 10_000_000, "Columns of numbers; null: counted in the data.", optional=True),
@@ -190,7 +196,7 @@ SETTINGS: dict[str, Setting] = {
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
     "dataset.images": text(_PATH, "a path", "Folder of the images; null: where the file of boxes lies.", optional=True),
     "dataset.classes": several(
-        text(_PATH, "the name of a class", ""), 1, 100_000, "Classes to be learned; null: all that occur.", optional=True
+        text(_PATH, "the name of a class", ""), 1, 100_000, "Classes to be learned; null: all there are.", optional=True
     ),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
@@ -205,6 +211,9 @@ SETTINGS: dict[str, Setting] = {
     "model.batch_norm": switch("Batch normalization; follows regularization.batch_norm."),
     "model.depth": Setting(Literal[18, 34, 50, 101, 152], "one of 18, 34, 50, 101, 152", "Layers of the ResNet."),
     "model.stem": word(("cifar", "imagenet"), "First layers: for 32 x 32 images, or ImageNet's."),
+    "model.variant": word(("bert", "distilbert"), "Which of the two."),
+    "model.positions": whole(1, 100_000, "The most tokens of a sentence."),
+    "model.max_length": whole(1, 100_000, "Follows dataset.max_length."),
     "model.patch": whole(1, 1_024, "Side of a patch, pixels; it divides the image's sides."),
     "model.width": whole(1, 65_536, "Numbers that stand for a token, or units of a recurrent layer."),
     "model.layers": whole(1, 1_000, "Transformer blocks."),
@@ -218,6 +227,9 @@ SETTINGS: dict[str, Setting] = {
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),
     "model.balance": real(0, 1_000, "Weight of the load-balancing loss of the experts."),
     "model.blocks": whole(1, 1_000, "Residual blocks at each size of map."),
+    "model.norm": word(("batch", "frozen"), "Statistics of batch norm: the batch's, or those that came with weights."),
+    "model.trainable_layers": whole(0, 5, "Layers of the backbone that are trained, from the last on."),
+    "model.proposals": whole(1, 10_000, "Proposals of an image that a two-stage detector looks at."),
     "model.neck": whole(1, 65_536, "Channels of the maps in which a detector looks for things."),
     "model.box_weight": real(0, 1_000, "Weight of the boxes' loss beside the classes'."),
     "model.min_score": real(0, 1, "Least score of a detection.", below=True),

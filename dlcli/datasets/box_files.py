@@ -57,7 +57,7 @@ def _some(places: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """classes: sorted as their ids are, or by name; splits: of train, val, test those there are; read: an image file."""
+    """classes: in the order of their ids, or by name; splits: of train, val, test those there are; read: an image."""
 
     place: Path
     classes: tuple[str, ...]
@@ -111,7 +111,7 @@ def locate(root: str | None, path: str | None, *, setting: str = "dataset.path")
 
 
 def files_of(place: Path) -> dict[str, Callable[[], bytes]]:
-    """Name -> how it is read, of every annotation, list and image. Of an archive all bytes are held: it is compressed."""
+    """Name -> how it is read, of every file. Of an archive, which can only be read forwards, all bytes are held."""
     if is_archive(place):
         return {name: lambda data=data: data for name, data in _members(place)}  # type: ignore[misc]
     if not place.is_dir():

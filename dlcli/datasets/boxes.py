@@ -206,7 +206,7 @@ def is_large(box: np.ndarray, found: Found, annotated: Annotated) -> bool:
 def letterbox(
     data: bytes, shape: tuple[int, int, int], *, said: tuple[int, int] | None = None, source: str
 ) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
-    """((C, H, W) uint8, (width, height) of the file's image, scale: pixels of the result per pixel of it, (x, y, x, y)).
+    """((C, H, W) uint8, (width, height) of the file's image, scale (x, y, x, y): pixels of the result per pixel of it).
 
     The image is turned as its EXIF says, unless it is as large as `said` without. source begins an error.
     """
@@ -225,10 +225,8 @@ def letterbox(
         raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8).reshape(
-        size[1], size[0], channels
-    )
+    scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)
     result = np.full((height, width, channels), AROUND, dtype=np.uint8)
-    result[: size[1], : size[0]] = pixels
+    result[: size[1], : size[0]] = scaled.reshape(size[1], size[0], channels)
     per_pixel = np.array([size[0] / image.width, size[1] / image.height] * 2)
     return np.ascontiguousarray(result.transpose(2, 0, 1)), image.size, per_pixel

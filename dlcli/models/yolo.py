@@ -10,6 +10,7 @@ K classes; D detections of an image. Boxes are xyxy in pixels of the image.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -51,7 +52,7 @@ class Yolo(nn.Module):
         self.min_score, self.max_overlap, self.max_detections = min_score, max_overlap, max_detections
         self.stem = convolution(image_shape[0], widths[0], kernel=6, stride=4)
         self.stages = nn.ModuleList([nn.Sequential(*(Residual(widths[0]) for _ in range(blocks)))])
-        for before, width in zip(widths, widths[1:], strict=False):
+        for before, width in itertools.pairwise(widths):
             rest = (Residual(width) for _ in range(blocks))
             self.stages.append(nn.Sequential(convolution(before, width, stride=2), *rest))
         self.strides = [8 * 2**i for i in range(len(widths) - 1)]
