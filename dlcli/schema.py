@@ -173,6 +173,18 @@ SETTINGS: dict[str, Setting] = {
         optional=True,
     ),
     "dataset.max_length": whole(1, 100_000, "Most tokens of an example; what comes behind is cut off."),
+    "dataset.block": whole(1, 1_000_000, "Tokens of a text that are read together."),
+    "dataset.test_size": Setting(
+        Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)],
+        "a whole number, 1 or more, or a share between 0 and 1",
+        "Cut off the end of the data to test on: a number of examples or characters, or a share.",
+    ),
+    "dataset.target_path": text(
+        _PATH, "a path", "Translations of the sentences, line by line; null: they stand behind a tab.", optional=True
+    ),
+    "dataset.test_target_path": text(_PATH, "a path", "Translations of those to test on.", optional=True),
+    "dataset.source_language": text(r"^[a-z]{2,3}$", "a code of two or three letters, like en", "What is read."),
+    "dataset.target_language": text(r"^[a-z]{2,3}$", "a code of two or three letters, like de", "What is written."),
     "dataset.word_dropout": real(0, 1, "Share of the training tokens shown as <unk>.", below=True),
     "dataset.num_features": whole(1, 10_000_000, "Columns of numbers; null: counted in the data.", optional=True),
     "dataset.sample_rate": whole(1_000, 384_000, "Samples in a second, Hz; recordings are resampled to it."),
@@ -223,6 +235,8 @@ SETTINGS: dict[str, Setting] = {
     "model.pooling": word(("last", "attention"), "Which states are read out: the last, or a mean weighted by softmax."),
     "model.head_dropout": real(0, 1, "Share of activations dropped before the last layer.", below=True),
     "model.feed_forward": whole(1, 1_048_576, "Units of the feed-forward layers of a block."),
+    "model.block": whole(1, 1_000_000, "Tokens it can look back on; follows dataset.block."),
+    "model.tied": switch("One matrix embeds the tokens and reads them out."),
     "model.experts": whole(1, 4_096, "Feed-forward networks of a mixture; each token goes through a few."),
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),
     "model.balance": real(0, 1_000, "Weight of the load-balancing loss of the experts."),

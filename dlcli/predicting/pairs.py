@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dlcli.trained import Trained
 
 COLUMNS = ("sentence", "translation", "others")
-BEAMS, AT_ONCE = 4, 64
+BEAM, AT_ONCE = 4, 64
 
 
 def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
@@ -49,6 +49,6 @@ def translated(trained: Trained, tokenizer: Tokenizer, texts: Sequence[str], top
     source = as_sources(texts, tokenizer, longest).take(torch.arange(len(texts)))
     tokens_BK, lengths_B = source.values.long().to(trained.runtime.device), source.lengths.to(trained.runtime.device)
     with trained.runtime.autocast()():
-        tokens_BWQ, _ = trained.task.translate(tokens_BK, lengths_B, beams=max(BEAMS, top))  # type: ignore[operator]
+        tokens_BWQ, _ = trained.task.translate(tokens_BK, lengths_B, beam=max(BEAM, top))  # type: ignore[operator]
     spelt = [[tokenizer.decode(tokens) for tokens in beams] for beams in tokens_BWQ.tolist()]
     return [list(dict.fromkeys(beams))[:top] for beams in spelt]

@@ -25,13 +25,13 @@ class Translation(Task):
     A batch has `inputs`, what the model is called with; source (B, K) and source_lengths (B,) int64; labels (B, Q)
     int64, below 0 where there is none; num_targets; texts, which decodes tokens and knows the references. The model
     gives logits (B, Q, V), and begins and extends translations; see Seq2SeqTransformer.
-    beams: of the translations that are scored; 1: the likeliest token, always.
+    beam: translations that are kept at each step of those that are scored; 1: the likeliest token, always.
     """
 
-    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.1, beams: int = 1):
+    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.1, beam: int = 1):
         super().__init__()
         self.model = model
-        self.label_smoothing, self.beams = label_smoothing, beams
+        self.label_smoothing, self.beam = label_smoothing, beam
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         loss = self.summed(batch, self.label_smoothing) / batch.num_targets
@@ -51,43 +51,43 @@ class Translation(Task):
         for batch in source:
             nats.append(self.summed(batch).double())
             num_targets += batch.num_targets
-            tokens_BWQ, _ = self.translate(batch.source, batch.source_lengths, beams=self.beams)
+            tokens_BWQ, _ = self.translate(batch.source, batch.source_lengths, beam=self.beam)
             written += [batch.texts.decode(tokens) for tokens in tokens_BWQ[:, 0].tolist()]
             references += [batch.texts.references[row] for row in batch.index.tolist()]
         return {"bleu": bleu(written, references), "loss": torch.stack(nats).sum().item() / num_targets}
 
     @torch.no_grad()
-    def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beams: int = 1) -> tuple[Tensor, Tensor]:
+    def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beam: int = 1) -> tuple[Tensor, Tensor]:
         """Tokens (B, W, Q) int64, 0 behind each end, without <bos> and <eos>; scores (B, W), the best first."""
-        return beam_search(self.model, source_BK, lengths_B, beams=beams)
+        return beam_search(self.model, source_BK, lengths_B, beam=beam)
 
 
-def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beams: int) -> tuple[Tensor, Tensor]:
-    """The `beams` translations of each source that were the likeliest at every step; see Translation.translate.
+def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beam: int) -> tuple[Tensor, Tensor]:
+    """The `beam` translations of each source that were the likeliest at every step; see Translation.translate.
 
     The scores are log-probabilities over Wu et al.'s (2016, eq. 14) length penalty ((5 + Q) / 6) ** 0.6. A translation
     has at most twice the source's tokens and ten: this does not depend on what else is in the batch.
     """
     device, num_sources = source_BK.device, len(source_BK)
-    rows_N = torch.arange(num_sources, device=device).repeat_interleave(beams)
+    rows_N = torch.arange(num_sources, device=device).repeat_interleave(beam)
     state = network.begin(source_BK, lengths_B).at(rows_N)
     limit_B1 = (2 * lengths_B + 10)[:, None]
-    written_NQ = torch.full((num_sources * beams, 1), BOS, device=device)
-    total_BW = torch.full((num_sources, beams), -math.inf, device=device)
+    written_NQ = torch.full((num_sources * beam, 1), BOS, device=device)
+    total_BW = torch.full((num_sources, beam), -math.inf, device=device)
     total_BW[:, 0] = 0.0  # all beams begin alike: the first alone counts
-    is_done_BW = torch.zeros(num_sources, beams, dtype=torch.bool, device=device)
+    is_done_BW = torch.zeros(num_sources, beam, dtype=torch.bool, device=device)
     while not bool(is_done_BW.all()):  # waits for the device: nobody trains here
         logits_NV, state = network.extend(written_NQ[:, -1], state)
-        gains_BWV = step_gains(logits_NV.float()).unflatten(0, (num_sources, beams))
+        gains_BWV = step_gains(logits_NV.float()).unflatten(0, (num_sources, beam))
         gains_BWV = gains_BWV.masked_fill(is_done_BW[:, :, None], -math.inf)
         gains_BWV[:, :, PAD] = gains_BWV[:, :, PAD].where(~is_done_BW, 0.0)  # what has ended goes on as it is
-        total_BW, place_BW = (total_BW[:, :, None] + gains_BWV).flatten(1).topk(beams)
+        total_BW, place_BW = (total_BW[:, :, None] + gains_BWV).flatten(1).topk(beam)
         from_BW, token_BW = place_BW // logits_NV.shape[1], place_BW % logits_NV.shape[1]
-        rows_N = (torch.arange(num_sources, device=device)[:, None] * beams + from_BW).flatten()
-        state = state.at(rows_N) if beams > 1 else state
+        rows_N = (torch.arange(num_sources, device=device)[:, None] * beam + from_BW).flatten()
+        state = state.at(rows_N) if beam > 1 else state
         written_NQ = torch.cat([written_NQ[rows_N], token_BW.flatten()[:, None]], 1)
         is_done_BW = is_done_BW.gather(1, from_BW) | (token_BW == EOS) | (written_NQ.shape[1] - 1 >= limit_B1)
-    return ranked(written_NQ[:, 1:].unflatten(0, (num_sources, beams)), total_BW)
+    return ranked(written_NQ[:, 1:].unflatten(0, (num_sources, beam)), total_BW)
 
 
 def step_gains(logits_NV: Tensor) -> Tensor:
