@@ -1,4 +1,4 @@
-"""Weights to begin with: those of a run, of a file, or torchvision's of ImageNet; what does not fit stays fresh.
+"""Weights to begin with: of a run, a file, transformers, or torchvision's of ImageNet; what does not fit stays fresh.
 
 A tensor is taken where name and shape are the same. So a network for other classes keeps its freshly initialised head,
 and everything before it is taken over. What was not taken is told.
@@ -6,13 +6,14 @@ and everything before it is taken over. What was not taken is told.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dlcli import hugging_face
 from dlcli.checkpoint import read
 from dlcli.errors import ConfigError, DataError, EnvironmentFault, printable
 from dlcli.tasks.task import Task
@@ -25,16 +26,18 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which files of o
 def load_pretrained(task: Task, tree: Mapping[str, Any]) -> str:
     """Put weights into a freshly built task, in place; a sentence about what was taken. On the CPU.
 
-    `trainer.pretrained` is a checkpoint's folder, a file (.safetensors, .pt, .pth, .bin) or imagenet.
+    `trainer.pretrained` is a checkpoint's folder, a file (.safetensors, .pt, .pth, .bin), a folder of transformers, or
+    imagenet.
     Raises ConfigError where nothing fits, DataError for a file that cannot be read, EnvironmentFault where there is no
     network to fetch from.
     """
     source = tree["trainer"]["pretrained"]
     weights = _imagenet(tree["model"]) if source == IMAGENET else _stored(Path(source))
+    is_foreign = source != IMAGENET and hugging_face.is_folder(Path(source))
     taken, fresh = 0, []
     for phase in task.phases:
         own = getattr(task, phase).state_dict()
-        given = _of_phase(weights, phase)
+        given = _renamed(getattr(task, phase), weights) if is_foreign else _of_phase(weights, phase)
         fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
         getattr(task, phase).load_state_dict(fitting, strict=False)
         taken += len(fitting)
@@ -59,6 +62,15 @@ def _of_phase(weights: Mapping[str, Tensor], phase: str) -> dict[str, Tensor]:
     return own or dict(weights)
 
 
+def _renamed(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the network's names, where transformers named them."""
+    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = getattr(network, "from_hugging_face", None)
+    if rename is None:
+        told = f"trainer.pretrained is a folder of transformers; {type(network).__name__} takes no weights from there"
+        raise ConfigError(told, hint="model=distilbert or model=bert")
+    return rename(weights)
+
+
 def _imagenet(model: Mapping[str, Any]) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
@@ -75,7 +87,7 @@ def _imagenet(model: Mapping[str, Any]) -> dict[str, Tensor]:
 def _stored(path: Path) -> dict[str, Tensor]:
     """name -> tensor. A file runs nothing: torch's own format is read with weights_only."""
     if path.is_dir():
-        return read(path).weights
+        return hugging_face.read_weights(path) if hugging_face.is_folder(path) else read(path).weights
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dlcli
+from dlcli import hugging_face
 from dlcli.config import Composed, change_stored, check_stored
 from dlcli.display import Display, Silent, open_display
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
@@ -239,18 +240,27 @@ def keep_batch(stored: dict[str, Any], tree: dict[str, Any]) -> None:
 
 
 def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
-    """What only files can tell: which checkpoint the teacher is, and what `complete` reads."""
+    """What only files can tell: which checkpoint the teacher is, where weights lie, and what `complete` reads."""
     if "teacher" in tree["task"]:
         tree["task"]["teacher"] = str(find_checkpoint(tree["task"]["teacher"], outputs).resolve())
+    weights = None
     if tree["trainer"]["pretrained"] not in (None, "imagenet"):
-        tree["trainer"]["pretrained"] = str(_weights(tree["trainer"]["pretrained"], outputs))
-    return complete(tree)
+        weights = _weights(tree["trainer"]["pretrained"], outputs)
+        tree["trainer"]["pretrained"] = str(weights)
+    if tokenizer := tree["dataset"].get("tokenizer_file"):
+        for node in (tree["dataset"], tree["dataset"]["reader"], tree["dataset"].get("peek", {})):
+            if "tokenizer_file" in node:
+                node["tokenizer_file"] = str(hugging_face.found(tokenizer))
+    tree = complete(tree)
+    if weights is not None and hugging_face.is_folder(weights):
+        hugging_face.check_sizes(weights, tree["model"])
+    return tree
 
 
 def _weights(named: str, outputs: Path) -> Path:
-    """A file of weights, or the checkpoint that a run or a path means."""
-    path = Path(named).expanduser()
-    return path.absolute() if path.is_file() else find_checkpoint(named, outputs).resolve()
+    """A file of weights, a folder of transformers, or the checkpoint that a run or a path means."""
+    path = hugging_face.found(named)
+    return path if path.is_file() or hugging_face.is_folder(path) else find_checkpoint(named, outputs).resolve()
 
 
 DERIVED = ("num_classes", "num_tokens", "num_features")

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from dlcli.datasets.pretrained_tokenizer import PretrainedTokenizer
 from dlcli.datasets.roots import data_roots, exists, find_under
 from dlcli.datasets.tokenizing import Tokenizer
 from dlcli.errors import ConfigError, DataError, nearest, printable
@@ -65,15 +66,25 @@ class SentenceSplits:
 
 
 def peek_sentences(
-    path: str | None, *, tokenizer: str, num_tokens: int | None = None, **files: Column
+    path: str | None,
+    *,
+    tokenizer: str,
+    tokenizer_file: str | None = None,
+    num_tokens: int | None = None,
+    **files: Column,
 ) -> dict[str, int]:
     """num_classes, the number of labels, and num_tokens, the size of the vocabulary of the training split."""
     found = read_splits(path, **files)  # type: ignore[arg-type]
-    vocabulary = fit_tokenizer(found.splits["train"], kind=tokenizer, num_tokens=num_tokens)
+    vocabulary = fit_tokenizer(found.splits["train"], tokenizer, num_tokens, tokenizer_file)
     return {"num_classes": len(found.classes), "num_tokens": len(vocabulary)}
 
 
-def fit_tokenizer(sentences: Sequence[Sentence], *, kind: str, num_tokens: int | None) -> Tokenizer:
+def fit_tokenizer(
+    sentences: Sequence[Sentence], kind: str, num_tokens: int | None, tokenizer_file: str | None = None
+) -> Tokenizer | PretrainedTokenizer:
+    """Trained on the sentences, or read where there is a file."""
+    if tokenizer_file is not None:
+        return PretrainedTokenizer.read(Path(tokenizer_file), num_tokens)
     return Tokenizer.train((sentence.text for sentence in sentences), kind=kind, size=num_tokens)
 
 

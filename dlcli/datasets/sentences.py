@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dlcli.datasets.examples import Data
 from dlcli.datasets.keyed_random import splitmix_tensor, streams, uniform
+from dlcli.datasets.pretrained_tokenizer import PRETRAINED, PretrainedTokenizer
 from dlcli.datasets.records import Dense, Padded, Ragged, Records, fingerprint_of, ragged
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.datasets.sentence_files import (
@@ -35,6 +36,7 @@ from dlcli.datasets.tokenizing import PAD, UNK, Tokenizer
 from dlcli.errors import ConfigError
 
 SST2_CLASSES = ("negative", "positive")
+AnyTokenizer = Tokenizer | PretrainedTokenizer
 
 
 class SentenceBatch(NamedTuple):
@@ -90,14 +92,18 @@ def read_own_sentences(
     path: str | None,
     *,
     tokenizer: str,
+    tokenizer_file: str | None = None,
     num_tokens: int | None,
     max_length: int,
     word_dropout: float = 0.0,
     **files: Column,
 ) -> Data:
-    """Files of one's own (see sentence_files). The tokenizer is trained on all but the test split and val_path."""
+    """Files of one's own (see sentence_files). The tokenizer is trained on all but the test split and val_path.
+
+    tokenizer_file: one that is trained already, see PretrainedTokenizer.
+    """
     found = read_splits(path, **files)  # type: ignore[arg-type]
-    vocabulary = fit_tokenizer(found.splits["train"], kind=tokenizer, num_tokens=num_tokens)
+    vocabulary = fit_tokenizer(found.splits["train"], tokenizer, num_tokens, tokenizer_file)
     return as_data(found, vocabulary, max_length=max_length, word_dropout=word_dropout)
 
 
@@ -106,6 +112,7 @@ def read_sst2(
     *,
     phrases: bool,
     tokenizer: str,
+    tokenizer_file: str | None = None,
     num_tokens: int | None,
     max_length: int,
     word_dropout: float = 0.0,
@@ -123,7 +130,7 @@ def read_sst2(
         sentences = read_sentences(file, rows, columns, notes)
         splits[split] = [s._replace(label=SST2_CLASSES[s.label == "1"]) for s in sentences]
     found = tidy(SST2_CLASSES, splits, files["train"].name, notes)
-    vocabulary = fit_tokenizer(found.splits["train"], kind=tokenizer, num_tokens=num_tokens)
+    vocabulary = fit_tokenizer(found.splits["train"], tokenizer, num_tokens, tokenizer_file)
     return as_data(found, vocabulary, max_length=max_length, word_dropout=word_dropout)
 
 
@@ -137,12 +144,16 @@ def find_sst2(name: str, root: str | None) -> Path:
     return found
 
 
-def as_data(found: SentenceSplits, tokenizer: Tokenizer, *, max_length: int, word_dropout: float) -> Data:
+def as_data(found: SentenceSplits, tokenizer: AnyTokenizer, *, max_length: int, word_dropout: float) -> Data:
     """max_length: tokens; what comes behind them is cut off. word_dropout: of the training split."""
     records = {
         split: as_records(sentences, found, split, tokenizer, max_length) for split, sentences in found.splits.items()
     }
+    is_pretrained = isinstance(tokenizer, PretrainedTokenizer)
     if word_dropout:
+        if is_pretrained:
+            told = f"dataset.word_dropout={word_dropout} is for words learnt from the data, not a pretrained tokenizer"
+            raise ConfigError(told, hint="dataset.word_dropout=0.0")
         tokens = records["train"].columns["tokens"]
         dropping = WordDropout(tokens, word_dropout, streams(*range(max_length)))  # type: ignore[arg-type]
         records["train"] = replace(records["train"], columns={**records["train"].columns, "tokens": dropping})
@@ -152,32 +163,32 @@ def as_data(found: SentenceSplits, tokenizer: Tokenizer, *, max_length: int, wor
         test=records["test"],
         val=records.get("val"),
         facts={"num_tokens": len(tokenizer)},
-        fitted={"tokenizer": tokenizer.to_json()},
+        fitted={PRETRAINED if is_pretrained else "tokenizer": tokenizer.to_json()},
         notes=found.notes.sentences(),
     )
 
 
 def as_records(
-    sentences: Sequence[Sentence], found: SentenceSplits, split: str, tokenizer: Tokenizer, max_length: int
+    sentences: Sequence[Sentence], found: SentenceSplits, split: str, tokenizer: AnyTokenizer, max_length: int
 ) -> Records:
     encoded = encode([s.text for s in sentences], tokenizer)
     for sentence, ids in zip(sentences, encoded, strict=True):
         if len(ids) > max_length:
             found.notes.add(f"sentences cut at {max_length} tokens", f"{split}, line {sentence.line}")
-    tokens = ragged([ids[:max_length] for ids in encoded], np.int32, fill=PAD)
+    tokens = ragged([tokenizer.cut(ids, max_length) for ids in encoded], np.int32, fill=PAD)
     labels = torch.tensor([found.classes.index(s.label) for s in sentences], dtype=torch.int64)
     fingerprint = fingerprint_of(tokens.values, tokens.starts, labels)
     return Records({"tokens": tokens, "labels": Dense(labels)}, as_batch, fingerprint, labels, tokens.lengths)
 
 
-def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+def encode(texts: Sequence[str], tokenizer: AnyTokenizer) -> list[list[int]]:
     """The ids of each text, one at least. Training and predictions read texts the same way."""
     return [ids or [UNK] for ids in tokenizer.encode_batch([text.strip() for text in texts])]
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
-    """Random tokens, of lengths up to the longest."""
-    lengths = torch.randint(1, settings["max_length"] + 1, (num_examples,))
+    """Random tokens, up to a quarter of max_length: as in most batches, so that steps are timed as they will be."""
+    lengths = torch.randint(1, max(1, settings["max_length"] // 4) + 1, (num_examples,))
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     tokens = Ragged(torch.randint(1, settings["num_tokens"], (int(starts[-1]),)), starts, PAD)
     labels = torch.randint(settings["num_classes"], (num_examples,))

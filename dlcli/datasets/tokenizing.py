@@ -82,6 +82,9 @@ class Tokenizer:
         pieces = [self.pieces[i - FIRST] if FIRST <= i < len(self) else "\N{REPLACEMENT CHARACTER}" for i in ids]
         return (" " if self.kind == "words" else "").join(pieces)
 
+    def cut(self, ids: list[int], max_length: int) -> list[int]:
+        return ids[:max_length]
+
     def to_json(self) -> str:
         kept = {"kind": self.kind, "pieces": self.pieces, "merges": self.merges}
         return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))

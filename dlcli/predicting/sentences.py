@@ -5,29 +5,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from dlcli.errors import CheckpointError, ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dlcli.datasets.pretrained_tokenizer import PretrainedTokenizer
     from dlcli.datasets.tokenizing import Tokenizer
     from dlcli.trained import Trained
 
 COLUMNS = ("sentence", "class", "probability", "others")
 AT_ONCE = 256
+SENTIMENTS = {"negative", "neutral", "positive"}
 Answer = dict[str, Any]
+AnyTokenizer: TypeAlias = "Tokenizer | PretrainedTokenizer"
+Fitting = TypeVar("Fitting", "Tokenizer", "PretrainedTokenizer")
 
 
 def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[Answer]:
     """{input, class, probability, classes: [{class, probability}]} of each sentence, or {input, error}.
 
+    Where the classes are sentiments, {sentiment, confidence, probabilities: {class: probability}} besides.
+
     names: sentences; .txt files of them, one a line; - for the lines of stdin.
     """
     from dlcli.predicting.images import most_probable
 
-    tokenizer = stored_tokenizer(trained)
+    tokenizer = tokenizer_of(trained)
     found = [answer for group in find_sentences(names) for answer in group]
     asked = [answer for answer in found if "error" not in answer]
     ids = encoded([answer["input"] for answer in asked], trained, tokenizer)
@@ -38,6 +44,8 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
         for i, row_K in zip(part, probabilities(trained, [ids[i] for i in part]), strict=True):
             classes = most_probable(row_K, trained.manifest.classes, top)
             asked[i].update(classes[0], classes=classes)
+            if set(trained.manifest.classes) <= SENTIMENTS:
+                asked[i].update(as_sentiment(classes))
     return found
 
 
@@ -49,6 +57,14 @@ def row(answer: Answer) -> list[str | None]:
     if "error" in answer:
         return [name, "error", None, printable(answer["error"].removesuffix("."))]
     return [name, *class_cells(answer["classes"])]
+
+
+def as_sentiment(classes: list[Answer]) -> Answer:
+    return {
+        "sentiment": classes[0]["class"],
+        "confidence": classes[0]["probability"],
+        "probabilities": {c["class"]: c["probability"] for c in classes},
+    }
 
 
 def find_sentences(names: Sequence[str]) -> Iterator[list[Answer]]:
@@ -91,16 +107,33 @@ def stored_tokenizer(trained: Trained) -> Tokenizer:
     except (KeyError, DataError) as error:
         told = error.message if isinstance(error, DataError) else "the checkpoint holds no tokenizer"
         raise CheckpointError(f"{trained.manifest.run}: {told}", hint="Train the run again.") from error
+    return fitting(tokenizer, trained)
+
+
+def fitting(tokenizer: Fitting, trained: Trained) -> Fitting:
     if len(tokenizer) > trained.tree["dataset"]["num_tokens"]:
         told = f"{trained.manifest.run}: its tokenizer has {len(tokenizer):,} tokens, its network fewer"
         raise CheckpointError(told, hint="Train the run again.")
     return tokenizer
 
 
-def encoded(texts: Sequence[str], trained: Trained, tokenizer: Tokenizer) -> list[list[int]]:
+def tokenizer_of(trained: Trained) -> AnyTokenizer:
+    """The pretrained one that the run began with, else the one it learnt. Raises CheckpointError as that does."""
+    from dlcli.datasets.pretrained_tokenizer import PRETRAINED, PretrainedTokenizer
+
+    if PRETRAINED not in trained.manifest.fitted:
+        return stored_tokenizer(trained)
+    try:
+        return fitting(PretrainedTokenizer(trained.manifest.fitted[PRETRAINED]), trained)
+    except (TypeError, DataError) as error:
+        told = error.message if isinstance(error, DataError) else "its tokenizer is no text"
+        raise CheckpointError(f"{trained.manifest.run}: {told}", hint="Train the run again.") from error
+
+
+def encoded(texts: Sequence[str], trained: Trained, tokenizer: AnyTokenizer) -> list[list[int]]:
     from dlcli.datasets.sentences import encode
 
-    return [ids[: trained.tree["dataset"]["max_length"]] for ids in encode(texts, tokenizer)]
+    return [tokenizer.cut(ids, trained.tree["dataset"]["max_length"]) for ids in encode(texts, tokenizer)]
 
 
 def probabilities(trained: Trained, ids: Sequence[Sequence[int]]) -> Tensor:

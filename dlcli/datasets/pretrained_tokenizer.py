@@ -1,0 +1,88 @@
+"""The tokenizer that a pretrained network was trained with: the tokenizer.json beside its weights.
+
+tokenizer = PretrainedTokenizer.read(Path("distilbert-base-uncased"))
+tokenizer.encode_batch(["a film"])[0]       # [101, 1037, 2143, 102]: [CLS] a film [SEP]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dlcli.datasets.tokenizing import PAD, _library
+from dlcli.errors import ConfigError, DataError, printable
+
+FILE = "tokenizer.json"
+PRETRAINED = "pretrained_tokenizer"  # under which a checkpoint keeps it
+PADDINGS = ("[PAD]", "<pad>")  # one of them must have the id 0
+CONVERT = "With transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one."
+
+
+class PretrainedTokenizer:
+    """As `Tokenizer`, with the special tokens that the network expects: one before the text and one behind it.
+
+    A special token's name within a text is plain text. size: of the vocabulary, where networks keep more ids than there
+    are tokens. Raises DataError for what is no such tokenizer.
+    """
+
+    def __init__(self, json: str, size: int | None = None):
+        self.json, self.size = json, size or 0
+        if (padding := self._backend.id_to_token(PAD)) not in PADDINGS:
+            raise _no_tokenizer(f"its token {PAD} is {printable(padding)}; sentences are padded with [PAD] as {PAD}")
+        if (added := self._backend.num_special_tokens_to_add(False)) != 2:
+            raise _no_tokenizer(f"it adds {added} special tokens to a sentence; BERT's adds two, [CLS] and [SEP]")
+
+    @classmethod
+    def read(cls, path: Path, size: int | None = None) -> PretrainedTokenizer:
+        """path: a tokenizer.json, or the folder that holds it."""
+        file = path / FILE if path.is_dir() else path
+        try:
+            return cls(file.read_text(encoding="utf-8"), size)
+        except FileNotFoundError as error:
+            raise DataError(f"there is no tokenizer {printable(file)}", hint=CONVERT) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{printable(file)} cannot be read: {printable(error)}", hint=CONVERT) from error
+        except DataError as error:
+            raise DataError(f"{printable(file)}: {error.message}", hint=error.hint) from error
+
+    def __len__(self) -> int:
+        return max(self.size, 1 + max(self._backend.get_vocab().values()))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        # Lone surrogates, which a terminal's arguments may hold, are no UTF-8.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [encoding.ids for encoding in self._backend.encode_batch(clean)]
+
+    def cut(self, ids: list[int], max_length: int) -> list[int]:
+        """At most so many of them; the special token behind the text stays the last."""
+        return ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]]
+
+    def to_json(self) -> str:
+        return self.json
+
+    @cached_property
+    def _backend(self) -> Any:
+        tokenizers = _library()
+        try:
+            backend = tokenizers.Tokenizer.from_str(self.json)
+        except Exception as error:  # the library has no other kind
+            raise _no_tokenizer(f"no tokenizer of Hugging Face's ({printable(error)})") from error
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = True
+        return backend
+
+
+def peek_tokenizer(tokenizer_file: str | None) -> dict[str, int]:
+    """num_tokens of a pretrained tokenizer, where the dataset says no number."""
+    if tokenizer_file is None:
+        told = "dataset.num_tokens is not given, and there is no pretrained tokenizer to ask"
+        hint = "trainer.pretrained=FOLDER dataset.tokenizer_file=FOLDER, or from scratch: dataset.num_tokens=8000"
+        raise ConfigError(told, hint=hint)
+    return {"num_tokens": len(PretrainedTokenizer.read(Path(tokenizer_file)))}
+
+
+def _no_tokenizer(why: str) -> DataError:
+    return DataError(f"the tokenizer does not fit: {why}.", hint=CONVERT)
