@@ -235,7 +235,7 @@ SETTINGS: dict[str, Setting] = {
     "model.pooling": word(("last", "attention"), "Which states are read out: the last, or a mean weighted by softmax."),
     "model.head_dropout": real(0, 1, "Share of activations dropped before the last layer.", below=True),
     "model.feed_forward": whole(1, 1_048_576, "Units of the feed-forward layers of a block."),
-    "model.block": whole(1, 1_000_000, "Tokens it can look back on; follows dataset.block."),
+    "model.block": whole(1, 1_000_000, "Tokens it can look back on; follows dataset.block.", optional=True),
     "model.tied": switch("One matrix embeds the tokens and reads them out."),
     "model.experts": whole(1, 4_096, "Feed-forward networks of a mixture; each token goes through a few."),
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),

@@ -22,7 +22,7 @@ from dlcli.checkpoint import read
 from dlcli.runs import RunFolder
 
 COMMANDS = (
-    "train", "eval", "resume", "predict", "runs ls", "runs show", "runs rm",
+    "train", "eval", "resume", "predict", "generate", "runs ls", "runs show", "runs rm",
     "runs restore", "runs prune", "runs export", "config show", "config why", "list", "sync", "doctor",
     "completion", "plan", "info", "why", "compare", "rerun", "tune batch", "tune lr", "tune workers", "sweep start",
     "sweep resume", "sweep join", "sweep status", "sweep top", "sweep apply",
@@ -64,6 +64,14 @@ def quick_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "outputs"
 
 
+def train_to_write(folder: Path) -> None:
+    """The latest run is a language model's, of two steps."""
+    (folder / "play.txt").write_text("ROMEO:\nWhat said my man?\n" * 40)
+    words = ("dataset=text", "dataset.path=play.txt", "model.layers=1", "dataset.block=16", "trainer.max_steps=2")
+    done = dlcli("train", "shakespeare", *words, "tracker=none", cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_example_in_the_help_works_when_pasted(
     command: str, quick_run: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -77,6 +85,8 @@ def test_the_example_in_the_help_works_when_pasted(
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
     if command.startswith("sweep "):
         shutil.copytree(request.getfixturevalue("quick_sweep"), tmp_path / "outputs", symlinks=True, dirs_exist_ok=True)
+    if command == "generate":
+        train_to_write(tmp_path)
     if command == "runs restore":
         assert dlcli("runs", "rm", "latest", cwd=tmp_path).returncode == 0
     words = [re.sub(r"epochs=\d+", "epochs=3", word) for word in shlex.split(example)[1:]]
