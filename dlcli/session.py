@@ -199,9 +199,9 @@ class Session:
                 f"task.teacher={teacher.folder} has no network called model", hint="Name a classifier's run."
             )
         there, here = teacher.manifest.config.get("dataset", {}), self.tree["dataset"]
-        for key in ("image_shape", "num_classes"):
-            if there.get(key) != here[key]:
-                told = f"task.teacher={teacher.folder} has dataset.{key}={there.get(key)}, this run has {here[key]}"
+        for key in ("image_shape", "num_classes", "num_tokens", "num_features", "tokenizer"):
+            if there.get(key) != here.get(key):
+                told = f"task.teacher={teacher.folder} has dataset.{key}={there.get(key)}, this run has {here.get(key)}"
                 raise ConfigError(told, hint="Name a run on the same data: dlcli runs ls")
         return teacher.manifest.config["model"], weights
 

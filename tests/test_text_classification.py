@@ -23,7 +23,10 @@ from dlcli.errors import CheckpointError
 from dlcli.predicting import sentences as predicting
 
 GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
-PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "trainer.log_every=1")
+PLAIN = (
+    "tracker=none", "runtime.threads=1", "runtime.device=cpu", "runtime.precision=fp32", "runtime.channels_last=false",
+    "trainer.log_every=1",
+)  # fmt: skip
 # dropout, hidden words, clipping, sentences of many lengths; saved in the middle of epochs of 9 steps
 WORDS = (
     "sentences", "dataset.word_dropout=0.1", "model.width=16", "model.embedding=16",
@@ -97,6 +100,33 @@ def test_sst2_is_learnt(forge: Forge, tmp_path: Path, data_root: Path, experimen
     assert child.code == 0, child.stderr
     majority = 912 / 1821
     assert events(run_of(tmp_path), "run_finished")[-1]["metrics"]["test/accuracy"] > majority + 0.15
+
+
+def test_a_transformer_learns_from_an_lstm_and_not_from_one_with_other_tokens(
+    forge: Forge, folder: Path, run: Path
+) -> None:
+    words = (*WORDS, f"dataset.path={folder}/reviews.tsv", "task=distillation", f"task.teacher={run}")
+    words = (*(word for word in words if not word.startswith(("model.", "optimizer."))), "model=transformer")
+    words = (*words, "model.width=32", "optimizer.lr=0.003")
+    child = forge.run("train", *words, cwd=folder / "student")
+    assert child.code == 0, child.stderr
+    assert events(run_of(folder / "student"), "run_finished")[-1]["metrics"]["test/accuracy"] > 0.8
+    refused = forge.run("train", *words, "dataset.tokenizer=characters", cwd=folder / "refused")
+    assert refused.code == 2 and "dataset.num_tokens=" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "augmentation=light",
+        "regularization.mixup=0.2",
+        "regularization.cutmix=0.2",
+        "task.test_time_augmentation.shift=1",
+    ],
+)
+def test_settings_of_images_are_refused(forge: Forge, folder: Path, tmp_path: Path, word: str) -> None:
+    child = forge.run("train", *WORDS, f"dataset.path={folder}/reviews.tsv", word, cwd=tmp_path)
+    assert child.code == 2 and "images" in child.stderr and word.partition("=")[0] in child.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------- resumption

@@ -77,7 +77,7 @@ class Classification(Task):
             return self.model(*inputs)
         if len(inputs) != 1 or inputs[0].dim() != 4:
             told = "task.test_time_augmentation is of images, and the data are none"
-            raise ConfigError(told, hint="task.test_time_augmentation={mirror: false, shift: 0}")
+            raise ConfigError(told, hint="task.test_time_augmentation.mirror=false task.test_time_augmentation.shift=0")
         (images_BCHW,) = inputs
         logits_BK = self._both_ways(images_BCHW)
         if not self.shift:
