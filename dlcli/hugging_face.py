@@ -53,9 +53,9 @@ def fetch(name: str) -> Path:
         raise EnvironmentFault(told, hint=f"{hint}Then, with the folder here:  trainer.pretrained=FOLDER") from error
 
 
-def check_sizes(folder: Path, model: Mapping[str, Any]) -> None:
-    """Raise ConfigError, with the settings that would be right, where the model is another than the folder's."""
-    config = read_config(folder)
+def check_fit(folder: Path, tree: Mapping[str, Any]) -> None:
+    """Raise ConfigError, with the settings that would be right, where the model or its tokens are not the folder's."""
+    config, model = read_config(folder), tree["model"]
     kind, what = config.get("model_type"), f"trainer.pretrained={printable(folder)}"
     if kind not in SIZES:
         raise ConfigError(f"{what} is a {printable(kind)}", hint=f"dlcli has {', '.join(SIZES)}.")
@@ -63,6 +63,9 @@ def check_sizes(folder: Path, model: Mapping[str, Any]) -> None:
         raise ConfigError(f"{what} is a {kind}; the model is another", hint=f"model={kind}")
     if (activation := config.get(ACTIVATIONS[kind], "gelu")) != "gelu":
         raise ConfigError(f"{what} has the activation {printable(activation)}; dlcli's {kind} has gelu")
+    if tree["dataset"].get("tokenizer_file") is None:
+        told = f"{what} knows the tokens of its own tokenizer; dataset.tokenizer_file names none"
+        raise ConfigError(told, hint=f"dataset.tokenizer_file={printable(folder)} dataset.num_tokens=null")
     sizes = {ours: config.get(theirs) for theirs, ours in SIZES[kind].items()}
     wrong = {ours: size for ours, size in sizes.items() if size != model.get(ours)}
     if wrong:

@@ -253,7 +253,7 @@ def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
                 node["tokenizer_file"] = str(hugging_face.found(tokenizer))
     tree = complete(tree)
     if weights is not None and hugging_face.is_folder(weights):
-        hugging_face.check_sizes(weights, tree["model"])
+        hugging_face.check_fit(weights, tree)
     return tree
 
 
