@@ -19,8 +19,8 @@ from dlcli import confdir
 COMMANDS = Path(__file__).resolve().parent / "commands"
 NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
 TAKES_EXPERIMENT = ("train", "config", "plan", "info", "sweep", "explain")
-TAKES_RUN = ("eval", "resume", "rerun", "runs", "sync", "why", "compare", "export", "serve")
-TAKES_CHECKPOINT = ("eval", "predict", "export", "serve")
+TAKES_RUN = ("eval", "generate", "resume", "rerun", "runs", "sync", "why", "compare", "export", "serve")
+TAKES_CHECKPOINT = ("eval", "predict", "generate", "export", "serve")
 TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
 TAKES_FILTER = ("ls", "prune", "export")
 FIXED_VALUES = {
@@ -35,7 +35,7 @@ TAKES_VALUE = (  # options that are followed by a word of their own
     "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n", "--trials", "--sampler",
     "--pruner", "--objective", "--workers", "--name", "--seed", "--keep", "--max-failures", "--storage", "--grace",
     "--as", "--trial", "--picture", "--data", "--epochs", "--lr", "--scale", "--hidden", "--steps", "--steepness",
-    "--strength", "--rate", "--depth",
+    "--strength", "--rate", "--depth", "--prompt", "--tokens", "--temperature", "--top-k", "--top-p", "--stop", "--num",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 

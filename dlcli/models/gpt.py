@@ -73,7 +73,8 @@ class GPT(nn.Module):
         first = 0 if cache is None else cache[0][0].shape[1]
         x_BQD, longer = self.embed(tokens_BQ, first), []
         for i, block in enumerate(self.blocks):
-            x_BQD, keys_and_values = extend_block(block, x_BQD, None if cache is None else cache[i])
+            before = None if cache is None else cache[i]
+            x_BQD, keys_and_values = extend_block(block, x_BQD, before)  # type: ignore[arg-type]
             longer.append(keys_and_values)
         return self.read_out(x_BQD[:, -1:])[:, 0], longer
 
@@ -92,7 +93,7 @@ class GPT(nn.Module):
         """Of each block, how much each token takes from each other one: (B, H, L, L), rows sum to one."""
         x_BLD, found = self.embed(tokens_BL), []
         for block in self.blocks:
-            found.append(block.attention.weights(block.norm1(x_BLD), is_causal=True))
+            found.append(block.attention.weights(block.norm1(x_BLD), is_causal=True))  # type: ignore[union-attr,operator]
             x_BLD = block(x_BLD, is_causal=True)
         return found
 

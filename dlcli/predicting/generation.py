@@ -106,8 +106,9 @@ def extend(network: nn.Module, tokens_BQ: Tensor, cache: Any) -> tuple[Tensor, A
 
     A network without an `extend` of its own (see GPT) reads all tokens again each time.
     """
-    if hasattr(network, "extend"):
-        return network.extend(tokens_BQ, cache)
+    own: Callable[..., tuple[Tensor, Any]] | None = getattr(network, "extend", None)
+    if own is not None:
+        return own(tokens_BQ, cache)
     read_BL = tokens_BQ if cache is None else torch.cat([cache, tokens_BQ], 1)
     return network(read_BL)[:, -1], read_BL
 

@@ -51,7 +51,7 @@ class Translation(Task):
         for batch in source:
             nats.append(self.summed(batch).double())
             num_targets += batch.num_targets
-            tokens_BWQ, _ = self.translate(batch.source, batch.source_lengths, beam=self.beam)
+            tokens_BWQ = self.translate(batch.source, batch.source_lengths, beam=self.beam)[0]
             written += [batch.texts.decode(tokens) for tokens in tokens_BWQ[:, 0].tolist()]
             references += [batch.texts.references[row] for row in batch.index.tolist()]
         return {"bleu": bleu(written, references), "loss": torch.stack(nats).sum().item() / num_targets}
