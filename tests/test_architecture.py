@@ -134,7 +134,7 @@ def test_only_build_and_what_is_above_it_builds_objects() -> None:
         "forecast",
         "comparison.answers",
     } | {
-        *(f"commands.{c}" for c in ("evaluate", "generate", "plan", "predict", "tune")),
+        *(f"commands.{c}" for c in ("evaluate", "generate", "info", "plan", "predict", "tune")),
         *(f"sweep.{c}" for c in ("workers.trial", "dry_run")),
     }
     rest = {name for name in importers["build"] - above if not name.startswith("vectorized.")}
