@@ -91,7 +91,10 @@ def test_own_sentences_are_learnt(report: trained.Report) -> None:
     ("experiment", "more"),
     [
         ("sst2_lstm", ("model.embedding=32", "model.width=32", "optimizer.lr=0.01")),
-        ("sst2_transformer", ("model.width=32", "model.layers=1", "schedule.warmup=50", "optimizer.lr=0.003")),
+        (
+            "sst2_transformer",
+            ("model.width=32", "model.feed_forward=64", "model.layers=1", "schedule.warmup=50", "optimizer.lr=0.005"),
+        ),
     ],
 )
 def test_sst2_is_learnt(forge: Forge, tmp_path: Path, data_root: Path, experiment: str, more: tuple[str, ...]) -> None:
