@@ -279,3 +279,41 @@ def test_a_search_is_no_part_of_a_training() -> None:
     assert found == {
         "sweep=learning_rate": ("is a search, of many trials: dlcli sweep digits sweep=learning_rate", None)
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "told", "better"),
+    [
+        (
+            ("sst2_lstm", "model=mlp"),
+            "model=mlp",
+            "this model takes images or table; dataset sst2 gives sentences",
+            "model=",
+        ),
+        (("mnist", "task=ctc"), "task=ctc", "this task takes speech; dataset mnist gives images", "task="),
+        (
+            ("spoken_digits", "model=lstm"),
+            "model=lstm",
+            "this model is a classifier; the task needs a recognizer",
+            "model=",
+        ),
+        (("adult", "model=mnist_net"), "model=mnist_net", "gives table", "model=mlp"),
+    ],
+)
+def test_what_does_not_take_the_data_is_told_with_what_does(
+    words: tuple[str, ...], where: str, told: str, better: str
+) -> None:
+    message, proposed = problems(*words)[where]
+    assert told in message and (proposed or "").startswith(better)
+
+
+def test_only_what_a_dataset_may_lack_is_looked_up_so(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for number, text in enumerate(
+        ("${oc.env:HOME}", "${oc.select:dataset.num_tokens,${oc.env:HOME}}", "${oc.decode:1}")
+    ):
+        (tmp_path / "model" / f"odd{number}.yaml").write_text(
+            f"_target_: mine.Net\nfacts: {{kind: classifier}}\nwidth: {text}\n"
+        )
+        found = problems("digits", f"model=odd{number}", config_dir=str(tmp_path))
+        assert any("only ${other.setting}" in message for message, _ in found.values())

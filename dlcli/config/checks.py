@@ -73,17 +73,23 @@ def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
 
 def check_kinds(raw: Mapping[str, Any], reading: Reading) -> bool:
     """Whether task and model take what the dataset gives. Looked at first: else their settings refer to nothing."""
-    gives, kind = _gives(raw["dataset"]), _facts(raw["task"]).get("models")
-    clashes = []
-    if gives not in takes(raw["task"]):
-        clashes.append(("task", _option("task", reading.search, gives=gives)))
-    elif gives not in takes(raw["model"]) and _facts(raw["model"]).get("kind") == kind:
-        clashes.append(("model", _option("model", reading.search, gives=gives, kind=kind)))
-    for group, better in clashes:
-        name, taken = raw["dataset"].get("name"), " or ".join(takes(raw[group]))
-        told = f"this {group} takes {taken}; dataset {printable(name)} gives {printable(gives)}"
+    gives, search = _gives(raw["dataset"]), reading.search
+    name, kind = printable(raw["dataset"].get("name")), _facts(raw["task"]).get("models")
+    for group in ("task", "model"):
+        taken = takes(raw[group])
+        if gives in taken:
+            continue
+        better = _option(group, search, gives=gives, kind=kind if group == "model" else None)
+        told = f"this {group} takes {' or '.join(taken)}; dataset {name} gives {printable(gives)}"
+        if group == "model" and _facts(raw["model"]).get("kind") != kind:
+            told = _other_kind(raw["model"], kind)
         reading.wrong(reading.word_for(group), told, better)
-    return not clashes
+        return False
+    return True
+
+
+def _other_kind(model: Mapping[str, Any], kind: object) -> str:
+    return f"this model is a {_facts(model).get('kind')}; the task needs a {kind}"
 
 
 def _facts(node: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,7 +136,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
         if not model_facts:
             yield ("model", f"its YAML does not say what it is: add  facts: {{kind: {facts.get('models')}}}", None)
         else:
-            told = f"this model is a {model_facts.get('kind')}; the task needs a {facts.get('models')}"
+            told = _other_kind(model, facts.get("models"))
             yield ("model", told, _option("model", search, gives=_gives(data), kind=facts.get("models")))
     shape = data.get("image_shape")
     if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
