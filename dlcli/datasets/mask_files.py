@@ -251,7 +251,7 @@ def coding_of(
         return Coding(("background", "foreground"), (0, 255), is_grey_rgb=is_grey_rgb)
     if is_colour:
         ignored = None
-    values.discard(ignored)  # type: ignore[arg-type]
+    values.discard(ignored)
     if num_classes and not is_colour and max(values, default=0) < num_classes:
         values = set(range(num_classes))
     check_values(values, found, num_classes, is_grey_rgb=is_grey_rgb)

@@ -42,7 +42,7 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
             answer["error"] = error.message if isinstance(error, DataError) else f"cannot be read: {error.strerror}"
             continue
         classes_HW = classes_of_pixels(trained, picture)
-        answer["shares"] = shares(classes_HW, trained.manifest.classes)[:top]
+        answer["shares"] = shares(classes_HW, class_names(trained))[:top]
         if folder is not None:
             stem = free_stem(Path(answer["input"]).stem, taken)
             answer |= save_pictures(trained, picture, classes_HW, folder / stem)
@@ -56,6 +56,11 @@ def row(answer: dict[str, Any]) -> list[str | None]:
         return [name, f"error: {printable(answer['error'].removesuffix('.'))}", None]
     told = ", ".join(f"{printable(s['class'])} {100 * s['share']:.1f} %" for s in answer["shares"])
     return [name, told, printable(answer["overlay"]) if "overlay" in answer else None]
+
+
+def class_names(trained: Trained) -> tuple[str, ...]:
+    """Their numbers where the data name none."""
+    return trained.manifest.classes or tuple(map(str, range(trained.tree["dataset"]["num_classes"])))
 
 
 def make_folder(save: str) -> Path:
@@ -136,7 +141,7 @@ def save_pictures(trained: Trained, picture: Image, classes_HW: np.ndarray, stem
     import numpy as np
     from PIL import Image
 
-    colours = colours_of(trained.manifest.classes)
+    colours = colours_of(class_names(trained))
     mask = to_mask(classes_HW, colours, trained.manifest.fitted)
     layer = np.array(colours, dtype=np.float32)[classes_HW]
     opacity = np.where(classes_HW == 0, 0.0, OPACITY)[..., None].astype(np.float32)
