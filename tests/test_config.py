@@ -317,3 +317,9 @@ def test_only_what_a_dataset_may_lack_is_looked_up_so(tmp_path: Path) -> None:
         )
         found = problems("digits", f"model=odd{number}", config_dir=str(tmp_path))
         assert any("only ${other.setting}" in message for message, _ in found.values())
+
+
+def test_augmentation_of_what_is_no_picture_is_told_to_have_no_effect() -> None:
+    assert compose_command(["diabetes"]).warnings == ()
+    (told,) = compose_command(["diabetes", "augmentation.flip=0.5"]).warnings
+    assert told == "augmentation.flip=0.5 has no effect: dataset=diabetes gives table"

@@ -264,9 +264,7 @@ def test_a_loss_has_its_own_label_smoothing() -> None:
 
 @pytest.mark.parametrize("augmentation", ["none", "light", "flip_shift"])
 @pytest.mark.parametrize("seeds", [(3, 3), (3, 4)], ids=["one seed", "two seeds"])
-def test_batches_are_those_of_the_trials_own_sources(
-    augmentation: str, seeds: tuple[int, int], digits: Data
-) -> None:
+def test_batches_are_those_of_the_trials_own_sources(augmentation: str, seeds: tuple[int, int], digits: Data) -> None:
     words = (f"augmentation={augmentation}", *(["augmentation.flip=alternate"] if augmentation == "flip_shift" else []))
     trials = Trials(trees_of(*words, variants=[(f"seed={seed}",) for seed in seeds]), Builder.for_search(), CPU, digits)
     sources = [trials.train_source(trial).from_step(0) for trial in range(2)]

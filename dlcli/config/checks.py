@@ -20,6 +20,7 @@ FROM_EPOCH = Setting(
     "a whole number, 1 or more, or never",
     "First epoch that trains the group.",
 )
+AUGMENTED = ("images", "boxes", "masks")  # kinds of data that augmentation changes
 LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # the share of regularization that no object reads
 
 
@@ -167,12 +168,16 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
 
 
 def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Mapping[str, str]) -> Iterator[str]:
-    """Regularization that is switched on but that nothing reads, e.g. mixup with a task that has none."""
+    """Regularization and augmentation that are switched on but that nothing reads, e.g. mixup with another task."""
     readers = " ".join(str(v) for group in ("model", "task", "optimizer") for _, v in leaves(raw[group]))
     for key, value in tree["regularization"].items():
         if key not in LOOP_READS and value and f"${{regularization.{key}}}" not in readers:
             chosen = f"model={choices.get('model')} and task={choices.get('task')}"
             yield f"regularization.{key}={value} has no effect with {chosen}"
+    if (gives := _gives(tree["dataset"])) not in AUGMENTED:
+        for key, value in tree["augmentation"].items():
+            if key not in ("_target_", "edge") and value:
+                yield f"augmentation.{key}={value} has no effect: dataset={choices.get('dataset')} gives {gives}"
 
 
 def setting_of(key: str, tree: Mapping[str, Any]) -> Setting:

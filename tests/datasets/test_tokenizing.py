@@ -13,7 +13,14 @@ import pytest
 from dlcli.datasets.tokenizing import BOS, EOS, FIRST, KINDS, PAD, UNK, Tokenizer, words
 from dlcli.errors import ConfigError, DataError
 
-LINES = ["Ein Löwe springt.", "Ein Löwe schläft.", "  zwei Blanke\n", "a <pad> b <unk> <eos>", "日本 日本", "\t\x00\x1f"]
+LINES = [
+    "Ein Löwe springt.",
+    "Ein Löwe schläft.",
+    "  zwei Blanke\n",
+    "a <pad> b <unk> <eos>",
+    "日本 日本",
+    "\t\x00\x1f",
+]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
