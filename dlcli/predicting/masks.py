@@ -60,7 +60,7 @@ def row(answer: dict[str, Any]) -> list[str | None]:
 
 def class_names(trained: Trained) -> tuple[str, ...]:
     """Their numbers where the data name none."""
-    return trained.manifest.classes or tuple(map(str, range(trained.tree["dataset"]["num_classes"])))
+    return tuple(trained.manifest.classes or map(str, range(trained.tree["dataset"]["num_classes"])))
 
 
 def make_folder(save: str) -> Path:
