@@ -236,6 +236,7 @@ SETTINGS: dict[str, Setting] = {
     "model.head_dropout": real(0, 1, "Share of activations dropped before the last layer.", below=True),
     "model.feed_forward": whole(1, 1_048_576, "Units of the feed-forward layers of a block."),
     "model.block": whole(1, 1_000_000, "Tokens it can look back on; follows dataset.block.", optional=True),
+    "model.pre_norm": switch("Normalise what goes into each layer of a block, not what comes out."),
     "model.tied": switch("One matrix embeds the tokens and reads them out."),
     "model.experts": whole(1, 4_096, "Feed-forward networks of a mixture; each token goes through a few."),
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),

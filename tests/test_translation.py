@@ -21,6 +21,9 @@ from dlcli.tasks.translation import BOS, EOS, PAD, UNK, Translation, beam_search
 LENGTHS = torch.tensor([6, 2, 4])
 
 
+every_norm = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm", "pre-norm"])
+
+
 def small(num_tokens: int = 14, **more: Any) -> Seq2SeqTransformer:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32} | more
@@ -40,8 +43,9 @@ def pairs(num: int = 10, **more: int) -> Records:
 # ------------------------------------------------------------------------------------------------------------- network
 
 
-def test_a_later_token_changes_no_earlier_logit_but_the_source_does() -> None:
-    network, source, target = small(), sources(), torch.randint(4, 14, (3, 7))
+@every_norm
+def test_a_later_token_changes_no_earlier_logit_but_the_source_does(pre_norm: bool) -> None:
+    network, source, target = small(pre_norm=pre_norm), sources(), torch.randint(4, 14, (3, 7))
     changed = target.clone()
     changed[:, 4:] = 4 + (changed[:, 4:] - 3) % 10
     before, after = network(source, LENGTHS, target), network(source, LENGTHS, changed)
@@ -52,15 +56,17 @@ def test_a_later_token_changes_no_earlier_logit_but_the_source_does() -> None:
     assert not torch.isclose(network(other, LENGTHS, target), before).all(-1).any()
 
 
-def test_padding_of_the_source_and_behind_the_target_changes_nothing() -> None:
-    network, source, target = small(), sources(), torch.randint(4, 14, (3, 7))
+@every_norm
+def test_padding_of_the_source_and_behind_the_target_changes_nothing(pre_norm: bool) -> None:
+    network, source, target = small(pre_norm=pre_norm), sources(), torch.randint(4, 14, (3, 7))
     expected = network(source, LENGTHS, target)
     found = network(F.pad(source, (0, 5)), LENGTHS, F.pad(target, (0, 3)))
     torch.testing.assert_close(found[:, :7], expected)
 
 
-def test_reading_on_from_the_state_is_reading_everything() -> None:
-    network, source, target = small(), sources(), torch.randint(4, 14, (3, 7))
+@every_norm
+def test_reading_on_from_the_state_is_reading_everything(pre_norm: bool) -> None:
+    network, source, target = small(pre_norm=pre_norm), sources(), torch.randint(4, 14, (3, 7))
     expected = network(source, LENGTHS, target)
     state = network.begin(source, LENGTHS)
     for at in range(7):
@@ -68,16 +74,18 @@ def test_reading_on_from_the_state_is_reading_everything() -> None:
         torch.testing.assert_close(logits_BV, expected[:, at])
 
 
-def test_attention_to_the_source_can_be_asked_for() -> None:
-    found = small().attention(sources(), LENGTHS, torch.randint(4, 14, (3, 7)))
+@every_norm
+def test_attention_to_the_source_can_be_asked_for(pre_norm: bool) -> None:
+    found = small(pre_norm=pre_norm).attention(sources(), LENGTHS, torch.randint(4, 14, (3, 7)))
     assert [weights.shape for weights in found] == [(3, 2, 7, 6)] * 2
     for weights in found:
         torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 7, dtype=torch.float64))
         assert weights[1, :, :, 2:].count_nonzero() == 0, "to padding nothing"
 
 
-def test_every_parameter_is_trained() -> None:
-    task = Translation(small())
+@every_norm
+def test_every_parameter_is_trained(pre_norm: bool) -> None:
+    task = Translation(small(pre_norm=pre_norm))
     loss, _ = task.loss(pairs().batch(torch.arange(10)), "model")
     loss.backward()
     assert [name for name, p in task.named_parameters() if p.grad is None] == []

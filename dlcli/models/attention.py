@@ -154,18 +154,24 @@ class DecoderBlock(nn.Module):
     """Causal self-attention, attention to the encoder's tokens, feed-forward; each added, then normalised (post-norm).
 
     Takes tokens (B, Q, D) and the encoder's (B, K, D); `mask` hides padding among the tokens, `source_mask` among the
-    encoder's.
+    encoder's. pre_norm: as in EncoderBlock.
     """
 
-    def __init__(self, width: int, heads: int, feed_forward: nn.Module, dropout: float = 0.0):
+    def __init__(
+        self, width: int, heads: int, feed_forward: nn.Module, dropout: float = 0.0, *, pre_norm: bool = False
+    ):
         super().__init__()
         self.attention, self.cross = Attention(width, heads, dropout), Attention(width, heads, dropout)
-        self.feed_forward, self.drop = feed_forward, nn.Dropout(dropout)
+        self.feed_forward, self.drop, self.pre_norm = feed_forward, nn.Dropout(dropout), pre_norm
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(
         self, x_BQD: Tensor, source_BKD: Tensor, *, mask: Tensor | None = None, source_mask: Tensor | None = None
     ) -> Tensor:
+        if self.pre_norm:
+            x_BQD = x_BQD + self.drop(self.attention(self.norm1(x_BQD), mask=mask, is_causal=True))
+            x_BQD = x_BQD + self.drop(self.cross(self.norm2(x_BQD), source_BKD, mask=source_mask))
+            return x_BQD + self.drop(self.feed_forward(self.norm3(x_BQD)))
         x_BQD = self.norm1(x_BQD + self.drop(self.attention(x_BQD, mask=mask, is_causal=True)))
         x_BQD = self.norm2(x_BQD + self.drop(self.cross(x_BQD, source_BKD, mask=source_mask)))
         return self.norm3(x_BQD + self.drop(self.feed_forward(x_BQD)))

@@ -33,10 +33,11 @@ class State(NamedTuple):
 
 
 class Seq2SeqTransformer(nn.Module):
-    """Post-norm encoder and decoder over one vocabulary, whose matrix embeds and reads out (sections 3.1 to 3.5).
+    """Encoder and decoder over one vocabulary, whose matrix embeds and reads out (sections 3.1 to 3.5).
 
     Takes source (B, K) int64 with source_lengths (B,) int64, and target (B, Q) int64; gives logits (B, Q, V) of the
     token after each target token. layers: blocks of each side; feed_forward: units of those layers.
+    pre_norm: normalise what goes into each layer (Xiong et al. 2020), false: what comes out, as the paper does.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Seq2SeqTransformer(nn.Module):
         heads: int = 4,
         feed_forward: int = 256,
         dropout: float = 0.0,
+        pre_norm: bool = True,
     ):
         super().__init__()
 
@@ -57,8 +59,11 @@ class Seq2SeqTransformer(nn.Module):
         self.scale = math.sqrt(width)
         self.tokens = nn.Embedding(num_tokens, width)
         self.dropout = nn.Dropout(dropout)
-        self.encoder = nn.ModuleList(EncoderBlock(width, heads, hidden(), dropout) for _ in range(layers))
-        self.decoder = nn.ModuleList(DecoderBlock(width, heads, hidden(), dropout) for _ in range(layers))
+        self.encoder, self.decoder = (
+            nn.ModuleList(kind(width, heads, hidden(), dropout, pre_norm=pre_norm) for _ in range(layers))
+            for kind in (EncoderBlock, DecoderBlock)
+        )
+        self.encoder_norm, self.decoder_norm = (nn.LayerNorm(width) if pre_norm else nn.Identity() for _ in range(2))
         nn.init.normal_(self.tokens.weight, std=1 / self.scale)
 
     def forward(self, source_BK: Tensor, source_lengths_B: Tensor, target_BQ: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ class Seq2SeqTransformer(nn.Module):
         x_BKD = self.embed(source_BK)
         for block in self.encoder:
             x_BKD = block(x_BKD, mask=mask)
-        return x_BKD, mask
+        return self.encoder_norm(x_BKD), mask
 
     def begin(self, source_BK: Tensor, lengths_B: Tensor) -> State:
         """Before the first token is written."""
@@ -98,15 +103,14 @@ class Seq2SeqTransformer(nn.Module):
         return self.dropout(x_BLD + positions_LD)
 
     def read_out(self, x_BLD: Tensor) -> Tensor:
-        return F.linear(x_BLD, self.tokens.weight)
+        return F.linear(self.decoder_norm(x_BLD), self.tokens.weight)
 
     def attention(self, source_BK: Tensor, source_lengths_B: Tensor, target_BQ: Tensor) -> list[Tensor]:
         """Of each decoder block, how much each target token takes from each source token: (B, H, Q, K)."""
         source_BKD, mask = self.encode(source_BK, source_lengths_B)
         x_BQD, found = self.embed(target_BQ), []
         for block in self.decoder:
-            looked_BQD = block.norm1(x_BQD + block.attention(x_BQD, is_causal=True))  # type: ignore[operator]
-            found.append(block.cross.weights(looked_BQD, source_BKD, mask=mask))  # type: ignore[union-attr,operator]
+            found.append(cross_weights(block, x_BQD, source_BKD, mask))  # type: ignore[arg-type]
             x_BQD = block(x_BQD, source_BKD, source_mask=mask)
         return found
 
@@ -116,10 +120,24 @@ def extend_block(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """What a decoder block gives for one more token, and the keys and values with it."""
     attention, cross = block.attention, block.cross
-    k_BLD, v_BLD = torch.cat([before[0], attention.k(x_B1D)], 1), torch.cat([before[1], attention.v(x_B1D)], 1)
+    normed = block.norm1(x_B1D) if block.pre_norm else x_B1D
+    k_BLD, v_BLD = torch.cat([before[0], attention.k(normed)], 1), torch.cat([before[1], attention.v(normed)], 1)
+    if block.pre_norm:
+        x_B1D = x_B1D + look(attention, normed, k_BLD, v_BLD)
+        x_B1D = x_B1D + look(cross, block.norm2(x_B1D), *source, mask=mask)
+        return x_B1D + block.feed_forward(block.norm3(x_B1D)), (k_BLD, v_BLD)
     x_B1D = block.norm1(x_B1D + look(attention, x_B1D, k_BLD, v_BLD))
     x_B1D = block.norm2(x_B1D + look(cross, x_B1D, *source, mask=mask))
     return block.norm3(x_B1D + block.feed_forward(x_B1D)), (k_BLD, v_BLD)
+
+
+def cross_weights(block: DecoderBlock, x_BQD: Tensor, source_BKD: Tensor, mask: Tensor) -> Tensor:
+    """(B, H, Q, K): how much each target token takes from each source token."""
+    if block.pre_norm:
+        looked_BQD = block.norm2(x_BQD + block.attention(block.norm1(x_BQD), is_causal=True))
+    else:
+        looked_BQD = block.norm1(x_BQD + block.attention(x_BQD, is_causal=True))
+    return block.cross.weights(looked_BQD, source_BKD, mask=mask)
 
 
 def look(attention: Attention, x_BQD: Tensor, k_BKD: Tensor, v_BKD: Tensor, mask: Tensor | None = None) -> Tensor:
