@@ -74,7 +74,8 @@ def _renamed(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Ten
 def _imagenet(model: Mapping[str, Any]) -> dict[str, Tensor]:
     from torchvision.models import get_model_weights
 
-    published: Any = get_model_weights(model["facts"][IMAGENET].replace(".", "_")).DEFAULT  # type: ignore[attr-defined]
+    known: Any = get_model_weights(model["facts"][IMAGENET].replace(".", "_"))
+    published = known.DEFAULT
     try:
         return published.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:

@@ -110,7 +110,7 @@ class Bert(nn.Module):
         """Of each block, how much each token takes from each other one: (B, H, L, L), rows sum to one."""
         x_BLD, mask, found = self.embed(tokens_BL), key_mask(lengths_B, tokens_BL.shape[1]), []
         for block in self.blocks:
-            found.append(block.attention.weights(x_BLD, mask=mask))
+            found.append(block.attention.weights(x_BLD, mask=mask))  # type: ignore[union-attr, operator]
             x_BLD = block(x_BLD, mask=mask)
         return found
 
