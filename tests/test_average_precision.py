@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.tasks.average_precision import Answer, mean_average_precision
+from dlcli.tasks.average_precision import OVERLAPS, RECALLS, Answer, mean_average_precision
 
 NOTHING = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
 
@@ -46,7 +46,9 @@ def random_answers(seed: int, *, images: int = 12, ties: bool = False) -> list[A
 def by_torchmetrics(answers: list[Answer]) -> dict[str, torch.Tensor]:
     from torchmetrics.detection import MeanAveragePrecision
 
-    metric = MeanAveragePrecision(class_metrics=True)
+    # Its own lists are of float32: a recall of 1 / 5 would not reach 0.2, as it does in pycocotools.
+    lists = {"iou_thresholds": OVERLAPS.tolist(), "rec_thresholds": RECALLS.tolist()}
+    metric = MeanAveragePrecision(class_metrics=True, **lists)
     metric.warn_on_many_detections = False
     for one in answers:
         boxes, scores, labels, true_boxes, true_labels = map(torch.from_numpy, one)
