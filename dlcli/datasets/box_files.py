@@ -69,15 +69,18 @@ class Found:
 def tidy(box: Box, width: float, height: float, defects: Defects, where: str) -> Box | None:
     """The box with its corners in order and inside the image; None when nothing is left of it."""
     if not all(map(math.isfinite, box)):
-        return defects.add("boxes that are no numbers left out", where)
+        defects.add("boxes that are no numbers left out", where)
+        return None
     (x0, x1), (y0, y1) = sorted((box[0], box[2])), sorted((box[1], box[3]))
     if x1 <= x0 or y1 <= y0:
-        return defects.add("boxes without area left out", where)
+        defects.add("boxes without area left out", where)
+        return None
     if (x0, y0) != box[:2]:
         defects.add("boxes with swapped corners set right", where)
     inside = max(x0, 0.0), max(y0, 0.0), min(x1, width), min(y1, height)
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        return defects.add("boxes outside their image left out", where)
+        defects.add("boxes outside their image left out", where)
+        return None
     if inside != (x0, y0, x1, y1):
         defects.add("boxes cut off at the edge of their image", where)
     return inside
@@ -184,7 +187,8 @@ def _voc_image(name: str, stem: str, data: bytes, images: Mapping[str, str], def
     said = PurePosixPath(tree.findtext("filename") or "").stem
     image = images.get(stem) or images.get(said)
     if image is None:
-        return defects.add("annotations without an image left out", name)
+        defects.add("annotations without an image left out", name)
+        return None
     if said and said != stem:
         defects.add("annotations name another file: the one of their own name was taken", name)
     boxes, classes = [], []

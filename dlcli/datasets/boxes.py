@@ -23,7 +23,7 @@ from dlcli.datasets.box_files import Annotated, Found, tidy
 from dlcli.datasets.examples import Data, private_generator
 from dlcli.datasets.image_folder import FORMATS, to_mode
 from dlcli.datasets.pixels import Pixels
-from dlcli.datasets.records import Dense, Records, fingerprint_of, ragged
+from dlcli.datasets.records import Column, Dense, Records, fingerprint_of, ragged
 from dlcli.errors import ConfigError, DataError, printable
 
 TEST_SHARE = 0.2  # of data that bring no test split
@@ -68,13 +68,10 @@ def records(
     std: Sequence[float],
 ) -> Records:
     """images: (N, C, H, W) uint8; boxes, labels: of each image (m, 4) xyxy in its pixels and (m,)."""
-    columns = {
-        "images": Dense(torch.from_numpy(images)),
-        "boxes": ragged(boxes, np.float32, shape=(4,)),
-        "labels": ragged(labels, np.int64, fill=-1),
-    }
-    parts = (images, columns["boxes"].values, columns["labels"].values, columns["labels"].starts)  # type: ignore[union-attr]
-    return Records(columns, Collate(tuple(mean), tuple(std)), fingerprint_of(*parts))  # type: ignore[arg-type]
+    of_boxes, of_labels = ragged(boxes, np.float32, shape=(4,)), ragged(labels, np.int64, fill=-1)
+    columns: dict[str, Column] = {"images": Dense(torch.from_numpy(images)), "boxes": of_boxes, "labels": of_labels}
+    fingerprint = fingerprint_of(images, of_boxes.values, of_labels.values, of_labels.starts)
+    return Records(columns, Collate(tuple(mean), tuple(std)), fingerprint)
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:

@@ -59,7 +59,7 @@ def _objects(trained: Trained, data: bytes) -> list[dict[str, Any]]:
     pixels, size, scale = letterbox(data, tuple(trained.tree["dataset"]["image_shape"]), source="")
     images_1CHW = pixels_of(trained).from_bytes(torch.from_numpy(pixels)[None]).to(trained.runtime.device)
     with torch.no_grad(), trained.runtime.autocast()():
-        boxes, scores, labels = (tensor.float().cpu() for tensor in trained.task.detect(images_1CHW)[0])
+        boxes, scores, labels = (tensor.float().cpu() for tensor in trained.task.detect(images_1CHW)[0])  # type: ignore[operator]
     boxes = (boxes.double() / torch.from_numpy(scale)).clamp(min=0).minimum(torch.tensor(size * 2).double())
     return [
         {"class": trained.manifest.classes[int(label)], "score": score, "box": [round(side, 1) for side in box]}
