@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from dlcli.confdir import search_path, targets
+from dlcli.config.checks import AUGMENTED
 from dlcli.datasets.examples import Data, Examples, LabelledImages, split_validation
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.residency import choose_residency, num_bytes
@@ -159,7 +160,9 @@ def build_data(builder: Builder, tree: Tree) -> Data:
 
 
 def build_augmentation(builder: Builder, tree: Tree) -> Any:
-    """The augmentation, or None where every setting is off."""
+    """The augmentation, or None where every setting is off, or nothing of the kind that it changes."""
+    if tree["dataset"].get("facts", {}).get("gives", "images") not in AUGMENTED:
+        return None
     augment = builder.build(tree["augmentation"])
     return None if augment.is_identity else augment
 

@@ -51,8 +51,6 @@ class SentenceBatch(NamedTuple):
 
 
 def as_batch(taken: Mapping[str, Any], index_B: Tensor, augment: object, keys_B: object) -> SentenceBatch:
-    if augment is not None:
-        raise ConfigError("the augmentation is one of images; these are sentences", hint="augmentation=none")
     tokens: Padded = taken["tokens"]
     return SentenceBatch(tokens.values.long(), tokens.lengths, taken["labels"], index_B)
 
