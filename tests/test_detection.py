@@ -214,7 +214,8 @@ def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -
     assert asked.returncode == 3, asked.stderr
     good, bad = (json.loads(line) for line in asked.stdout.splitlines())
     assert "no image" in bad["error"] and len(row(bad)) == len(row(good)) == len(COLUMNS)
-    assert Image.open(tmp_path / good["picture"]).size == (64, 64)
+    with Image.open(tmp_path / good["picture"]) as picture:
+        assert picture.size == (64, 64)
 
 
 def test_what_is_found_is_drawn_where_it_is() -> None:

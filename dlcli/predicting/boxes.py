@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dlcli.trained import Trained
 
 COLUMNS = ("image", "objects", "found", "surest")
+READABLE = 60  # shorter side, in pixels, of pictures that have room for names
 SURE = 0.4  # scores from which on a thing is told: a detector lists many more, for the curve of precision and recall
 # Kelly's colours of greatest contrast (1965), without those that are lost on pictures.
 # fmt: off
@@ -117,7 +118,8 @@ def draw_boxes(picture: Image.Image, objects: Sequence[dict[str, Any]], classes:
     for one in reversed(objects):
         colour = COLOURS[list(classes).index(one["class"]) % len(COLOURS)]
         draw.rectangle(one["box"], outline=colour, width=line)
-        _label(draw, f"{printable(one['class'])} {100 * one['score']:.0f}", one["box"], colour, font, picture.size)
+        if min(picture.size) >= READABLE:
+            _label(draw, f"{printable(one['class'])} {100 * one['score']:.0f}", one["box"], colour, font, picture.size)
 
 
 def _label(
