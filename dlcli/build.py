@@ -21,7 +21,8 @@ from dlcli.confdir import search_path, targets
 from dlcli.config.checks import AUGMENTED
 from dlcli.datasets.examples import Data, Examples, LabelledImages, split_validation
 from dlcli.datasets.pixels import Pixels
-from dlcli.datasets.residency import choose_residency, num_bytes
+from dlcli.datasets.records import Records
+from dlcli.datasets.residency import choose_residency, compare, num_bytes
 from dlcli.datasets.source import EvalSource, Share, TrainSource
 from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
 from dlcli.fitting import eval_batch_size
@@ -205,7 +206,9 @@ def build_train_source(
 
 
 def _residency(examples: Examples, settings: Tree, device: torch.device) -> tuple[bool, str]:
-    setting, workers = settings.get("resident", "auto"), settings.get("workers", 0)
+    if isinstance(examples, Records):
+        return True, compare(examples.nbytes, device)[1]
+    setting, workers = settings["resident"], settings["workers"]
     return choose_residency(num_bytes(examples), setting, workers, device)
 
 

@@ -33,8 +33,9 @@ class Progress:
     """Where a training is, all of it saved with a checkpoint.
 
     step: updates done; evaluated: step of the last evaluation; scores: monitored scores, larger is better, None for
-    NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by examples;
-    best: which evaluation the checkpoint `best` is of, None before there is one; seconds: of training so far.
+    NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by the weights of
+    their batches (loop.weight_of), which add up to `examples`; best: which evaluation the checkpoint `best` is of, None
+    before there is one; seconds: of training so far.
     """
 
     step: int = 0
@@ -45,6 +46,10 @@ class Progress:
     examples: int = 0
     best: int | None = None
     seconds: float = 0.0
+
+    def epochs_since_evaluation(self, steps_per_epoch: int) -> float:
+        last = self.evaluations[-1]["step"] if self.evaluations else 0
+        return (self.step - last) / steps_per_epoch
 
 
 # -------------------------------------------------------------------------------------------------------------- keeping

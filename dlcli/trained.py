@@ -70,6 +70,8 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
     with stored_faults(stored.folder):
         check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
+        if isinstance(meta, Classification) and len(stored.manifest.classes) != tree["dataset"]["num_classes"]:
+            raise ConfigError(f"it names {len(stored.manifest.classes)} classes for {tree['dataset']['num_classes']}")
         activations = checking.check_shapes(meta, tree)
     check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)

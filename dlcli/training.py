@@ -323,8 +323,8 @@ class Training(Assembly):
         metrics = {f"train/{name}": total / progress.examples for name, total in progress.sums.items()}
         metrics |= {f"val/{name}": value for name, value in scores.items()}
         is_best = self.is_best()
-        taken = trained - self.epoch_started
-        examples_per_s = progress.examples / taken if taken > 0 else None
+        examples = progress.epochs_since_evaluation(self.train_source.steps_per_epoch) * self.train_source.num_examples
+        examples_per_s = examples / (trained - self.epoch_started) if trained > self.epoch_started else None
         progress.evaluations.append({"step": progress.step, "epoch": self.epoch(), "scores": finite(scores)})
         progress.examples, progress.sums = 0, {}
         self.recorder.emit(

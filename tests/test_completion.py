@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dlcli.completion import SCRIPTS, complete, scan, script
+from dlcli.confdir import bodies, packaged_conf
 from dlcli.runs import RunFolder
 
 REPO = Path(__file__).resolve().parents[1]
@@ -124,10 +125,18 @@ def test_choices_by_comment_are_those_of_the_checks() -> None:
 
     literal = {key: s.annotation for key, s in SETTINGS.items() if get_origin(s.annotation) is Literal}
     for key, annotation in literal.items():
-        words = ["train", "cifar10", "model=resnet"] if key in ("model.depth", "model.stem") else ["train", "digits"]
+        words = ["train", "digits", *chosen_for(key)]
         assert complete(words, f"{key}=") == complete([*words, "tracker=wandb"], f"{key}=")
         offered = {word.partition("=")[2] for word in complete(words, f"{key}=")}
         assert offered == {str(choice) for choice in get_args(annotation)}, key
+
+
+def chosen_for(key: str) -> list[str]:
+    """The option that has the setting, where digits' own has not."""
+    group, _, name = key.partition(".")
+    having = [option for option, body in bodies(group, [packaged_conf()]) if name in body]
+    default = {"model": "mlp", "dataset": "digits", "task": "classification"}.get(group)
+    return [] if default is None or default in having or not having else [f"{group}={having[0]}"]
 
 
 def test_config_why_takes_keys_without_an_equals_sign(conf: Path) -> None:

@@ -15,6 +15,7 @@ from dlcli.datasets.examples import Batch
 from dlcli.errors import ConfigError
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay
+from dlcli.regularization.penalties import L1
 from dlcli.regularization.stopping import best_index, should_stop
 from dlcli.tasks.classification import Classification
 
@@ -128,3 +129,17 @@ def test_a_network_that_rests_as_a_whole_is_refused() -> None:
     patterns = {"all": {"match": "*", "from_epoch": "never"}}
     with pytest.raises(ConfigError, match="no parameters to train"):
         build_optimizer(nn.Linear(1, 1), partial(torch.optim.SGD, lr=1.0), patterns)
+
+
+def test_nothing_that_is_trained_in_the_first_epoch_is_refused() -> None:
+    patterns = {"all": {"match": "*", "from_epoch": 3}}
+    with pytest.raises(ConfigError, match="nothing is trained before epoch 3"):
+        build_optimizer(nn.Linear(1, 1), partial(torch.optim.SGD, lr=1.0), patterns)
+
+
+def test_an_l1_penalty_of_weights_that_all_rest_is_none() -> None:
+    network = nn.Linear(2, 2)
+    network.weight.requires_grad_(False)
+    assert L1(0.5)(network) == 0.0
+    network.weight.requires_grad_(True)
+    assert L1(0.5)(network) == 0.5 * network.weight.abs().sum()

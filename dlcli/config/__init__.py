@@ -123,7 +123,9 @@ IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "workers", "resident"
 
 def _required_keys(tree: Mapping[str, Any]) -> list[str]:
     prefixes = ("seed", "trainer.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
-    of_data = DATASET_KEYS if tree["dataset"].get("facts") else DATASET_KEYS + IMAGE_KEYS
+    facts = tree["dataset"].get("facts")
+    is_images = not isinstance(facts, dict) or facts.get("gives", "images") == "images"
+    of_data = DATASET_KEYS + IMAGE_KEYS if is_images else DATASET_KEYS
     of_all = (key for key in SETTINGS if key.startswith(prefixes) and key not in LATER)
     return [*of_all, *(f"dataset.{key}" for key in of_data)]
 

@@ -22,7 +22,7 @@ from dlcli.datasets import box_files
 from dlcli.datasets.box_files import Annotated, Found, tidy
 from dlcli.datasets.examples import Data, private_generator
 from dlcli.datasets.image_folder import FORMATS, to_mode
-from dlcli.datasets.pixels import Pixels
+from dlcli.datasets.pixels import pixels_on
 from dlcli.datasets.records import Column, Dense, Records, fingerprint_of, ragged
 from dlcli.errors import ConfigError, DataError, printable
 
@@ -52,7 +52,7 @@ class Collate:
 
     def __call__(self, taken: Mapping[str, Any], index_B: Tensor, augment: Any, keys_B: Tensor | None) -> BoxBatch:
         images, boxes, labels = taken["images"], taken["boxes"].values, taken["labels"].values
-        pixels = Pixels(self.mean, self.std, channels=images.shape[1], device=images.device)
+        pixels = pixels_on(self.mean, self.std, images.shape[1], images.device)
         if augment is None:
             return BoxBatch(pixels.from_bytes(images), boxes, labels, index_B)
         images, boxes, labels = augment.with_boxes(pixels.unit(images), boxes, labels, keys_B)

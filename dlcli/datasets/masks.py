@@ -9,7 +9,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from dlcli.datasets.mask_files import (
     locate,
     shortened,
 )
-from dlcli.datasets.pixels import Pixels
+from dlcli.datasets.pixels import pixels_on
 from dlcli.datasets.records import Dense, Records, fingerprint_of
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.errors import ConfigError, DataError, printable
@@ -55,29 +55,22 @@ class MaskBatch(NamedTuple):
 class Collate:
     """Bytes as they are stored -> a batch: augmented as pixels in [0, 1], then normalised. mean, std: per channel."""
 
-    mean: Sequence[float]
-    std: Sequence[float]
-    channels: int
-    _pixels: dict[torch.device, Pixels] = field(default_factory=dict, repr=False)  # by device: made once
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, taken: Mapping[str, Tensor], index_B: Tensor, augment: Any, keys_B: Tensor | None) -> MaskBatch:
         images_BCHW, masks_BHW = taken["images"], taken["masks"].long()
-        pixels = self.pixels(images_BCHW.device)
+        pixels = pixels_on(self.mean, self.std, images_BCHW.shape[1], images_BCHW.device)
         if augment is None:
             return MaskBatch(pixels.from_bytes(images_BCHW), masks_BHW, index_B)
         images_BCHW, masks_BHW = augment.with_masks(pixels.unit(images_BCHW), masks_BHW, keys_B)
         return MaskBatch(pixels.normalise(images_BCHW), masks_BHW, index_B)
 
-    def pixels(self, device: torch.device) -> Pixels:
-        if device not in self._pixels:
-            self._pixels[device] = Pixels(self.mean, self.std, channels=self.channels, device=device)
-        return self._pixels[device]
-
 
 def as_records(images: Tensor, masks: Tensor, mean: Sequence[float], std: Sequence[float], fingerprint: str) -> Records:
     """images: (N, C, H, W) uint8; masks: (N, H, W) uint8."""
     columns = {"images": Dense(images), "masks": Dense(masks)}
-    return Records(columns, Collate(tuple(mean), tuple(std), images.shape[1]), fingerprint)
+    return Records(columns, Collate(tuple(mean), tuple(std)), fingerprint)
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -49,3 +50,9 @@ class Pixels:
     def denormalise(self, images_BCHW: Tensor) -> Tensor:
         """float32 normalised -> float32, in [0, 1] where it came from there; for showing and saving images."""
         return (images_BCHW - self.shift) / self.scale
+
+
+@lru_cache(maxsize=16)
+def pixels_on(mean: tuple[float, ...], std: tuple[float, ...], channels: int, device: torch.device) -> Pixels:
+    """The same as before for the same arguments: its numbers are moved to the device once, not at every batch."""
+    return Pixels(mean, std, channels=channels, device=device)

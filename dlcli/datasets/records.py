@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -54,7 +54,7 @@ class Dense:
         return Dense(self.values.to(device))
 
     def take(self, rows_B: Tensor, epoch_key: int | None = None) -> Tensor:
-        return self.values.index_select(0, rows_B.to(self.values.device))
+        return self.values.index_select(0, rows_B.to(self.values.device, non_blocking=True))
 
 
 class Padded(NamedTuple):
@@ -99,7 +99,8 @@ class Ragged:
         lengths_B = self.starts[rows_B + 1] - starts_B
         longest = int(lengths_B.max())  # on the CPU: waits for nothing
         device = self.values.device
-        first_B1, length_B1 = starts_B.to(device)[:, None], lengths_B.to(device)[:, None]
+        # from pageable memory: copied into a buffer of the driver's at once, but without waiting for the device
+        first_B1, length_B1 = (t.to(device, non_blocking=True)[:, None] for t in (starts_B, lengths_B))
         place_L = torch.arange(longest, device=device)
         is_padding_BL = place_L >= length_B1
         shape = (len(rows_B), longest, *self.values.shape[1:])
@@ -143,6 +144,7 @@ class Records:
     fingerprint: str
     labels: Tensor | None = None
     lengths: Tensor | None = None
+    _placed: dict[torch.device, Records] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -152,7 +154,11 @@ class Records:
         return sum(column.nbytes for column in self.columns.values())
 
     def to(self, device: torch.device) -> Records:
-        return replace(self, columns={name: column.to(device) for name, column in self.columns.items()})
+        """The same records with their columns on the device; moved once, whoever asks."""
+        if device not in self._placed:
+            columns = {name: column.to(device) for name, column in self.columns.items()}
+            self._placed[device] = replace(self, columns=columns)
+        return self._placed[device]
 
     def batch(
         self,
@@ -166,7 +172,7 @@ class Records:
         taken = {name: column.take(rows_B, epoch_key) for name, column in self.columns.items()}
         first = next(iter(taken.values()))
         device = (first.values if isinstance(first, Padded) else first).device
-        return self.collate(taken, rows_B.to(device), augment, keys_B)
+        return self.collate(taken, rows_B.to(device, non_blocking=True), augment, keys_B)
 
 
 def fingerprint_of(*arrays: np.ndarray | Tensor | str) -> str:
@@ -183,19 +189,19 @@ def fingerprint_of(*arrays: np.ndarray | Tensor | str) -> str:
 
 
 def bucketed(
-    order_N: Tensor, lengths_N: Tensor, batch_size: int, generator: torch.Generator, *, pool: int = 50
+    order_N: Tensor, lengths_N: Tensor, step_size: int, generator: torch.Generator, *, pool: int = 50
 ) -> Tensor:
     """A random order whose batches hold examples of like length: less padding, and still another order each epoch.
 
-    order_N: a random permutation. Each `pool` of batches is sorted by length, then whole batches are shuffled; a short
-    last batch stays the last.
+    order_N: a random permutation. step_size: examples of a step. Each `pool` of steps is sorted by length, then whole
+    steps are shuffled; a short last one stays the last.
     """
     sizes = lengths_N[order_N]
     parts = [
         part[sizes_p.argsort(stable=True)]
-        for part, sizes_p in zip(order_N.split(pool * batch_size), sizes.split(pool * batch_size), strict=True)
+        for part, sizes_p in zip(order_N.split(pool * step_size), sizes.split(pool * step_size), strict=True)
     ]
-    whole = len(order_N) // batch_size
+    whole = len(order_N) // step_size
     sorted_N = torch.cat(parts)
-    batches = sorted_N[: whole * batch_size].view(whole, batch_size)[torch.randperm(whole, generator=generator)]
-    return torch.cat([batches.flatten(), sorted_N[whole * batch_size :]])
+    steps = sorted_N[: whole * step_size].view(whole, step_size)[torch.randperm(whole, generator=generator)]
+    return torch.cat([steps.flatten(), sorted_N[whole * step_size :]])

@@ -81,7 +81,7 @@ class WordDropout:
         padded = self.tokens.take(rows_B)
         if epoch_key is None:
             return padded
-        keys_B = splitmix_tensor(rows_B.to(padded.values.device) + epoch_key)
+        keys_B = splitmix_tensor(rows_B.to(padded.values.device, non_blocking=True) + epoch_key)
         is_hidden_BL = uniform(keys_B, self.streams_L[: padded.values.shape[1]]) < self.share
         return padded._replace(values=padded.values.masked_fill(is_hidden_BL & (padded.values != PAD), UNK))
 

@@ -84,7 +84,8 @@ class TrainSource:
             yield from range(self.steps_per_epoch)
 
     def _order(self, epoch: int) -> Tensor:
-        return self._supply.order(private_generator("order", self.seed, epoch))
+        generator = private_generator("order", self.seed, epoch)
+        return self._supply.order(generator, self._supply.batch_size * self.accumulate * self._supply.share[1])
 
 
 class EvalSource:

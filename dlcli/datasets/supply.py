@@ -67,8 +67,11 @@ class Supply:
         """The batches of each epoch. seed: of the augmentation."""
         raise NotImplementedError
 
-    def order(self, generator: torch.Generator) -> Tensor:
-        """A random order of an epoch: (N,) int64 positions in `indices`, on the CPU."""
+    def order(self, generator: torch.Generator, examples_per_step: int) -> Tensor:
+        """A random order of an epoch: (N,) int64 positions in `indices`, on the CPU.
+
+        examples_per_step: of all ranks; a resume on another number of them keeps it, and so the order.
+        """
         return torch.randperm(len(self.indices), generator=generator)
 
     def order_of_evaluation(self) -> Tensor:
@@ -104,14 +107,16 @@ class RecordSupply(Supply):
         for epoch, order in epochs():
             epoch_key = None if epoch < 0 else int(sample_keys(seed, epoch, torch.zeros(1, dtype=torch.int64)))
             for rows_B in self._rows(order):
-                keys_B = None if augment is None else sample_keys(seed, epoch, rows_B.to(self.device))
+                keys_B = (
+                    None if augment is None else sample_keys(seed, epoch, rows_B.to(self.device, non_blocking=True))
+                )
                 yield self.records.batch(rows_B, epoch_key=epoch_key, augment=augment, keys_B=keys_B)
 
-    def order(self, generator: torch.Generator) -> Tensor:
-        order = super().order(generator)
+    def order(self, generator: torch.Generator, examples_per_step: int) -> Tensor:
+        order = super().order(generator, examples_per_step)
         if self.lengths is None:
             return order
-        return bucketed(order, self.lengths, self.batch_size * self.share[1], generator)
+        return bucketed(order, self.lengths, examples_per_step, generator)
 
     def order_of_evaluation(self) -> Tensor:
         """By length, so that little is padded; scores do not depend on the order."""

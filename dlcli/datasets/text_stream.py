@@ -81,8 +81,8 @@ class Windows:
         lengths_B = (self.num_targets - rows_B * self.block).clamp(max=self.block)
         longest = int(lengths_B.max())  # on the CPU: waits for nothing
         place_L = torch.arange(longest, device=device)
-        is_behind_BL = place_L >= lengths_B.to(device)[:, None]
-        at_BL = (rows_B.to(device)[:, None] * self.block + place_L + phase) % self.num_targets
+        is_behind_BL = place_L >= lengths_B.to(device, non_blocking=True)[:, None]
+        at_BL = (rows_B.to(device, non_blocking=True)[:, None] * self.block + place_L + phase) % self.num_targets
         tokens_BL, targets_BL = self.tokens[at_BL].long(), self.tokens[at_BL + 1].long()
         characters_B = self.characters[targets_BL].masked_fill(is_behind_BL, 0).sum(1)
         return Taken(

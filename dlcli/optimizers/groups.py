@@ -53,6 +53,10 @@ def build_optimizer(
         if (first := patterns[group].get("from_epoch", 1)) > 1:
             own["from_step"] = (first - 1) * steps_per_epoch
         groups.append({"params": members, **own})
+    if not rest and all("from_step" in group for group in groups):
+        first = min(pattern.get("from_epoch", 1) for g, pattern in patterns.items() if g not in _frozen(patterns))
+        told = f"parameter_groups: nothing is trained before epoch {first}"
+        raise ConfigError(told, hint="Give one group, such as the head, no from_epoch.")
     return make([*groups, *([{"params": rest}] if rest else [])])
 
 

@@ -18,6 +18,8 @@ class L1:
 
     def __call__(self, network: nn.Module) -> Tensor:
         sums = [p.abs().sum() for p in network.parameters() if p.requires_grad and p.dim() > 1]
+        if not sums:  # they rest until a later epoch
+            return torch.zeros((), device=next(network.parameters()).device)
         return self.weight * torch.stack(sums).sum()
 
 
