@@ -73,7 +73,7 @@ def read_own_pairs(path: str | None, *, num_tokens: int | None, max_length: int,
 
 
 def as_data(splits: Mapping[str, Sequence[Pair]], num_tokens: int | None, max_length: int, notes: Notes) -> Data:
-    """The vocabulary is that of the training pairs."""
+    """The vocabulary is that of the training file, of which some pairs may be split off later to validate on."""
     tokenizer = pair_files.fit_tokenizer(splits["train"], num_tokens)
     records = {name: as_records(name, pairs, tokenizer, max_length, notes) for name, pairs in splits.items()}
     return Data(

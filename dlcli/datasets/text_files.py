@@ -12,7 +12,7 @@ from pathlib import Path
 from dlcli.datasets.roots import data_roots, exists, find_under, missing
 from dlcli.datasets.sentence_files import read_text
 from dlcli.datasets.tokenizing import Tokenizer
-from dlcli.errors import DataError, printable
+from dlcli.errors import ConfigError, DataError, printable
 
 SHAKESPEARE = ("tinyshakespeare/input.txt", "tinyshakespeare.txt")
 FEWEST = 2  # characters of a split: one to begin with, one to be told
@@ -35,6 +35,10 @@ def peek_text(
 
 @lru_cache(maxsize=2)  # the data are peeked at and read in one process; byte pairs take seconds to learn
 def fit_tokenizer(text: str, kind: str, size: int | None) -> Tokenizer:
+    """Raises ConfigError for words: they leave out the spaces between them, so bits could not be told per character."""
+    if kind == "words":
+        told = "dataset.tokenizer=words: a stream of words is not its text, whose spaces and line ends are left out"
+        raise ConfigError(told, hint="dataset.tokenizer=characters or bpe")
     return Tokenizer.train(lines_of(text), kind=kind, size=size)
 
 
@@ -53,7 +57,7 @@ def num_characters(tokenizer: Tokenizer) -> list[int]:
 
     A byte pair may end within a character: it counts the characters that begin in it.
     """
-    specials = [0, 1, 0, 0]  # <unk> stands for a character or a word
+    specials = [0, 1, 0, 0]  # <unk> stands for a character
     if tokenizer.kind == "bpe":
         counts = [sum(begins_character(byte) for byte in spelt) for spelt in byte_spellings(tokenizer.pieces)]
     else:

@@ -11,10 +11,10 @@ import torch
 
 from dlcli.datasets.examples import Data
 from dlcli.datasets.source import EvalSource, TrainSource
-from dlcli.datasets.text_files import byte_spellings, cut, encode, num_characters, peek_text
+from dlcli.datasets.text_files import byte_spellings, cut, encode, fit_tokenizer, num_characters, peek_text
 from dlcli.datasets.text_stream import NO_TARGET, Windows, made_up, read_own_text, read_shakespeare
 from dlcli.datasets.tokenizing import Tokenizer
-from dlcli.errors import DataError
+from dlcli.errors import ConfigError, DataError
 
 SETTINGS: dict[str, Any] = {"tokenizer": "characters", "num_tokens": None, "val_size": 0.1, "test_size": 0.1}
 PROSE = "Über Größe läßt sich streiten; 大きさは人による。 What is large?\n\n" * 30
@@ -162,3 +162,8 @@ def test_tiny_shakespeare_has_65_characters(real_data: Path) -> None:
     assert (sizes, sum(sizes)) == ([1_003_854, 55_770, 55_770], 1_115_394)
     assert (data.facts, data.notes) == ({"num_tokens": 65 + 4}, ())
     assert text_of(data, "train").startswith("First Citizen:\nBefore we proceed any further")
+
+
+def test_a_stream_of_words_is_refused_since_it_is_not_its_text() -> None:
+    with pytest.raises(ConfigError, match="dataset.tokenizer=words"):
+        fit_tokenizer("one two\n", "words", None)
