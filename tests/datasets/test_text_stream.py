@@ -165,5 +165,5 @@ def test_tiny_shakespeare_has_65_characters(real_data: Path) -> None:
 
 
 def test_a_stream_of_words_is_refused_since_it_is_not_its_text() -> None:
-    with pytest.raises(ConfigError, match="dataset.tokenizer=words"):
+    with pytest.raises(ConfigError, match=r"dataset\.tokenizer=words"):
         fit_tokenizer("one two\n", "words", None)
