@@ -44,7 +44,8 @@ class Assembly:
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree)
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
-        self.activations = checking.check_shapes(meta, tree)
+        is_tried = resume_from is None or checking.gives(tree) == "images" or checking.needs_measure(tree)
+        self.activations = checking.check_shapes(meta, tree) if is_tried else 0.0
         checking.check_parameter_groups(meta, tree)
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)

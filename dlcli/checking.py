@@ -18,6 +18,7 @@ from dlcli.optimizers.groups import build_optimizer
 from dlcli.tasks.task import Task
 
 TRIED_PIXELS, TRIED_PARAMETERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
+TRIED_SIDE = 128  # pixels, of masks
 TRIED_RECORDS = 300_000_000  # parameters, for data that are no images: recurrent layers know no meta device
 Tree = Mapping[str, Any]
 
@@ -35,8 +36,11 @@ def check_shapes(task: Task, tree: Tree) -> float:
         return 0.0
     if device.type == "cpu":
         task = zeros_like(task)
+    is_images = gives(tree) == "images"
+    sizes = (4, 8) if is_images else (1, 2)  # other data go through the real network: as few as tell
+    settings, ratio = _smaller(tree["dataset"])
     with device:
-        made_up = made_up_data(tree["dataset"], 8)
+        made_up = made_up_data(settings, sizes[1])
 
     def batch(size: int) -> Any:
         return made_up.batch(torch.arange(size))
@@ -44,11 +48,13 @@ def check_shapes(task: Task, tree: Tree) -> float:
     try:
         with torch.no_grad():
             for phase in task.phases:
-                task.loss(batch(4), phase)
+                task.loss(batch(4 if is_images else 2), phase)
             task.eval()
             if type(task).metrics is Task.metrics:  # scores of a whole set: its batches go through the same network
-                return bytes_per_example(task, lambda size: task.loss(batch(size), task.phases[0]))
-            return bytes_per_example(task, lambda size: task.metrics(batch(size)))
+                if not is_images and not needs_measure(tree):
+                    return 0.0
+                return ratio * bytes_per_example(task, lambda size: task.loss(batch(size), task.phases[0]), sizes)
+            return ratio * bytes_per_example(task, lambda size: task.metrics(batch(size)), sizes)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise ConfigError(
             f"the model does not fit {_described(tree['dataset'])}: {first_line(error)}",
@@ -62,6 +68,26 @@ def _place_to_try(task: Task, tree: Tree) -> torch.device | None:
         return torch.device("cpu") if size <= TRIED_RECORDS else None
     is_small = shape[1] * shape[2] <= TRIED_PIXELS and size <= TRIED_PARAMETERS
     return torch.device("cpu" if is_small else "meta")
+
+
+def needs_measure(tree: Tree) -> bool:
+    """Whether an evaluation's batch is chosen by what an example takes."""
+    return bool(tree["dataset"]["eval_batch_size"] == "auto")
+
+
+def _smaller(settings: Tree) -> tuple[Tree, float]:
+    """Settings with smaller pictures for masks, whose networks convolve only, and how many times fewer pixels.
+
+    Sides stay multiples of 32. Others stay as they are, so that a side that does not fit is found.
+    """
+    if settings.get("facts", {}).get("gives") != "masks":
+        return settings, 1.0
+    channels, height, width = settings["image_shape"]
+    by = max(height, width) / TRIED_SIDE
+    if by <= 1 or height % 32 or width % 32:
+        return settings, 1.0
+    small = [max(32, int(side / by) // 32 * 32) for side in (height, width)]
+    return {**settings, "image_shape": [channels, *small]}, height * width / (small[0] * small[1])
 
 
 def gives(tree: Tree) -> str:

@@ -17,13 +17,13 @@ MOST = 8_192  # examples
 WITHOUT_MEASURE = 1_000  # where nothing could be measured
 
 
-def bytes_per_example(network: nn.Module, run: Callable[[int], Any]) -> float:
+def bytes_per_example(network: nn.Module, run: Callable[[int], Any], sizes: tuple[int, int] = (4, 8)) -> float:
     """Of the largest output of a module that grows with the batch. run: does the operations on so many examples.
 
     By hooks on the modules: a dispatch mode would see every operation, but imports the compiler for it.
     """
     measured = []
-    for num_examples in (4, 8):
+    for num_examples in sizes:
         found: list[int] = []
 
         def note(module: nn.Module, given: Any, output: Any, found: list[int] = found) -> None:
@@ -36,7 +36,7 @@ def bytes_per_example(network: nn.Module, run: Callable[[int], Any]) -> float:
             hook.remove()
         measured.append(found)
     few, many = measured
-    return max((b - a for a, b in zip(few, many, strict=False)), default=0) / 4
+    return max((b - a for a, b in zip(few, many, strict=False)), default=0) / (sizes[1] - sizes[0])
 
 
 def eval_batch_size(bytes_per_example: float, device: torch.device) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint, Manifest
 from dlcli.config import change_stored, check_stored
 from dlcli.datasets.examples import Data, Examples, LabelledImages
+from dlcli.datasets.made_up import check_size
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, ConfigError, printable
@@ -51,7 +53,16 @@ class Trained:
     runtime: Runtime
     builder: Builder
     folder: Path
-    activations: float  # bytes per example, of an evaluation's largest
+    measured: float | None  # activations, where they were measured already
+
+    @cached_property
+    def activations(self) -> float:
+        """Bytes per example, of an evaluation's largest. Measured when asked for: an answer does without."""
+        if self.measured is not None or not checking.needs_measure(self.tree):
+            return self.measured or 0.0
+        with stored_faults(self.folder), torch.random.fork_rng(devices=[]):
+            meta = build.build_meta_task(self.builder, self.tree, teacher=self.manifest.teacher)
+            return checking.check_shapes(meta, self.tree)
 
     @property
     def run_folder(self) -> Path | None:
@@ -72,7 +83,8 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
         if isinstance(meta, Classification) and len(stored.manifest.classes) != tree["dataset"]["num_classes"]:
             raise ConfigError(f"it names {len(stored.manifest.classes)} classes for {tree['dataset']['num_classes']}")
-        activations = checking.check_shapes(meta, tree)
+        check_size(tree["dataset"])
+        activations = checking.check_shapes(meta, tree) if checking.gives(tree) == "images" else None
     check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):

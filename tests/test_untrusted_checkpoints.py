@@ -239,3 +239,16 @@ def test_control_characters_of_a_stranger_do_not_reach_the_terminal(forge: Forge
     forge_digests(step, lambda body: body.update(run="\x1b[31mred\x07", classes=[f"\x1b[3{i}m" for i in range(10)]))
     child = evaluate(forge, step)
     assert "\x1b" not in child.stdout + child.stderr and "\x07" not in child.stdout + child.stderr
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"facts": {"gives": "boxes"}, "image_shape": [16, 16384, 16384]},
+        {"facts": {"gives": "masks"}, "image_shape": [16, 16384, 16384]},
+        {"facts": {"gives": "stream"}, "block": 1_000_000, "num_tokens": 10_000_000},
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused(forge: Forge, step: Path, sizes: dict[str, Any]) -> None:
+    forge_digests(step, lambda body: body["config"]["dataset"].update(sizes))
+    refused(evaluate(forge, step), str(sizes))
