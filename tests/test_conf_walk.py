@@ -14,7 +14,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from string import ascii_letters
+from string import printable
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ SMALL = (
     "runtime.threads=1", "runtime.device=cpu",
 )  # fmt: skip
 COUNTED = {"num_classes": 3, "num_tokens": 60, "num_features": 5}  # what only the data can tell
-EXAMPLES = 8
+EXAMPLES, LARGEST_SIDE = 8, 64
 TEXT = "a man rides a bike . the quick brown fox jumps over it , and then it is five zero seven"
 
 
@@ -59,8 +59,23 @@ def walk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Walk:
     return Walk(monkeypatch, tmp_path)
 
 
-@pytest.mark.parametrize("words", CASES, ids=lambda words: " ".join(words) or "train")
-def test_every_option_goes_all_the_way(words: tuple[str, ...], walk: Walk) -> None:
+def said(words: tuple[str, ...]) -> str:
+    return " ".join(words) or "train"
+
+
+class TestExperiments:  # two classes, so that two processes share the way
+    @pytest.mark.parametrize("words", [w for w, (group, _) in CASES.items() if group == "experiment"], ids=said)
+    def test_every_experiment_goes_all_the_way(self, words: tuple[str, ...], walk: Walk) -> None:
+        go(words, walk)
+
+
+class TestOptions:
+    @pytest.mark.parametrize("words", [w for w, (group, _) in CASES.items() if group != "experiment"], ids=said)
+    def test_every_option_goes_all_the_way(self, words: tuple[str, ...], walk: Walk) -> None:
+        go(words, walk)
+
+
+def go(words: tuple[str, ...], walk: Walk) -> None:
     if any("cuda" in str(v) for v in compose_command(walk.filled(words)).tree["runtime"].values()):
         pytest.skip("needs a CUDA device") if not torch.cuda.is_available() else None
     if words[0] == "adult" and "DLCLI_DATA" not in os.environ:
@@ -99,6 +114,9 @@ class Walk:
         own = [word for word in filled if "=" in word]
         known = compose_command([*experiment, *own]).tree
         small = [word for word in SMALL if self._is_setting(word, known)]
+        channels, *sides = known["dataset"].get("image_shape") or (0,)
+        if max(sides, default=0) > LARGEST_SIDE:
+            small.append(f"dataset.image_shape=[{channels},{LARGEST_SIDE},{LARGEST_SIDE}]")
         quiet = [] if any(word.startswith("tracker=") for word in own) else ["tracker=none"]
         composed = compose_command([*experiment, *own, *small, *quiet])
         tree = composed.tree
@@ -128,7 +146,8 @@ class Walk:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 train, val, test = (made_up(settings) for _ in range(3))
-            num_classes = settings.get("num_classes") if train.labels is not None else 0
+            has_names = train.labels is not None or gives(tree) in ("boxes", "masks")
+            num_classes = settings.get("num_classes") if has_names else 0
             classes = tuple(f"class {i}" for i in range(num_classes or 0))
             return Data(classes, train, test, val, fitted=fitted(gives(tree), settings))
 
@@ -186,7 +205,7 @@ def fitted(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     if kind in ("sentences", "stream", "pairs"):
         return {"tokenizer": Tokenizer.train([TEXT], kind="characters", size=None).to_json()}
-    return {"alphabet": ["", *ascii_letters][: settings["num_tokens"]], "sample_rate": 8000} if kind == "speech" else {}
+    return {"alphabet": ["", *printable][: settings["num_tokens"]], "sample_rate": 8000} if kind == "speech" else {}
 
 
 def inputs(kind: str, folder: Path, tree: dict[str, Any]) -> list[str]:
