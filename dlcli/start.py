@@ -247,10 +247,6 @@ def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
     if tree["trainer"]["pretrained"] not in (None, "imagenet"):
         weights = _weights(tree["trainer"]["pretrained"], outputs)
         tree["trainer"]["pretrained"] = str(weights)
-    if tokenizer := tree["dataset"].get("tokenizer_file"):
-        for node in (tree["dataset"], tree["dataset"]["reader"], tree["dataset"].get("peek", {})):
-            if "tokenizer_file" in node:
-                node["tokenizer_file"] = str(hugging_face.found(tokenizer))
     tree = complete(tree)
     if weights is not None and hugging_face.is_folder(weights):
         hugging_face.check_fit(weights, tree)
@@ -271,6 +267,7 @@ def complete(tree: dict[str, Any]) -> dict[str, Any]:
 
     `dataset.peek` reads it, without torch: a call that gives settings of the dataset by name.
     """
+    _name_files_fully(tree["dataset"])
     settings = tree["dataset"]
     unknown = [key for key in DERIVED if key in settings and settings[key] is None]
     if not unknown or "peek" not in settings:
@@ -283,6 +280,22 @@ def complete(tree: dict[str, Any]) -> dict[str, Any]:
             if key in node and node[key] is None:
                 node[key] = found.get(key)
     return tree
+
+
+FILES = ("path", "val_path", "test_path", "target_path", "test_target_path", "images")  # of a dataset of one's own
+
+
+def _name_files_fully(settings: dict[str, Any]) -> None:
+    """What lies here is found from another folder too, by `dlcli eval` and `resume`."""
+    full: dict[str, str] = {}
+    for key in FILES:
+        named = settings.get(key)
+        if isinstance(named, str) and Path(named).expanduser().exists():
+            full[key] = str(Path(named).expanduser().absolute())
+    if settings.get("tokenizer_file"):
+        full["tokenizer_file"] = str(hugging_face.found(settings["tokenizer_file"]))
+    for node in (settings["reader"], settings.get("peek", {}), settings):
+        node.update({key: named for key, named in full.items() if key in node and node[key] == settings[key]})
 
 
 def _peek(node: dict[str, Any]) -> dict[str, Any]:

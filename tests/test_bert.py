@@ -274,11 +274,24 @@ def test_tokens_are_those_of_transformers(transformers: ModuleType, folders: dic
     assert ids.count(3) == 1, "its sign in a text is text"
 
 
+def with_id(processor: dict[str, Any], number: int) -> dict[str, Any]:
+    """A template whose last special token has another id."""
+    changed = json.loads(json.dumps(processor))
+    for special in changed["special_tokens"].values():
+        special["ids"] = [number]
+    return changed
+
+
 def test_a_tokenizer_of_another_kind_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     known = json.loads((folders["bert"] / "tokenizer.json").read_text())
     for change, told in (
         ({"post_processor": None}, "adds 0 special tokens"),
-        ({"model": {"type": "unheard of"}}, "no tokenizer of Hugging Face's"),
+        ({"model": {"type": "unheard of"}}, "its model is unheard of"),
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}}, "normalizer is Replace"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "normalizer is Precompiled"),
+        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a+)+$"}}}, "pre_tokenizer is Split"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Replace"}]}}, "normalizer is Replace"),
+        ({"post_processor": with_id(known["post_processor"], 4_000_000)}, "a special token has the id 4000000"),
     ):
         (tmp_path / "tokenizer.json").write_text(json.dumps(known | change))
         with pytest.raises(DataError, match=told):

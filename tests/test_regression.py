@@ -195,3 +195,17 @@ def test_adult_is_learned_above_the_commonest_class(data_root: Path, tmp_path: P
     )  # as in adult.data, but for the label
     answers = events_of(dlcli("predict", "rows.csv", "--json", cwd=tmp_path).stdout)
     assert [answer["class"] for answer in answers] == ["<=50K", ">50K"]
+
+
+def test_a_run_is_evaluated_from_another_folder_than_its_file_was_named_from(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    rows = [f"{i * i % 11},{'yes' if i % 2 else 'no'}" for i in range(60)]
+    (here / "rows.csv").write_text("size,label\n" + "\n".join(rows) + "\n")
+    words = ("csv", "dataset.path=rows.csv", "dataset.target=label", "trainer.epochs=1", *QUIETLY)
+    done = dlcli("train", *words, "--outputs", str(tmp_path / "runs"), cwd=here)
+    assert done.returncode == 0, done.stderr
+    done = dlcli("eval", "latest", "--json", "--outputs", str(tmp_path / "runs"), cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["same_data"] is True
