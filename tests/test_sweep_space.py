@@ -42,8 +42,8 @@ def problems(*words: str, **more: Any) -> dict[str, tuple[str, str | None]]:
     [
         ("model=mlp,lenet5", {"values": ["mlp", "lenet5"]}),
         ("model=choice(mlp,lenet5)", {"values": ["mlp", "lenet5"]}),
-        ("model=glob(m*)", {"values": ["mlp", "mnist_net"]}),
-        ("model=glob([*],exclude=[g*,v*,w*,f*,r*,s*])", {"values": ["lenet5", "mlp", "mnist_net"]}),
+        ("model=glob(m*)", {"values": ["mlp", "mnist_net", "mobilenet", "moe"]}),
+        ("model=glob([l*,m*],exclude=[mo*,ls*])", {"values": ["lenet5", "mlp", "mnist_net"]}),
         ("model.hidden=[64],[128,64]", {"values": ["[64]", "[128,64]"]}),
         ("model.batch_norm=true,false", {"values": ["true", "false"]}),
         ("optimizer.lr=tag(log,interval(1e-4,1e-1))", {"low": 1e-4, "high": 0.1, "is_log": True}),

@@ -139,6 +139,8 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
         else:
             told = _other_kind(model, facts.get("models"))
             yield ("model", told, _option("model", search, gives=_gives(data), kind=facts.get("models")))
+    if data.get("num_classes") == 1 and facts.get("models") == "classifier" and facts.get("target") != "number":
+        yield "dataset.num_classes=1", "there must be two classes or more to tell apart", "dataset.num_classes=2"
     shape = data.get("image_shape")
     if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
         smallest = model_facts.get("min_size", 1)
