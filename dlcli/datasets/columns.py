@@ -190,6 +190,8 @@ def from_plain(columns: Sequence[Mapping[str, Any]]) -> list[Column]:
             pair = tuple(map(str, column["pair"]))
             mean, std = float(column["mean"]), float(column["std"])
             found.append(Number(name, mean, std, bool(column["marks_missing"]), pair))
+            if not found[-1].width:
+                raise ValueError(f"the column {name!r} has no feature: its std is {std}, missing cells are not marked")
         else:
             values = tuple(map(str, column["values"]))
             found.append(Category(name, values, bool(column["has_missing"]), bool(column["has_others"])))

@@ -406,3 +406,9 @@ def test_diabetes_is_scikit_learns() -> None:
     )
     np.testing.assert_allclose(raw[order], theirs.data[their_order], rtol=1e-4)
     assert (len(read_diabetes(val_size=71).train), len(read_diabetes(val_size=71).test)) == (283, 88)
+
+
+def test_a_stored_number_without_a_feature_is_refused() -> None:
+    plain = as_plain([Number("size", 1.0, 0.0, marks_missing=False)])
+    with pytest.raises(ValueError, match="has no feature"):
+        from_plain(plain)
