@@ -22,31 +22,12 @@ Epochs = Callable[[], Iterator[tuple[int, Tensor]]]  # (epoch, (n,) int64 positi
 
 
 def supply_of(
-    examples: Examples,
-    indices: Tensor,
-    *,
-    batch_size: int,
-    device: torch.device | str,
-    mean: Sequence[float],
-    std: Sequence[float],
-    workers: int,
-    resident: bool,
-    share: Share,
+    examples: Examples, indices: Tensor, *, batch_size: int, device: torch.device | str, share: Share, **reading: Any
 ) -> Supply:
-    """The supply for this kind of examples. mean, std, workers, resident: of labelled images only."""
+    """The supply for this kind of examples. reading: of labelled images only, see ImageSupply."""
     if isinstance(examples, Records):
         return RecordSupply(examples, indices, batch_size=batch_size, device=device, share=share)
-    return ImageSupply(
-        examples,
-        indices,
-        batch_size=batch_size,
-        device=device,
-        mean=mean,
-        std=std,
-        workers=workers,
-        resident=resident,
-        share=share,
-    )
+    return ImageSupply(examples, indices, batch_size=batch_size, device=device, share=share, **reading)
 
 
 class Supply:
