@@ -118,10 +118,17 @@ def test_a_transformer_learns_from_an_lstm_and_not_from_one_with_other_tokens(
     assert refused.code == 2 and "dataset.num_tokens=" in refused.stderr
 
 
+def test_augmentation_of_sentences_is_told_to_have_no_effect(forge: Forge, folder: Path, tmp_path: Path) -> None:
+    words = (*WORDS, f"dataset.path={folder}/reviews.tsv", "trainer.epochs=1")
+    child = forge.run("train", *words, "augmentation=light", cwd=tmp_path / "light")
+    assert child.code == 0 and "augmentation.rotation=10 has no effect: dataset=sentences gives sentences" in child.stderr
+    assert forge.run("train", *words, cwd=tmp_path / "plain").code == 0
+    assert differences(outcome(run_of(tmp_path / "light")), outcome(run_of(tmp_path / "plain"))) == []
+
+
 @pytest.mark.parametrize(
     "word",
     [
-        "augmentation=light",
         "regularization.mixup=0.2",
         "regularization.cutmix=0.2",
         "task.test_time_augmentation.shift=1",
