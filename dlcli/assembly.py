@@ -13,6 +13,7 @@ from dlcli import build, checking, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.choices import Timer, choose
+from dlcli.datasets.kinds import gives
 from dlcli.ranks import Alone, Ranks
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
 from dlcli.signals import Signals
@@ -44,7 +45,7 @@ class Assembly:
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree)
         meta = build.build_meta_task(builder, tree, teacher=self.teacher)
-        is_tried = resume_from is None or checking.gives(tree) == "images" or checking.needs_measure(tree)
+        is_tried = resume_from is None or gives(tree["dataset"]) == "images" or checking.needs_measure(tree)
         self.activations = checking.check_shapes(meta, tree) if is_tried else 0.0
         checking.check_parameter_groups(meta, tree)
         if resume_from:

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from dlcli.confdir import search_path, targets
-from dlcli.config.checks import AUGMENTED
 from dlcli.datasets.examples import Data, Examples, LabelledImages, split_validation
+from dlcli.datasets.kinds import AUGMENTED, gives
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.records import Records
 from dlcli.datasets.residency import choose_residency, compare, num_bytes
@@ -162,7 +162,7 @@ def build_data(builder: Builder, tree: Tree) -> Data:
 
 def build_augmentation(builder: Builder, tree: Tree) -> Any:
     """The augmentation, or None where every setting is off, or nothing of the kind that it changes."""
-    if tree["dataset"].get("facts", {}).get("gives", "images") not in AUGMENTED:
+    if gives(tree["dataset"]) not in AUGMENTED:
         return None
     augment = builder.build(tree["augmentation"])
     return None if augment.is_identity else augment

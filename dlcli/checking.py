@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dlcli.build import first_line
 from dlcli.datasets.examples import Data, Examples, LabelledImages
+from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
 from dlcli.errors import ConfigError, DataError
 from dlcli.fitting import bytes_per_example
@@ -36,7 +37,7 @@ def check_shapes(task: Task, tree: Tree) -> float:
         return 0.0
     if device.type == "cpu":
         task = zeros_like(task)
-    is_images = gives(tree) == "images"
+    is_images = gives(tree["dataset"]) == "images"
     sizes = (4, 8) if is_images else (1, 2)  # other data go through the real network: as few as tell
     settings, ratio = _smaller(tree["dataset"])
     with device:
@@ -64,7 +65,7 @@ def check_shapes(task: Task, tree: Tree) -> float:
 
 def _place_to_try(task: Task, tree: Tree) -> torch.device | None:
     size, shape = sum(p.numel() for p in task.parameters()), tree["dataset"].get("image_shape")
-    if gives(tree) != "images":
+    if gives(tree["dataset"]) != "images":
         return torch.device("cpu") if size <= TRIED_RECORDS else None
     is_small = shape[1] * shape[2] <= TRIED_PIXELS and size <= TRIED_PARAMETERS
     return torch.device("cpu" if is_small else "meta")
@@ -80,7 +81,7 @@ def _smaller(settings: Tree) -> tuple[Tree, float]:
 
     Sides stay multiples of 32. Others stay as they are, so that a side that does not fit is found.
     """
-    if settings.get("facts", {}).get("gives") != "masks":
+    if gives(settings) != "masks":
         return settings, 1.0
     channels, height, width = settings["image_shape"]
     by = max(height, width) / TRIED_SIDE
@@ -88,11 +89,6 @@ def _smaller(settings: Tree) -> tuple[Tree, float]:
         return settings, 1.0
     small = [max(32, int(side / by) // 32 * 32) for side in (height, width)]
     return {**settings, "image_shape": [channels, *small]}, height * width / (small[0] * small[1])
-
-
-def gives(tree: Tree) -> str:
-    """The kind of data; older configs know images only."""
-    return tree["dataset"].get("facts", {}).get("gives", "images")
 
 
 def _described(settings: Tree) -> str:

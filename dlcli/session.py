@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlcli.datasets.kinds import gives
 from dlcli.display import place
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
 from dlcli.pruning import NEVER, Pruned, Trial
@@ -293,7 +294,7 @@ class Session:
         """How the network is asked for answers, where it gives some."""
         from dlcli.predicting import INPUTS
 
-        kind = self.tree["dataset"].get("facts", {}).get("gives", "images")
+        kind = gives(self.tree["dataset"])
         if self.tree["task"]["facts"]["models"] == "language_model":
             return [f"dlcli generate {name}"]
         makes_images = self.tree["task"]["facts"]["models"] == "gan"

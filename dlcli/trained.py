@@ -21,6 +21,7 @@ from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint, Manifest
 from dlcli.config import change_stored, check_stored
 from dlcli.datasets.examples import Data, Examples, LabelledImages
+from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import check_size
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
@@ -84,7 +85,7 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
         if isinstance(meta, Classification) and len(stored.manifest.classes) != tree["dataset"]["num_classes"]:
             raise ConfigError(f"it names {len(stored.manifest.classes)} classes for {tree['dataset']['num_classes']}")
         check_size(tree["dataset"])
-        activations = checking.check_shapes(meta, tree) if checking.gives(tree) == "images" else None
+        activations = checking.check_shapes(meta, tree) if gives(tree["dataset"]) == "images" else None
     check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):

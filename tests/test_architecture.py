@@ -203,6 +203,7 @@ LIGHT += [
     "redaction",
     "disk",
     "health",
+    "datasets.kinds",
     "datasets.roots",
     "datasets.image_tree",
     "predicting",

@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 
 from dlcli import build, start, trained
 from dlcli.build import Builder
-from dlcli.checking import gives
 from dlcli.confdir import GROUPS, options, packaged_conf
 from dlcli.config import compose_command
 from dlcli.datasets.examples import Data, Examples, in_memory
+from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
 from dlcli.display import Silent
 from dlcli.predicting import predictor
@@ -136,7 +136,7 @@ class Walk:
 
     def use_made_up_data(self, tree: dict[str, Any]) -> None:
         self.patch.setattr(start, "_peek", lambda node: COUNTED)
-        if gives(tree) == "table":
+        if gives(tree["dataset"]) == "table":
             self.patch.undo()
             self.patch.chdir(self.folder)
             return
@@ -146,10 +146,10 @@ class Walk:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 train, val, test = (made_up(settings) for _ in range(3))
-            has_names = train.labels is not None or gives(tree) in ("boxes", "masks")
+            has_names = train.labels is not None or gives(tree["dataset"]) in ("boxes", "masks")
             num_classes = settings.get("num_classes") if has_names else 0
             classes = tuple(f"class {i}" for i in range(num_classes or 0))
-            return Data(classes, train, test, val, fitted=fitted(gives(tree), settings))
+            return Data(classes, train, test, val, fitted=fitted(gives(tree["dataset"]), settings))
 
         self.patch.setattr(build, "build_data", build_data)
 
@@ -180,9 +180,12 @@ class Walk:
         trained.draw_report(loaded, data, report, run / "eval")
         if loaded.tree["task"]["facts"]["models"] == "gan":  # it answers for nothing
             return
-        module = predictor(gives(loaded.tree))
+        module = predictor(gives(loaded.tree["dataset"]))
         answers = module.answers(
-            loaded, inputs(gives(loaded.tree), self.folder, loaded.tree), top=2, save=str(self.folder / "pictures")
+            loaded,
+            inputs(gives(loaded.tree["dataset"]), self.folder, loaded.tree),
+            top=2,
+            save=str(self.folder / "pictures"),
         )
         assert answers
         for answer in answers:
@@ -193,7 +196,7 @@ class Walk:
 
 def made_up(settings: dict[str, Any]) -> Examples:
     """Plain images as their readers give them; the rest as it is made up anyway."""
-    if settings.get("facts", {}).get("gives", "images") != "images":
+    if gives(settings) != "images":
         return made_up_data(settings, EXAMPLES)
     images = torch.randint(256, (EXAMPLES, *settings["image_shape"]), dtype=torch.uint8)
     return in_memory(images.numpy(), torch.randint(settings["num_classes"], (EXAMPLES,)).numpy())

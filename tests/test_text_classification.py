@@ -121,7 +121,9 @@ def test_a_transformer_learns_from_an_lstm_and_not_from_one_with_other_tokens(
 def test_augmentation_of_sentences_is_told_to_have_no_effect(forge: Forge, folder: Path, tmp_path: Path) -> None:
     words = (*WORDS, f"dataset.path={folder}/reviews.tsv", "trainer.epochs=1")
     child = forge.run("train", *words, "augmentation=light", cwd=tmp_path / "light")
-    assert child.code == 0 and "augmentation.rotation=10 has no effect: dataset=sentences gives sentences" in child.stderr
+    assert (
+        child.code == 0 and "augmentation.rotation=10 has no effect: dataset=sentences gives sentences" in child.stderr
+    )
     assert forge.run("train", *words, cwd=tmp_path / "plain").code == 0
     assert differences(outcome(run_of(tmp_path / "light")), outcome(run_of(tmp_path / "plain"))) == []
 

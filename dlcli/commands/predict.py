@@ -40,11 +40,11 @@ def predict(
 
     from dlcli import trained
     from dlcli.build import Builder
-    from dlcli.checking import gives
+    from dlcli.datasets.kinds import gives
     from dlcli.predicting import predictor
 
     loaded = trained.load(folder, builder=Builder.for_search(search_path(config_dir), trust or []))
-    module = predictor(gives(loaded.tree))
+    module = predictor(gives(loaded.tree["dataset"]))
     answers = module.answers(loaded, inputs, top=top, save=save)
     print_answers(answers, module, as_json=as_json)
     return 3 if any("error" in answer for answer in answers) else 0

@@ -25,6 +25,7 @@ from dlcli.config.composing import check_files, compose
 from dlcli.config.tree import ABSENT, copied, lookup, plain_data
 from dlcli.config.values import resolve, set_values
 from dlcli.config.words import Reading, parse_word, read_words
+from dlcli.datasets.kinds import gives
 from dlcli.errors import ConfigError, nearest, printable
 from dlcli.schema import SETTINGS
 
@@ -123,9 +124,7 @@ IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "workers", "resident"
 
 def _required_keys(tree: Mapping[str, Any]) -> list[str]:
     prefixes = ("seed", "trainer.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
-    facts = tree["dataset"].get("facts")
-    is_images = not isinstance(facts, dict) or facts.get("gives", "images") == "images"
-    of_data = DATASET_KEYS + IMAGE_KEYS if is_images else DATASET_KEYS
+    of_data = DATASET_KEYS + IMAGE_KEYS if gives(tree["dataset"]) == "images" else DATASET_KEYS
     of_all = (key for key in SETTINGS if key.startswith(prefixes) and key not in LATER)
     return [*of_all, *(f"dataset.{key}" for key in of_data)]
 

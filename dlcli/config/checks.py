@@ -11,6 +11,7 @@ from pydantic import Field
 from dlcli.confdir import bodies
 from dlcli.config.tree import leaves, lookup
 from dlcli.config.words import Reading
+from dlcli.datasets.kinds import AUGMENTED, gives
 from dlcli.errors import nearest, printable
 from dlcli.run_names import RESERVED_NAMES
 from dlcli.schema import SETTINGS, Setting, setting_of_kind
@@ -20,7 +21,6 @@ FROM_EPOCH = Setting(
     "a whole number, 1 or more, or never",
     "First epoch that trains the group.",
 )
-AUGMENTED = ("images", "boxes", "masks")  # kinds of data that augmentation changes
 LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # the share of regularization that no object reads
 
 
@@ -74,14 +74,14 @@ def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
 
 def check_kinds(raw: Mapping[str, Any], reading: Reading) -> bool:
     """Whether task and model take what the dataset gives. Looked at first: else their settings refer to nothing."""
-    gives, search = _gives(raw["dataset"]), reading.search
+    given, search = gives(raw["dataset"]), reading.search
     name, kind = printable(raw["dataset"].get("name")), _facts(raw["task"]).get("models")
     for group in ("task", "model"):
         taken = takes(raw[group])
-        if gives in taken:
+        if given in taken:
             continue
-        better = _option(group, search, gives=gives, kind=kind if group == "model" else None)
-        told = f"this {group} takes {' or '.join(taken)}; dataset {name} gives {printable(gives)}"
+        better = _option(group, search, given=given, kind=kind if group == "model" else None)
+        told = f"this {group} takes {' or '.join(taken)}; dataset {name} gives {printable(given)}"
         if group == "model" and _facts(raw["model"]).get("kind") != kind:
             told = _other_kind(raw["model"], kind)
         reading.wrong(reading.word_for(group), told, better)
@@ -98,10 +98,6 @@ def _facts(node: Mapping[str, Any]) -> Mapping[str, Any]:
     return facts if isinstance(facts, Mapping) else {}
 
 
-def _gives(dataset: Mapping[str, Any]) -> str:
-    return str(_facts(dataset).get("gives", "images"))
-
-
 def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
     """The kinds of data that a task or model takes."""
     found = _facts(node).get("takes", ["images"])
@@ -109,14 +105,14 @@ def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _option(
-    group: str, search: Sequence[Path], *, gives: str, kind: object = None, having: str | None = None
+    group: str, search: Sequence[Path], *, given: str, kind: object = None, having: str | None = None
 ) -> str | None:
     """An option that takes such data, of models the one that takes the smallest images, and so any; as a word."""
     fitting: dict[str, int] = {}
     for name, body in bodies(group, search):
         facts = _facts(body)
         fits = kind is None or facts.get("kind") == kind
-        if facts and gives in takes(body) and fits and (having is None or having in facts):
+        if facts and given in takes(body) and fits and (having is None or having in facts):
             fitting[name] = facts.get("min_size", 1)
     return f"{group}={min(fitting, key=lambda name: fitting[name])}" if fitting else None
 
@@ -138,7 +134,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
             yield ("model", f"its YAML does not say what it is: add  facts: {{kind: {facts.get('models')}}}", None)
         else:
             told = _other_kind(model, facts.get("models"))
-            yield ("model", told, _option("model", search, gives=_gives(data), kind=facts.get("models")))
+            yield ("model", told, _option("model", search, given=gives(data), kind=facts.get("models")))
     if data.get("num_classes") == 1 and facts.get("models") == "classifier" and facts.get("target") != "number":
         yield "dataset.num_classes=1", "there must be two classes or more to tell apart", "dataset.num_classes=2"
     shape = data.get("image_shape")
@@ -157,7 +153,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     if tree["name"] in RESERVED_NAMES:
         yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
     if tree["trainer"].get("pretrained") == "imagenet" and "imagenet" not in model_facts:
-        better = _option("model", search, gives=_gives(data), kind=facts.get("models"), having="imagenet")
+        better = _option("model", search, given=gives(data), kind=facts.get("models"), having="imagenet")
         yield "trainer.pretrained=imagenet", "torchvision has no weights for this model", better
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
@@ -176,10 +172,10 @@ def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Map
         if key not in LOOP_READS and value and f"${{regularization.{key}}}" not in readers:
             chosen = f"model={choices.get('model')} and task={choices.get('task')}"
             yield f"regularization.{key}={value} has no effect with {chosen}"
-    if (gives := _gives(tree["dataset"])) not in AUGMENTED:
+    if (given := gives(tree["dataset"])) not in AUGMENTED:
         for key, value in tree["augmentation"].items():
             if key not in ("_target_", "edge") and value:
-                yield f"augmentation.{key}={value} has no effect: dataset={choices.get('dataset')} gives {gives}"
+                yield f"augmentation.{key}={value} has no effect: dataset={choices.get('dataset')} gives {given}"
 
 
 def setting_of(key: str, tree: Mapping[str, Any]) -> Setting:

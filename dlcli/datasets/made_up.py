@@ -15,19 +15,9 @@ import torch
 from torch import Tensor
 
 from dlcli.datasets.examples import Batch
+from dlcli.datasets.kinds import MADE_UP, gives
 from dlcli.datasets.records import Dense, Records
 from dlcli.errors import ConfigError, nearest
-
-KINDS = {  # what a dataset gives (`facts: {gives: ...}`) -> where its made-up data are made
-    "images": "dlcli.datasets.made_up",
-    "sentences": "dlcli.datasets.sentences",
-    "stream": "dlcli.datasets.text_stream",
-    "pairs": "dlcli.datasets.sentence_pairs",
-    "speech": "dlcli.datasets.speech",
-    "table": "dlcli.datasets.table",
-    "boxes": "dlcli.datasets.boxes",
-    "masks": "dlcli.datasets.masks",
-}
 
 MOST_NUMBERS = 16 * 2**20  # in one example: a picture of 3 x 2,364 x 2,364
 MOST_SCORES = 2**30  # of one example: each place in a text has one for each token
@@ -35,7 +25,7 @@ MOST_SCORES = 2**30  # of one example: each place in a text has one for each tok
 
 def check_size(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for examples so large that making one up, or scoring it, takes gigabytes. Images are free."""
-    kind = settings.get("facts", {}).get("gives", "images")
+    kind = gives(settings)
     names = {"boxes": "image_shape", "masks": "image_shape", "stream": "block", "sentences": "max_length",
              "pairs": "max_length", "speech": "sample_rate", "table": "num_features"}  # fmt: skip
     name = names.get(kind)
@@ -52,13 +42,13 @@ def check_size(settings: Mapping[str, Any]) -> None:
 
 def made_up_data(settings: Mapping[str, Any], num_examples: int) -> Records:
     """So many examples of what the dataset gives. Raises ConfigError for a kind that nobody makes."""
-    kind = settings.get("facts", {}).get("gives", "images")
-    if kind not in KINDS:
-        better = nearest(str(kind), list(KINDS))
-        told = f"dataset {settings['name']}: facts.gives={kind} is no kind of data ({', '.join(KINDS)})"
+    kind = gives(settings)
+    if kind not in MADE_UP:
+        better = nearest(kind, list(MADE_UP))
+        told = f"dataset {settings['name']}: facts.gives={kind} is no kind of data ({', '.join(MADE_UP)})"
         raise ConfigError(told, hint=f"gives: {better}" if better else None)
     check_size(settings)
-    make: Callable[[Mapping[str, Any], int], Records] = import_module(KINDS[kind]).made_up
+    make: Callable[[Mapping[str, Any], int], Records] = import_module(MADE_UP[kind]).made_up
     return make(settings, num_examples)
 
 

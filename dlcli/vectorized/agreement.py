@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dlcli.datasets.kinds import gives
 from dlcli.errors import printable
 
 Tree = Mapping[str, Any]
@@ -54,7 +55,7 @@ def _hindrances(tree: Tree) -> Iterator[str]:
     trainer, data, runtime = tree["trainer"], tree["dataset"], tree["runtime"]
     if tree["task"]["_target_"] != CLASSIFICATION:
         yield f"task: {printable(tree['task']['_target_'])} is no classification"
-    if (given := data.get("facts", {}).get("gives", "images")) != "images":
+    if (given := gives(data)) != "images":
         yield f"dataset: it gives {printable(given)}, not images"
         return
     yield from _optimizer_hindrances(tree)
