@@ -1,1 +1,1 @@
-"""Data sets: readers (one file each), the cache of decoded images, augmentation, and the sources a loop draws from."""
+"""Data sets: readers (one file each), the cache of decoded data, augmentation, and the sources a loop draws from."""

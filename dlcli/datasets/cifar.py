@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.datasets.cache import Decoded, cached, content_key
+from dlcli.datasets.cache import content_key
 from dlcli.datasets.download import download as download_file
 from dlcli.datasets.examples import Data
+from dlcli.datasets.image_cache import Images, cached_images
 from dlcli.datasets.image_tree import damaged_archive
 from dlcli.datasets.roots import data_roots, download_folder, find_under, missing
 from dlcli.errors import DataError
@@ -53,7 +54,7 @@ def read_cifar10(root: str | None = None, *, download: bool = True) -> Data:
         raise DataError(
             f"{error.filename} cannot be read: {error.strerror}.", hint=f"Extract {ARCHIVE} again."
         ) from error
-    return cached("cifar10", key, lambda: decode(place))
+    return cached_images("cifar10", key, lambda: decode(place))
 
 
 def locate(root: str | None, *, download: bool) -> Path:
@@ -71,7 +72,7 @@ def locate(root: str | None, *, download: bool) -> Path:
     raise missing("CIFAR-10", f"{FOLDER}/ or {ARCHIVE}", roots, name="cifar10", reason=reason)
 
 
-def decode(place: Path) -> Decoded:
+def decode(place: Path) -> Images:
     if place.is_dir():
         return decode_batches(place, lambda name: (place / name).read_bytes())
     try:
@@ -90,13 +91,13 @@ def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read(MEMBER_LIMIT)
 
 
-def decode_batches(place: Path, read: Callable[[str], bytes]) -> Decoded:
+def decode_batches(place: Path, read: Callable[[str], bytes]) -> Images:
     splits = {}
     for split, md5s in MD5.items():
         batches = [unpickle(place, name, read(name), md5) for name, md5 in md5s.items()]
         images = np.concatenate([images for images, _ in batches])
         splits[split] = (images, np.concatenate([labels for _, labels in batches]))
-    return Decoded(CLASSES, splits)
+    return Images(CLASSES, splits)
 
 
 def unpickle(place: Path, name: str, content: bytes, md5: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets.cache import Decoded, cached, content_key, stored
+from dlcli.datasets.cache import content_key
 from dlcli.datasets.examples import Data, LabelledImages, stratified_test
+from dlcli.datasets.image_cache import Images, cached_images, stored_images
 from dlcli.datasets.image_tree import Entry, ImageTree, archive_key, damaged_archive, is_archive, list_images, locate
 from dlcli.errors import ConfigError, DataError, printable
 
@@ -56,12 +57,12 @@ def read_image_folder(
         )
     shape = (channels, height, width)
     place = locate(root, path)
-    if is_archive(place) and (data := stored("image_folder", cache_key(shape, archive_key(place)))) is not None:
+    if is_archive(place) and (data := stored_images("image_folder", cache_key(shape, archive_key(place)))) is not None:
         return data  # without decompressing the archive for its list of names
     tree = with_test(list_images(place))
     decoded_mb = len(tree) * channels * height * width / 1e6
     if decoded_mb <= memory_limit_mb:
-        return cached("image_folder", cache_key(shape, tree.key), lambda: decode(tree, shape))
+        return cached_images("image_folder", cache_key(shape, tree.key), lambda: decode(tree, shape))
     if tree.is_archive:
         raise DataError(
             f"{tree.path} holds {len(tree):,} images, {decoded_mb:,.0f} MB decoded; "
@@ -86,7 +87,7 @@ def with_test(tree: ImageTree) -> ImageTree:
     return ImageTree(tree.path, tree.classes, {**tree.splits, "train": rest, "test": test}, tree.key)
 
 
-def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Decoded:
+def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Images:
     """Every image, in one pass over the archive or folder."""
     places = {}
     splits = {}
@@ -104,7 +105,7 @@ def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Decoded:
                 damaged.append(error.message.removesuffix("."))
     if damaged:
         raise damaged_images(tree, damaged)
-    return Decoded(tree.classes, splits)
+    return Images(tree.classes, splits)
 
 
 def damaged_images(tree: ImageTree, damaged: Sequence[str]) -> DataError:

@@ -162,8 +162,12 @@ def list_archive(path: Path) -> tuple[dict[str, int], set[str], str]:
 
 
 def archive_key(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 (hex) of its bytes."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise damaged_archive(path, error) from error
 
 
 def damaged_archive(path: Path, error: Exception) -> DataError:

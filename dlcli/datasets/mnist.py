@@ -15,9 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dlcli.datasets.cache import Decoded, cached, content_key
+from dlcli.datasets.cache import content_key
 from dlcli.datasets.download import download as download_file
 from dlcli.datasets.examples import Data
+from dlcli.datasets.image_cache import Images, cached_images
 from dlcli.datasets.roots import data_roots, download_folder, exists, missing
 from dlcli.errors import DataError
 
@@ -94,10 +95,10 @@ def read_edition(edition: Edition, root: str | None, *, download: bool) -> Data:
     roots = data_roots(root)
     paths = find_files(edition, roots) or fetch_files(edition, roots, download=download)
     key = content_key((paths[name] for name in NAMES), edition.name, VERSION)
-    return cached(edition.name, key, lambda: decode(edition, paths))
+    return cached_images(edition.name, key, lambda: decode(edition, paths))
 
 
-def decode(edition: Edition, paths: dict[str, Path]) -> Decoded:
+def decode(edition: Edition, paths: dict[str, Path]) -> Images:
     splits = {}
     for split, (images_name, labels_name, count) in FILES.items():
         images = read_idx(paths[images_name], (count, 28, 28), edition)
@@ -105,7 +106,7 @@ def decode(edition: Edition, paths: dict[str, Path]) -> Decoded:
         if labels.max() > 9:
             raise damaged(paths[labels_name], f"holds the label {labels.max()}, but there are ten classes")
         splits[split] = (images.reshape(count, 1, 28, 28), labels.astype(np.int64))
-    return Decoded(edition.classes, splits)
+    return Images(edition.classes, splits)
 
 
 def find_files(edition: Edition, roots: Sequence[Path]) -> dict[str, Path] | None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.datasets.cache import Decoded, cached
 from dlcli.datasets.digits import read_digits
 from dlcli.datasets.examples import content_fingerprint, split_validation
+from dlcli.datasets.image_cache import Images, cached_images
 from dlcli.datasets.roots import cache_folder, data_roots, find_under
 from dlcli.errors import ConfigError
 
@@ -94,13 +94,13 @@ def test_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytes
     assert cache_folder() == tmp_path / ".cache" / "dlcli"
 
 
-def decoded() -> Decoded:
+def decoded() -> Images:
     images = np.arange(4 * 1 * 3 * 3, dtype=np.uint8).reshape(4, 1, 3, 3)
     labels = np.array([0, 1, 0, 1])
-    return Decoded(("a", "b"), {"train": (images, labels), "test": (images[:2], labels[:2])})
+    return Images(("a", "b"), {"train": (images, labels), "test": (images[:2], labels[:2])})
 
 
-def refuse() -> Decoded:
+def refuse() -> Images:
     raise AssertionError("decoded again")
 
 
@@ -110,7 +110,7 @@ def stored_file(cache: Path, name: str) -> Path:
 
 
 def test_cache_gives_back_what_was_decoded() -> None:
-    first, second = cached("x", KEY, decoded), cached("x", KEY, refuse)
+    first, second = cached_images("x", KEY, decoded), cached_images("x", KEY, refuse)
     assert first.train.images is not None and second.train.images is not None
     assert second.train.images.equal(first.train.images) and second.classes == ("a", "b")
     assert second.train.read(3).equal(first.train.images[3])
@@ -118,32 +118,32 @@ def test_cache_gives_back_what_was_decoded() -> None:
 
 
 def test_writing_to_a_mapped_image_does_not_reach_the_cache() -> None:
-    cached("x", KEY, decoded)
-    images = cached("x", KEY, refuse).train.images
+    cached_images("x", KEY, decoded)
+    images = cached_images("x", KEY, refuse).train.images
     assert images is not None
     images.zero_()
-    again = cached("x", KEY, refuse).train.images
+    again = cached_images("x", KEY, refuse).train.images
     assert again is not None and again.any()
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "meta", "gone"])
 def test_a_damaged_cache_is_written_anew(damage: str, cache: Path) -> None:
-    cached("x", KEY, decoded)
+    cached_images("x", KEY, decoded)
     path = stored_file(cache, "meta.json" if damage == "meta" else "train-images.npy")
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes({"cut": content[:-5], "flip": content[:-1] + b"\xff", "meta": b"{"}[damage])
-    images = cached("x", KEY, decoded).train.images
+    images = cached_images("x", KEY, decoded).train.images
     assert images is not None and images.flatten().tolist() == list(range(36))
-    assert cached("x", KEY, refuse).train.images is not None, "it is whole again"
+    assert cached_images("x", KEY, refuse).train.images is not None, "it is whole again"
 
 
 def test_a_cache_that_cannot_be_written_does_not_fail_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "occupied").write_text("a file where the folder should be")
     monkeypatch.setenv("DLCLI_CACHE", str(tmp_path / "occupied"))
-    images = cached("x", KEY, decoded).train.images
+    images = cached_images("x", KEY, decoded).train.images
     assert images is not None and images.shape == (4, 1, 3, 3)
 
 
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_nothing_half_written(cache: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert len(cached("x", KEY, decoded).train) == 4
+    assert len(cached_images("x", KEY, decoded).train) == 4
     assert list((cache / "decoded").iterdir()) == []
 
 
@@ -161,5 +161,5 @@ def test_leftovers_of_a_killed_run_are_removed_after_a_day(cache: Path) -> None:
         folder = cache / "decoded" / f".unfinished-{name}"
         folder.mkdir(parents=True)
         os.utime(folder, (folder.stat().st_mtime - age_s,) * 2)
-    cached("x", KEY, decoded)
+    cached_images("x", KEY, decoded)
     assert [path.name for path in (cache / "decoded").glob(".*")] == [".unfinished-young"]
