@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from dlcli.datasets.image_tree import damaged_archive, is_archive, is_hidden, is_image
+from dlcli.datasets.cache import times_key
+from dlcli.datasets.image_tree import archive_key, damaged_archive, is_archive, is_hidden, is_image
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.errors import DataError, printable
 
@@ -121,6 +122,11 @@ def files_of(place: Path) -> dict[str, Callable[[], bytes]]:
         raise DataError(f"{place} is neither a folder nor a .tar", hint="A folder with Annotations and JPEGImages.")
     inside = sorted(p for p in place.rglob("*") if not any(map(is_hidden, p.relative_to(place).parts)))
     return {p.relative_to(place).as_posix(): lambda p=p: _bytes(p) for p in inside if p.is_file()}  # type: ignore[misc]
+
+
+def place_key(place: Path) -> str:
+    """sha256 (hex) of an archive's bytes, or of what the files of a folder are called, their sizes and times."""
+    return archive_key(place) if is_archive(place) else times_key(place / name for name in files_of(place))
 
 
 def _members(place: Path) -> Iterable[tuple[str, bytes]]:

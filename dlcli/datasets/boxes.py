@@ -20,12 +20,14 @@ from torch import Tensor
 
 from dlcli.datasets import box_files
 from dlcli.datasets.box_files import Annotated, Found, tidy
+from dlcli.datasets.cache import Decoded, cached, content_key, times_key
 from dlcli.datasets.examples import Data, private_generator
 from dlcli.datasets.image_folder import FORMATS, to_mode
 from dlcli.datasets.pixels import pixels_on
-from dlcli.datasets.records import Column, Dense, Records, fingerprint_of, ragged
+from dlcli.datasets.records import Column, Dense, Ragged, Records, fingerprint_of, ragged
 from dlcli.errors import ConfigError, DataError, printable
 
+VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew
 TEST_SHARE = 0.2  # of data that bring no test split
 AROUND = 114  # grey of what a narrower image leaves free, as YOLO has it
 SMALLEST = 1.0  # side of a box in pixels of the scaled image
@@ -68,9 +70,29 @@ def records(
     std: Sequence[float],
 ) -> Records:
     """images: (N, C, H, W) uint8; boxes, labels: of each image (m, 4) xyxy in its pixels and (m,)."""
-    of_boxes, of_labels = ragged(boxes, np.float32, shape=(4,)), ragged(labels, np.int64, fill=-1)
-    columns: dict[str, Column] = {"images": Dense(torch.from_numpy(images)), "boxes": of_boxes, "labels": of_labels}
-    fingerprint = fingerprint_of(images, of_boxes.values, of_labels.values, of_labels.starts)
+    arrays = as_arrays(images, boxes, labels)
+    return as_records(arrays, fingerprint_of(*arrays.values()), mean, std)
+
+
+def as_arrays(images: np.ndarray, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """As `as_records` takes them: boxes (T, 4) and labels (T,) of all images, behind one another from starts (N + 1,).
+
+    In the order of a split's fingerprint.
+    """
+    of_boxes, of_labels = ragged(boxes, np.float32, shape=(4,)), ragged(labels, np.int64)
+    values = {"boxes": of_boxes.values, "labels": of_labels.values, "starts": of_labels.starts}
+    return {"images": images} | {name: tensor.numpy() for name, tensor in values.items()}
+
+
+def as_records(
+    arrays: Mapping[str, np.ndarray], fingerprint: str, mean: Sequence[float], std: Sequence[float]
+) -> Records:
+    images, boxes, labels, starts = (torch.from_numpy(arrays[name]) for name in ("images", "boxes", "labels", "starts"))
+    columns: dict[str, Column] = {
+        "images": Dense(images),
+        "boxes": Ragged(boxes, starts),
+        "labels": Ragged(labels, starts, fill=-1),
+    }
     return Records(columns, Collate(tuple(mean), tuple(std)), fingerprint)
 
 
@@ -93,7 +115,7 @@ def read_blood_cells(
     root: str | None = None, *, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> Data:
     """BCCD: 205 images to train on; the 87 of its list `val` are the test split, and validation is split off train."""
-    return to_data(box_files.find_voc(box_files.locate_blood_cells(root)), image_shape, mean, std)
+    return cached_voc("blood_cells", box_files.locate_blood_cells(root), None, image_shape, mean, std)
 
 
 def read_voc(
@@ -107,7 +129,20 @@ def read_voc(
     num_classes: int | None = None,
 ) -> Data:
     """A folder or .tar of one's own in the layout of Pascal VOC. num_classes: as it was counted."""
-    return to_data(box_files.find_voc(box_files.locate(root, path), classes), image_shape, mean, std)
+    return cached_voc("voc", box_files.locate(root, path), classes, image_shape, mean, std)
+
+
+def cached_voc(
+    name: str,
+    place: Path,
+    classes: Sequence[str] | None,
+    image_shape: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Data:
+    shape, wanted = checked(image_shape), None if classes is None else list(classes)
+    key = content_key((), name, VERSION, shape, wanted, box_files.place_key(place))
+    return to_data(cached(name, key, lambda: decode(box_files.find_voc(place, classes), shape)), mean, std)
 
 
 def read_coco(
@@ -130,19 +165,35 @@ def read_coco(
         split: None if name is None else box_files.locate(root, name, setting=f"dataset.{split}_path")
         for split, name in (("val", val_path), ("test", test_path))
     }
-    return to_data(box_files.find_coco(file, folder, classes, **others), image_shape, mean, std)
+    shape, found = checked(image_shape), box_files.find_coco(file, folder, classes, **others)
+    tables = [table for table in (file, *others.values()) if table is not None]
+    files = times_key(folder / annotated.image for part in found.splits.values() for annotated in part)
+    key = content_key(tables, "coco", VERSION, shape, found.classes, [*found.splits], files)
+    return to_data(cached("coco", key, lambda: decode(found, shape)), mean, std)
 
 
-def to_data(found: Found, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> Data:
-    """Decoded. A list `val` without a list `test` is the test split; without both it is a fixed fifth."""
+def checked(image_shape: Sequence[int]) -> tuple[int, int, int]:
     channels, height, width = image_shape
     if channels not in (1, 3):
         told = f"dataset.image_shape={list(image_shape)} is no shape of images"
         raise ConfigError(told, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 240, 320].")
-    splits = with_test(dict(found.splits), found.place)
-    read = {split: read_split(part, found, (channels, height, width)) for split, part in splits.items()}
-    data = {split: records(*parts, mean=mean, std=std) for split, parts in read.items()}
-    return Data(found.classes, data["train"], data["test"], data.get("val"), notes=found.defects.notes())
+    return channels, height, width
+
+
+def to_data(decoded: Decoded, mean: Sequence[float], std: Sequence[float]) -> Data:
+    splits = {
+        split: as_records(arrays, decoded.fingerprints[split], mean, std) for split, arrays in decoded.splits.items()
+    }
+    classes, notes = (tuple(decoded.facts[name]) for name in ("classes", "notes"))
+    return Data(classes, splits["train"], splits["test"], splits.get("val"), notes=notes)
+
+
+def decode(found: Found, shape: tuple[int, int, int]) -> Decoded:
+    """A list `val` without a list `test` is the test split; without both it is a fixed fifth."""
+    parts = with_test(dict(found.splits), found.place)
+    splits = {split: as_arrays(*read_split(part, found, shape)) for split, part in parts.items()}
+    fingerprints = {split: fingerprint_of(*arrays.values()) for split, arrays in splits.items()}
+    return Decoded(splits, fingerprints, {"classes": list(found.classes), "notes": list(found.defects.notes())})
 
 
 def with_test(splits: dict[str, Sequence[Annotated]], place: Path) -> dict[str, Sequence[Annotated]]:

@@ -18,10 +18,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from dlcli.datasets.cache import Decoded, cached, content_key
 from dlcli.datasets.image_tree import SPLITS, damaged_archive, is_archive, is_image, list_archive, list_folder
 from dlcli.datasets.roots import data_roots, exists, find_under
 from dlcli.errors import DataError, printable
 
+VERSION = 1  # of the readers of masks: count up when their output changes, and the cache is written anew
 IGNORED = 255  # in an encoded mask: no class
 MOST_CLASSES = 255
 NAMED = 3  # files in a sentence
@@ -40,6 +42,7 @@ class MaskTree:
     path: Path
     splits: dict[str, tuple[Pair, ...]]  # of train, test, val those that are there
     notes: tuple[str, ...]
+    key: str  # sha256 (hex) of the content: of an archive its bytes, of a folder every file's name, size and times
 
     @property
     def pairs(self) -> list[Pair]:
@@ -86,12 +89,17 @@ def peek_masks(
     if instances:
         return {"num_classes": 2}
     tree = list_masks(locate(path, root))
-    names = {pair.mask for pair in tree.pairs}
+    key = content_key((), "mask_classes", VERSION, ignored, tree.key)
+    return {"num_classes": cached("mask_classes", key, lambda: count_classes(tree, ignored)).facts["num_classes"]}
+
+
+def count_classes(tree: MaskTree, ignored: int | None) -> Decoded:
     found, is_rgb = {}, {}
-    for name, content in contents(tree.path, names):
+    for name, content in contents(tree.path, {pair.mask for pair in tree.pairs}):
         mask = decode_mask(content, source=name)
         found[name], is_rgb[name] = np.unique(mask.values), mask.is_rgb
-    return {"num_classes": len(coding_of(found, is_rgb, num_classes=None, ignored=ignored).classes)}
+    classes = coding_of(found, is_rgb, num_classes=None, ignored=ignored).classes
+    return Decoded(splits={}, fingerprints={}, facts={"num_classes": len(classes)})
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -111,7 +119,7 @@ def locate(path: str | None, root: str | None) -> Path:
 
 def list_masks(path: Path) -> MaskTree:
     """Raises DataError where there are no pairs, or a name is there twice."""
-    files, _, _ = list_archive(path) if is_archive(path) else list_folder(path)
+    files, _, key = list_archive(path) if is_archive(path) else list_folder(path)
     images, masks = by_place(path, files, "images"), by_place(path, files, "masks")
     if not images or not masks:
         lacking = "images" if not images else "masks"
@@ -132,7 +140,7 @@ def list_masks(path: Path) -> MaskTree:
     if "train" not in splits:
         raise DataError(f"{path} has no training images, only {', '.join(map(str, splits))}.", hint=LAYOUT)
     ordered = {str(split): tuple(sorted(pairs)) for split, pairs in splits.items()}
-    return MaskTree(path, ordered, tuple(filter(None, notes)))
+    return MaskTree(path, ordered, tuple(filter(None, notes)), key)
 
 
 def by_place(path: Path, files: Iterable[str], kind: str) -> dict[tuple[str | None, str], str]:

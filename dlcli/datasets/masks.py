@@ -9,7 +9,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlcli.datasets.cache import Decoded, cached, content_key, stored
 from dlcli.datasets.examples import Data, stratified_test
 from dlcli.datasets.image_folder import FORMATS, TEST_FRACTION, to_mode
+from dlcli.datasets.image_tree import archive_key, is_archive
 from dlcli.datasets.mask_files import (
     IGNORED,
+    VERSION,
     Coding,
     Mask,
     MaskTree,
@@ -92,13 +95,17 @@ def read_nuclei(
     found = find_under(roots, NUCLEI)
     if found is None:
         raise missing("nuclei", NUCLEI[0], roots, name="nuclei", reason="dlcli has no address to fetch it from")
-    tree = list_masks(found)
-    splits = {"train": read_names(found, "train"), "test": read_names(found, "val")}
-    chosen = {
-        split: tuple(pair for pair in tree.pairs if Path(pair.image).stem in names) for split, names in splits.items()
-    }
-    coding = Coding(("background", "nucleus"), (0, 1), merges=True)
-    return decoded(MaskTree(found, chosen, tree.notes), image_shape, mean, std, lambda *_: coding)
+    names = {"train": read_names(found, "train"), "test": read_names(found, "val")}
+
+    def decode() -> Decoded:
+        tree = list_masks(found)
+        splits = {split: tuple(p for p in tree.pairs if Path(p.image).stem in of) for split, of in names.items()}
+        coding = Coding(("background", "nucleus"), (0, 1), merges=True)
+        return decoded(replace(tree, splits=splits), image_shape, lambda *_: coding)
+
+    told = {split: sorted(of) for split, of in names.items()}
+    key = content_key((), "nuclei", VERSION, [*image_shape], told, str(found), archive_key(found))
+    return to_data(cached("nuclei", key, decode), mean, std)
 
 
 def read_names(archive: Path, split: str) -> set[str]:
@@ -127,7 +134,14 @@ def read_masks(
     instances: a mask holds ids of objects: 0 is the background, all others are one class. ignored: what counts as no
     class in masks of ids, where it is not one of just 0 and 255. A fixed fifth is the test split where there is none.
     """
-    tree = list_masks(locate(path, root))
+    place = locate(path, root)
+
+    def key_of(content: str) -> str:  # with the place, which notes name
+        return content_key((), "masks", VERSION, [*image_shape], num_classes, instances, ignored, str(place), content)
+
+    if is_archive(place) and (found := stored("masks", key_of(archive_key(place)))) is not None:
+        return to_data(found, mean, std)  # without decompressing the archive for its list of names
+    tree = list_masks(place)
     needed_mb = len(tree.pairs) * (image_shape[0] + 1) * image_shape[1] * image_shape[2] / 1e6
     if needed_mb > memory_limit_mb:
         told = f"{tree.path}: {len(tree.pairs):,} images are {needed_mb:,.0f} MB decoded, above {memory_limit_mb:,.0f}"
@@ -140,7 +154,7 @@ def read_masks(
             return Coding(("background", "object"), (0, 1), merges=True)
         return coding_of(found, is_rgb, num_classes=num_classes, ignored=ignored)
 
-    return decoded(tree, image_shape, mean, std, code)
+    return to_data(cached("masks", key_of(tree.key), lambda: decoded(tree, image_shape, code)), mean, std)
 
 
 def with_test(tree: MaskTree) -> MaskTree:
@@ -153,7 +167,7 @@ def with_test(tree: MaskTree) -> MaskTree:
         split: tuple(pair for pair, chosen in zip(train, is_test, strict=True) if chosen == (split == "test"))
         for split in ("train", "test")
     }
-    return MaskTree(tree.path, {**tree.splits, **parts}, tree.notes)
+    return replace(tree, splits={**tree.splits, **parts})
 
 
 # ------------------------------------------------------------------------------------------------------------- decoding
@@ -169,10 +183,8 @@ class Sized(NamedTuple):
 def decoded(
     tree: MaskTree,
     image_shape: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
     code: Callable[[dict[str, np.ndarray], dict[str, bool]], Coding],
-) -> Data:
+) -> Decoded:
     """Every image and mask, in one pass over the folder or archive. code: which value is which class."""
     if image_shape[0] not in (1, 3):
         told = f"dataset.image_shape={list(image_shape)} is no shape of images."
@@ -197,26 +209,43 @@ def decoded(
         told = f"{tree.path}: {len(damaged):,} of {len(is_mask):,} files: {'; '.join(damaged[:5])}{more}."
         raise DataError(told, hint="Replace or remove these files.")
     coding = code(found, is_rgb)
-    splits = {split: stacked(pairs, read, coding, mean, std) for split, pairs in tree.splits.items()}
-    return Data(
-        coding.classes,
-        splits["train"],
-        splits["test"],
-        splits.get("val"),
-        fitted={"values": list(coding.values), "is_rgb": coding.is_rgb},
-        notes=(*tree.notes, *told_of_sizes(tree, read, image_shape)),
+    splits = {split: stacked(pairs, read, coding) for split, pairs in tree.splits.items()}
+    return Decoded(
+        splits,
+        fingerprints={split: fingerprint_of(*arrays.values()) for split, arrays in splits.items()},
+        facts={
+            "classes": list(coding.classes),
+            "values": list(coding.values),
+            "is_rgb": coding.is_rgb,
+            "notes": [*tree.notes, *told_of_sizes(tree, read, image_shape)],
+        },
     )
 
 
-def stacked(
-    pairs: Sequence[Pair], read: Mapping[str, Sized], coding: Coding, mean: Sequence[float], std: Sequence[float]
-) -> Records:
+def stacked(pairs: Sequence[Pair], read: Mapping[str, Sized], coding: Coding) -> dict[str, np.ndarray]:
     if not pairs:
         raise DataError("a split is empty.", hint="dlcli doctor  shows which data are found")
-    images = np.stack([read[pair.image].pixels for pair in pairs])
-    masks = np.stack([coding.encode(read[pair.mask].pixels) for pair in pairs])
-    key = fingerprint_of(images, masks)
-    return as_records(torch.from_numpy(images), torch.from_numpy(masks), mean, std, key)
+    return {
+        "images": np.stack([read[pair.image].pixels for pair in pairs]),
+        "masks": np.stack([coding.encode(read[pair.mask].pixels) for pair in pairs]),
+    }
+
+
+def to_data(found: Decoded, mean: Sequence[float], std: Sequence[float]) -> Data:
+    splits = {
+        split: as_records(
+            torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["masks"]), mean, std, found.fingerprints[split]
+        )
+        for split, arrays in found.splits.items()
+    }
+    return Data(
+        tuple(found.facts["classes"]),
+        splits["train"],
+        splits["test"],
+        splits.get("val"),
+        fitted={name: found.facts[name] for name in ("values", "is_rgb")},
+        notes=tuple(found.facts["notes"]),
+    )
 
 
 def told_of_sizes(tree: MaskTree, read: Mapping[str, Sized], image_shape: Sequence[int]) -> list[str]:

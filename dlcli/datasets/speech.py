@@ -20,13 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlcli.datasets.cache import Decoded, cached, content_key, times_key
 from dlcli.datasets.examples import Data
+from dlcli.datasets.image_tree import archive_key
 from dlcli.datasets.records import Padded, Ragged, Records, fingerprint_of, ragged
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.datasets.sound import SCALE, Sound, decode_sound, read_bytes
 from dlcli.datasets.speech_table import NAMED, UNKNOWN, alphabet_of, locate, read_table, say_some
 from dlcli.errors import DataError, printable
 
+VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPOKEN_DIGITS = (  # under a data root, or the root itself
     "FSDD/fsdd_dev_1500.tar.gz",
@@ -93,11 +96,18 @@ def read_speech(
     than its recording has frames is left out.
     """
     table = read_table(locate(path, root), lowercase=lowercase)
-    splits = {
-        split: [Utterance(line.name, line.text, partial(read_bytes, line.file)) for line in lines]
-        for split, lines in table.items()
-    }
-    return to_data(splits, alphabet_of(table), sample_rate=sample_rate, frame_ms=frame_ms)
+    said = {split: [(line.name, line.text) for line in lines] for split, lines in table.items()}
+    files = times_key(line.file for lines in table.values() for line in lines)
+    key = content_key((), "speech", VERSION, sample_rate, frame_ms, said, files)
+
+    def decode() -> Decoded:
+        splits = {
+            split: [Utterance(line.name, line.text, partial(read_bytes, line.file)) for line in lines]
+            for split, lines in table.items()
+        }
+        return decoded(splits, alphabet_of(table), sample_rate=sample_rate, frame_ms=frame_ms)
+
+    return to_data(cached("speech", key, decode))
 
 
 def read_spoken_digits(root: str | None = None, *, sample_rate: int = 8000, frame_ms: int = 20) -> Data:
@@ -116,6 +126,12 @@ def read_spoken_digits(root: str | None = None, *, sample_rate: int = 8000, fram
             name="spoken_digits",
             reason="dlcli has no address to fetch it from",
         )
+    content = archive_key(place) if place.is_file() else times_key(sorted(place.glob("*.wav")))
+    key = content_key((), "spoken_digits", VERSION, sample_rate, frame_ms, content)
+    return to_data(cached("spoken_digits", key, lambda: decode_digits(place, sample_rate, frame_ms)))
+
+
+def decode_digits(place: Path, sample_rate: int, frame_ms: int) -> Decoded:
     splits: dict[str, list[Utterance]] = {"train": [], "test": []}
     for name, read in list_recordings(place):
         if match := DIGIT_NAME.fullmatch(name):
@@ -125,7 +141,7 @@ def read_spoken_digits(root: str | None = None, *, sample_rate: int = 8000, fram
         told = f"{place} holds {len(splits['train'])} training and {len(splits['test'])} test recordings"
         raise DataError(told, hint="Expected recordings/{digit}_{speaker}_{index}.wav of indices 0 to 49.")
     alphabet = ["", *sorted(set("".join(WORDS)))]
-    return to_data(splits, alphabet, sample_rate=sample_rate, frame_ms=frame_ms)
+    return decoded(splits, alphabet, sample_rate=sample_rate, frame_ms=frame_ms)
 
 
 def list_recordings(place: Path) -> list[tuple[str, Callable[[], bytes]]]:
@@ -182,13 +198,13 @@ class Findings:
             yield f"{self.mixed} of several channels mixed to one"
 
 
-def to_data(
+def decoded(
     splits: Mapping[str, Sequence[Utterance]], alphabet: Sequence[str], *, sample_rate: int, frame_ms: int
-) -> Data:
+) -> Decoded:
     """Reads every recording. Raises DataError for those that cannot be read, all at once."""
     found = Findings()
-    made = {
-        split: read_split(utterances, alphabet, found, sample_rate=sample_rate, frame_ms=frame_ms)
+    arrays = {
+        split: decode_split(utterances, alphabet, found, sample_rate=sample_rate, frame_ms=frame_ms)
         for split, utterances in splits.items()
     }
     if found.damaged:
@@ -197,20 +213,17 @@ def to_data(
     notes = [f"recordings: {note}" for note in found.notes(sample_rate)]
     if UNKNOWN in alphabet:
         notes.append("some characters are in no training transcript: where they are said counts as an error")
-    return Data(
-        classes=(),
-        train=made["train"],
-        test=made["test"],
-        val=made.get("val"),
-        facts={"num_tokens": len(alphabet)},
-        fitted={"alphabet": list(alphabet), "sample_rate": sample_rate},
-        notes=tuple(notes),
+    return Decoded(
+        splits=arrays,
+        fingerprints={split: fingerprint_of(*parts.values(), "".join(alphabet)) for split, parts in arrays.items()},
+        facts={"alphabet": list(alphabet), "sample_rate": sample_rate, "notes": notes},
     )
 
 
-def read_split(
+def decode_split(
     utterances: Sequence[Utterance], alphabet: Sequence[str], found: Findings, *, sample_rate: int, frame_ms: int
-) -> Records:
+) -> dict[str, np.ndarray]:
+    """The four arrays of `to_data`, in the order of a split's fingerprint."""
     ids = {character: i for i, character in enumerate(alphabet)}
     waves, targets = [], []
     for utterance in utterances:
@@ -227,8 +240,12 @@ def read_split(
         waves.append(sound.samples)
         targets.append([ids[c] if c in ids else ids[UNKNOWN] for c in utterance.text])
     waves_N, targets_N = ragged(waves, np.int16), ragged(targets, np.int32)
-    content = (waves_N.values, waves_N.starts, targets_N.values, targets_N.starts, "".join(alphabet))
-    return records(waves_N, targets_N, fingerprint_of(*content))
+    return {
+        "waves": waves_N.values.numpy(),
+        "wave-starts": waves_N.starts.numpy(),
+        "targets": targets_N.values.numpy(),
+        "target-starts": targets_N.starts.numpy(),
+    }
 
 
 def unusable(text: str, num_samples: int, *, frame_samples: int) -> str | None:
@@ -239,3 +256,20 @@ def unusable(text: str, num_samples: int, *, frame_samples: int) -> str | None:
         return "no transcript"
     needed = len(text) + sum(a == b for a, b in itertools.pairwise(text))
     return "transcript longer than the sound" if needed > num_samples // frame_samples + 1 else None
+
+
+def to_data(found: Decoded) -> Data:
+    splits = {}
+    for split, arrays in found.splits.items():
+        waves, wave_starts, targets, target_starts = map(torch.from_numpy, arrays.values())
+        columns = Ragged(waves, wave_starts), Ragged(targets, target_starts)
+        splits[split] = records(*columns, found.fingerprints[split])
+    return Data(
+        classes=(),
+        train=splits["train"],
+        test=splits["test"],
+        val=splits.get("val"),
+        facts={"num_tokens": len(found.facts["alphabet"])},
+        fitted={name: found.facts[name] for name in ("alphabet", "sample_rate")},
+        notes=tuple(found.facts["notes"]),
+    )
