@@ -307,6 +307,20 @@ def test_what_does_not_take_the_data_is_told_with_what_does(
     assert told in message and (proposed or "").startswith(better)
 
 
+@pytest.mark.parametrize(
+    ("word", "better"),
+    [
+        ("modl=gru", "model=gru"),
+        ("datset=digits", "dataset=digits"),
+        ("optimzer=sdg", "optimizer=sgd"),
+        ("mode=offline", "tracker.mode=offline"),
+        ("sed=3", "seed=3"),
+    ],
+)
+def test_a_misspelt_group_is_known_by_its_name_and_by_what_was_chosen(word: str, better: str) -> None:
+    assert problems("mnist", word)[word][1] == better
+
+
 def test_only_what_a_dataset_may_lack_is_looked_up_so(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     for number, text in enumerate(

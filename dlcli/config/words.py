@@ -195,7 +195,10 @@ def _sort_word(word: Word, known_groups: Sequence[str], reading: Reading) -> Non
         reading.wrong(word.text, f"is a search, of many trials: dlcli sweep {reading.experiment} {word.text}")
         return
     if word.key not in known_groups:
-        reading.values.append(word)
+        if better := _meant_choice(word, known_groups, reading):
+            reading.wrong(word.text, "there is no such group or setting", better)
+        else:
+            reading.values.append(word)
         return
     if word.prefix == "~":
         reading.wrong(
@@ -215,6 +218,13 @@ def _sort_word(word: Word, known_groups: Sequence[str], reading: Reading) -> Non
         )
         if better:
             reading.chosen[word.key] = Word(word.text, word.key, better)
+
+
+def _meant_choice(word: Word, known_groups: Sequence[str], reading: Reading) -> str | None:
+    """`model=gru` for `modl=gru`: a misspelt group, known by its name and by what was chosen of it."""
+    group = None if word.key in SETTINGS or "." in word.key else nearest(word.key, known_groups, cutoff=0.7)
+    option = nearest(word.value, options(group, reading.search)) if group and isinstance(word.value, str) else None
+    return f"{group}={option}" if option else None
 
 
 def _an_option(group: str, name: str, reading: Reading) -> str | None:

@@ -46,9 +46,9 @@ def row(answer: dict[str, Any]) -> list[str | None]:
 
 def tokenizer_of(trained: Trained) -> Tokenizer:
     """Raises CheckpointError where the checkpoint is not of a language model."""
-    from dlcli.checking import gives
+    from dlcli.datasets.kinds import gives
 
-    kind = gives(trained.tree)
+    kind = gives(trained.tree["dataset"])
     if kind != "stream":
         told = f"{trained.manifest.run} was trained on {kind}: it does not go on with a text"
         raise CheckpointError(told, hint="Name a run of a language model, or train one: dlcli train shakespeare")
