@@ -95,6 +95,14 @@ def nearest(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | No
     return best
 
 
+def any_of(names: Iterable[str], *, most: int = 8) -> str:
+    """As a person lists them: a; a or b; a, b or c; and of more than `most` the first ones: a, b or 3 others."""
+    shown = list(names)
+    if len(shown) > most:
+        shown[most - 1 :] = [f"{len(shown) - most + 1} others"]
+    return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
 def printable(text: object, *, limit: int = 200) -> str:
     """`text` with control characters escaped and cut at `limit`, so that no value can steer a terminal."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -10,7 +10,7 @@ from program import dlcli
 from dlcli.confdir import GROUPS, describe, options, packaged_conf
 from dlcli.config import change_stored, check_stored, compose_command
 from dlcli.config.why import explain
-from dlcli.errors import ConfigError
+from dlcli.errors import ConfigError, any_of
 from dlcli.schema import SETTINGS, seconds
 
 OPTIONS = [(group, name) for group in GROUPS for name in options(group, [packaged_conf()])]
@@ -104,6 +104,15 @@ def test_flags_of_other_programs_are_translated() -> None:
 def test_a_setting_of_another_option_is_explained() -> None:
     message, _ = problems("digits", "optimizer=sgd", "optimizer.betas=[0.9,0.99]")["optimizer.betas=[0.9,0.99]"]
     assert "adam" in message and "not of sgd" in message
+    two, _ = problems("digits", "dataset.block=3")["dataset.block=3"]
+    assert "is a setting of dataset=shakespeare or text, not of" in two
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(1, "a"), (2, "a or b"), (3, "a, b or c"), (4, "a, b, c or d"), (6, "a, b, c or 3 others")]
+)
+def test_options_are_told_as_a_person_would_list_them(count: int, told: str) -> None:
+    assert any_of("abcdef"[:count], most=4) == told
 
 
 def test_groups_that_cannot_go_together() -> None:

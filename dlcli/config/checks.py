@@ -12,7 +12,7 @@ from dlcli.confdir import bodies
 from dlcli.config.tree import leaves, lookup
 from dlcli.config.words import Reading
 from dlcli.datasets.kinds import AUGMENTED, gives
-from dlcli.errors import nearest, printable
+from dlcli.errors import any_of, nearest, printable
 from dlcli.run_names import RESERVED_NAMES
 from dlcli.schema import SETTINGS, Setting, setting_of_kind
 
@@ -81,7 +81,7 @@ def check_kinds(raw: Mapping[str, Any], reading: Reading) -> bool:
         if given in taken:
             continue
         better = _option(group, search, given=given, kind=kind if group == "model" else None)
-        told = f"this {group} takes {' or '.join(taken)}; dataset {name} gives {printable(given)}"
+        told = f"this {group} takes {any_of(taken)}; dataset {name} gives {printable(given)}"
         if group == "model" and _facts(raw["model"]).get("kind") != kind:
             told = _other_kind(raw["model"], kind)
         reading.wrong(reading.word_for(group), told, better)

@@ -9,7 +9,7 @@ from typing import Any
 from dlcli.confdir import bodies
 from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, Word, spell_key
-from dlcli.errors import printable
+from dlcli.errors import any_of, printable
 from dlcli.schema import SETTINGS, setting_of_kind
 
 OPTIONAL = re.compile(r"\$\{oc\.select:[a-z_]+(\.[a-z_]+)*,null\}")  # of a model: what only some datasets have
@@ -70,7 +70,7 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
     if others := _options_that_have(word.key, reading):
         group = word.key.split(".", 1)[0]
         chosen = reading.chosen[group].value if group in reading.chosen else "the one chosen here"
-        reading.wrong(word.text, f"is a setting of {group}={' and '.join(others)}, not of {chosen}", None)
+        reading.wrong(word.text, f"is a setting of {group}={any_of(others)}, not of {chosen}", None)
         return
     better = spell_key(word.key, reading, keys)
     same_leaf = better is not None and better.rsplit(".", 1)[-1] == word.key.rsplit(".", 1)[-1]
