@@ -223,4 +223,9 @@ def evaluate(
 
 def has_mean_scores(task: Task) -> bool:
     """Whether its scores are means over examples, so that each rank may see a share of them."""
-    return type(task).evaluate is Task.evaluate
+    return type(task).evaluate is Task.evaluate and type(task).statistics is Task.statistics
+
+
+def has_statistics(task: Task) -> bool:
+    """Whether its scores are made of what each example adds, as `statistics` says, and of nothing else."""
+    return type(task).evaluate is Task.evaluate and type(task).statistics is not Task.statistics

@@ -6,17 +6,18 @@ with those that the conf folder names, its tensors with the model built without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlcli import build, checking, checkpoint, loop, scores
+from dlcli import bootstrap, build, checking, checkpoint, loop, scores
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint, Manifest
 from dlcli.config import change_stored, check_stored
@@ -143,6 +144,7 @@ def read_data(trained: Trained) -> Data:
 class Report:
     """Held-out scores. intervals: 95 %, where there is one; the rest is None for tasks that do not classify.
 
+    samples: of the bootstrap, by the name of the scores whose intervals it makes.
     mistakes: rows of the split that were answered wrongly, the most confident first.
     rows, right: (N,) int64, ascending, and bool: which examples were answered rightly.
     """
@@ -153,6 +155,7 @@ class Report:
     intervals: dict[str, tuple[float, float]]
     is_same_data: bool | None
     fingerprint: str
+    samples: dict[str, int] = field(default_factory=dict)
     calibration_error: float | None = None
     baseline: float | None = None
     confusion: list[list[int]] | None = None
@@ -180,6 +183,8 @@ def score(trained: Trained, data: Data, split: str) -> Report:
     with memory_faults(lambda: f"dataset.eval_batch_size={max(1, source.batch_size // 4)}"):
         if isinstance(trained.task, Classification):
             return _score_classifier(trained, trained.task, source, common)
+        if loop.has_statistics(trained.task):
+            return _score_set(trained, source, common)
         metrics = loop.evaluate(trained.task, source, autocast=trained.runtime.autocast())
     return Report(**common, metrics=metrics, intervals={})
 
@@ -193,6 +198,21 @@ def _split(trained: Trained, data: Data, split: str) -> tuple[Examples, Tensor, 
     if split == "train":
         return data.train, train, "train"
     return val_examples, val, "val" if data.val is not None else "train"
+
+
+@torch.no_grad()
+def _score_set(trained: Trained, source: EvalSource, common: dict[str, Any]) -> Report:
+    """By what each example adds to the scores, which a training's evaluation adds up without an interval."""
+    with trained.runtime.autocast()():
+        statistics = trained.task.statistics(source)
+    assert statistics is not None, "the loop says that it has some"
+    intervals, num_samples = bootstrap.intervals(statistics)
+    return Report(
+        **common,
+        metrics=statistics.scores(),
+        intervals=intervals | _mean_intervals(statistics.means),
+        samples=dict.fromkeys(intervals, num_samples),
+    )
 
 
 @torch.no_grad()
@@ -216,7 +236,7 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
     return Report(
         **common,
         metrics={name: value_N.mean().item() for name, value_N in values.items()},
-        intervals={name: _interval(value_N) for name, value_N in values.items()},
+        intervals=_mean_intervals(values),
         calibration_error=scores.calibration_error(probabilities_NK, labels_N),
         baseline=None if majority is None else (labels_N == majority).double().mean().item(),
         confusion=confusion.tolist(),
@@ -225,6 +245,12 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
         rows=rows_N[order],
         right=(predicted_N == labels_N)[order],
     )
+
+
+def _mean_intervals(values: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """Of means over the examples; none of what a single example cannot tell."""
+    found = {name: _interval(value_N) for name, value_N in values.items()}
+    return {name: interval for name, interval in found.items() if all(map(isfinite, interval))}
 
 
 def _interval(values_N: Tensor) -> tuple[float, float]:

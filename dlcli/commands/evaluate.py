@@ -77,6 +77,9 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
         f"{loaded.manifest.run} · step {loaded.manifest.step} · {report.split} split, {report.num_examples:,} examples"
     )
     print_table(title, ["metric", "value", "95 % interval"], rows)
+    if report.samples:
+        names, num_samples = ", ".join(report.samples), next(iter(report.samples.values()))
+        print(f"interval of {names}: {num_samples:,} bootstrap samples of the {report.split} examples")
     if report.hardest:
         pairs = (f"{printable(true)} taken for {printable(taken)} ({count})" for true, taken, count in report.hardest)
         print("hardest: " + " · ".join(pairs))
@@ -108,6 +111,7 @@ def as_event(loaded: Any, report: Any, pictures: dict[str, str]) -> dict[str, An
         "examples": report.num_examples,
         "metrics": {f"{split}/{name}": value for name, value in report.metrics.items()},
         "intervals": {f"{split}/{name}": list(pair) for name, pair in report.intervals.items()},
+        "bootstrap_samples": {f"{split}/{name}": count for name, count in report.samples.items()},
         "calibration_error": report.calibration_error,
         "baseline": report.baseline,
         "classes": loaded.manifest.classes,

@@ -8,10 +8,12 @@ Letters: D detections and G boxes of one image and class, T overlaps, N detectio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 OVERLAPS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -37,33 +39,85 @@ class Precision(NamedTuple):
     per_class50: dict[int, float]
 
 
+class Ranked(NamedTuple):
+    """Of one class all detections, the surest first. right: (T, N) bool, whether each finds a box at each overlap;
+    image_N: the image that it is in; boxes_I: how many there are in each image.
+    """
+
+    right_TN: np.ndarray
+    image_N: np.ndarray
+    boxes_I: np.ndarray
+
+
+class Detections:
+    """What images add to map50 and map: see whole_set.Statistics. Matched once; a sample only counts images anew."""
+
+    means: Mapping[str, Tensor] = MappingProxyType({})
+    num_samples = 500  # of 87 images some milliseconds each
+
+    def __init__(self, answers: Sequence[Answer]):
+        self.num_images = len(answers)
+        classes = sorted({int(label) for answer in answers for label in answer.true_labels})
+        self.by_class = {label: ranked(answers, label) for label in classes}
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def scores(self) -> dict[str, float]:
+        return self._scores(np.ones(self.num_images, dtype=np.int64))
+
+    def resampled(self, counts_RN: Tensor) -> Iterator[dict[str, float]]:
+        return map(self._scores, counts_RN.long().numpy())
+
+    def _scores(self, counts_I: np.ndarray) -> dict[str, float]:
+        precision = self.precision(counts_I)
+        return {"map50": precision.map50, "map": precision.map}
+
+    def precision(self, counts_I: np.ndarray) -> Precision:
+        """Of the set that has each image as often as counts_I (int64) says."""
+        by_class = {label: average_precisions(of_class, counts_I) for label, of_class in self.by_class.items()}
+        found = {label: values_T for label, values_T in by_class.items() if values_T is not None}
+        if not found:
+            return Precision(0.0, 0.0, {}, {})
+        values_KT = np.stack(list(found.values()))
+        return Precision(
+            float(values_KT.mean()),
+            float(values_KT[:, 0].mean()),
+            {label: float(values_T.mean()) for label, values_T in found.items()},
+            {label: float(values_T[0]) for label, values_T in found.items()},
+        )
+
+
 def mean_average_precision(answers: Sequence[Answer]) -> Precision:
-    classes = sorted({int(label) for answer in answers for label in answer.true_labels})
-    by_class = {label: average_precisions(answers, label) for label in classes}  # (T,) each
-    if not by_class:
-        return Precision(0.0, 0.0, {}, {})
-    values_KT = np.stack(list(by_class.values()))
-    return Precision(
-        float(values_KT.mean()),
-        float(values_KT[:, 0].mean()),
-        {label: float(values_T.mean()) for label, values_T in by_class.items()},
-        {label: float(values_T[0]) for label, values_T in by_class.items()},
-    )
+    return Detections(answers).precision(np.ones(len(answers), dtype=np.int64))
 
 
-def average_precisions(answers: Iterable[Answer], label: int) -> np.ndarray:
-    """(T,) float64: of one class, at each overlap."""
-    scores, right, num_boxes = [], [], 0
+def ranked(answers: Iterable[Answer], label: int) -> Ranked:
+    scores, right, boxes = [], [], []
     for answer in answers:
         mine, true = answer.labels == label, answer.true_labels == label
         scores_D = answer.scores[mine]
         order = np.argsort(-scores_D, kind="mergesort")[:MOST]
         scores.append(scores_D[order])
         right.append(match(answer.boxes[mine][order], answer.true_boxes[true]))
-        num_boxes += int(true.sum())
+        boxes.append(int(true.sum()))
     order = np.argsort(-np.concatenate(scores), kind="mergesort")
-    right_TN = np.concatenate(right, axis=1)[:, order]
-    return np.array([area_under(right_N, num_boxes) for right_N in right_TN])
+    image_N = np.repeat(np.arange(len(scores)), [len(scores_D) for scores_D in scores])
+    return Ranked(np.concatenate(right, axis=1)[:, order], image_N[order], np.array(boxes, dtype=np.int64))
+
+
+def average_precisions(of_class: Ranked, counts_I: np.ndarray) -> np.ndarray | None:
+    """(T,) float64: at each overlap; None where no image of the sample has a box of the class.
+
+    The copies of a detection follow one another; that they are taken as one changes nothing, as the precision behind
+    the last copy of a right one is the best of theirs. Only where an image's own scores are equal might another order
+    be meant.
+    """
+    num_boxes = int(counts_I @ of_class.boxes_I)
+    if not num_boxes:
+        return None
+    counts_N = counts_I[of_class.image_N]
+    return np.array([area_under(right_N, counts_N, num_boxes) for right_N in of_class.right_TN])
 
 
 def match(boxes_D4: np.ndarray, true_G4: np.ndarray) -> np.ndarray:
@@ -85,12 +139,15 @@ def match(boxes_D4: np.ndarray, true_G4: np.ndarray) -> np.ndarray:
     return right_TD
 
 
-def area_under(right_N: np.ndarray, num_boxes: int) -> float:
-    """The mean over the 101 recalls of the best precision there or beyond; 0 at recalls that are not reached."""
+def area_under(right_N: np.ndarray, counts_N: np.ndarray, num_boxes: int) -> float:
+    """The mean over the 101 recalls of the best precision there or beyond; 0 at recalls that are not reached.
+
+    counts_N: how often each detection is there.
+    """
     if not len(right_N):
         return 0.0
-    found_N = np.cumsum(right_N)
-    precision_N = found_N / np.arange(1, len(right_N) + 1)
+    found_N = np.cumsum(right_N * counts_N)
+    precision_N = found_N / np.cumsum(counts_N).clip(min=1)
     precision_N = np.maximum.accumulate(precision_N[::-1])[::-1]
     places = np.searchsorted(found_N / num_boxes, RECALLS, side="left")
     return float(np.append(precision_N, 0.0)[places].mean())

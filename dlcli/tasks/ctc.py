@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dlcli.errors import ConfigError
 from dlcli.tasks.ctc_decoding import BLANK, Reading, beam_search, edit_distance, greedy
 from dlcli.tasks.task import Task, Values
+from dlcli.tasks.whole_set import Sums
 
 
 class CTC(Task):
@@ -51,18 +52,18 @@ class CTC(Task):
         )
         return loss_B / batch.target_lengths.clamp(min=1)
 
-    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+    def statistics(self, source: Iterable[Any]) -> Sums:
         """cer: edits over characters of all references; accuracy: recordings whose whole text is right; loss."""
-        edits = characters = right = num_examples = 0
-        loss = 0.0
+        losses: list[Tensor] = []
+        counts: list[tuple[int, int]] = []  # of each recording edits and characters
         for batch in source:
             log_probs_BFV, frames_B = self.read(*batch.inputs)
-            loss += self.losses(batch, log_probs_BFV, frames_B).double().sum().item()
-            for said, heard in zip(references(batch), self.decode(log_probs_BFV, frames_B), strict=True):
-                distance = edit_distance(heard, said)
-                edits, characters, right = edits + distance, characters + len(said), right + (distance == 0)
-                num_examples += 1
-        return {"cer": edits / max(1, characters), "loss": loss / num_examples, "accuracy": right / num_examples}
+            losses.append(self.losses(batch, log_probs_BFV, frames_B).double().cpu())
+            heard = self.decode(log_probs_BFV, frames_B)
+            counts += [(edit_distance(h, said), len(said)) for h, said in zip(heard, references(batch), strict=True)]
+        edits_N, characters_N = torch.tensor(counts, dtype=torch.float64).T
+        means = {"loss": torch.cat(losses), "accuracy": (edits_N == 0).double()}
+        return Sums({"edits": edits_N, "characters": characters_N}, error_rate, means)
 
     def decode(self, log_probs_BFV: Tensor, frames_B: Tensor) -> list[list[int]]:
         if self.decoding == "greedy":
@@ -78,6 +79,10 @@ class CTC(Task):
     def transcribe(self, *inputs: Tensor, top: int = 1) -> list[list[Reading]]:
         """Of each recording the `top` readings that a beam search finds, and the logarithms of their probabilities."""
         return [readings[:top] for readings in self.search(*self.read(*inputs), max(self.beam, top))]
+
+
+def error_rate(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    return {"cer": sums["edits"].item() / max(1, sums["characters"].item())}
 
 
 def references(batch: Any) -> list[list[int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dlcli.tasks.average_precision import Answer, mean_average_precision
+from dlcli.tasks.average_precision import Answer, Detections
 from dlcli.tasks.task import Task, Values
 
 
@@ -33,7 +33,7 @@ class Detection(Task):
     def detect(self, images_BCHW: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         return self.model.detect(images_BCHW)  # type: ignore[operator]
 
-    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+    def statistics(self, source: Iterable[Any]) -> Detections:
         """map50: mean average precision where a detection overlaps by half; map: the mean from 0.50 to 0.95."""
         answers = []
         for batch in source:
@@ -44,5 +44,4 @@ class Detection(Task):
                 is_box = true_labels >= 0
                 true = true_boxes[is_box].cpu().numpy(), true_labels[is_box].cpu().numpy()
                 answers.append(Answer(boxes, scores, labels, *true))
-        precision = mean_average_precision(answers)
-        return {"map50": precision.map50, "map": precision.map}
+        return Detections(answers)

@@ -37,6 +37,8 @@ class LanguageModel(Task):
         """Of the whole stream, summed in float64: loss, nats per token, and bits per character.
 
         A character's bits do not depend on how the text was cut into tokens: they can be compared across tokenizers.
+        They get no interval: the windows of one text are no independent examples, and to draw them as if they were
+        would make it too narrow.
         """
         nats, num_targets, characters = [], 0, []
         for batch in source:

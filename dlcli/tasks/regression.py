@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import sqrt
 from typing import Any
 
 import torch
@@ -10,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.tasks.task import Task, Values
+from dlcli.tasks.whole_set import Sums
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
 
 class Regression(Task):
@@ -38,24 +41,34 @@ class Regression(Task):
         assert numbers_B1.shape[1:] == (1,), f"gives {tuple(numbers_B1.shape)}, not (B, 1)"
         return numbers_B1[:, 0].float()
 
-    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+    def statistics(self, source: Iterable[Any]) -> Sums:
         """r2 is 1 - SSE / SST over the whole set, with the set's own mean: 0 for who always answers this mean."""
         pairs = [(self.predict(*batch.inputs), batch.targets, batch.unit) for batch in source]
-        unit = pairs[0][2]
         predicted_N, target_N = (torch.cat([pair[i] for pair in pairs]).cpu().double() for i in (0, 1))
-        error_N = predicted_N - target_N
-        return {
-            "r2": explained(error_N, target_N),
-            "rmse": unit * error_N.square().mean().sqrt().item(),
-            "mae": unit * error_N.abs().mean().item(),
-            "loss": self.distance(predicted_N, target_N).item(),
+        error_N, centred_N = predicted_N - target_N, target_N - target_N.mean()
+        parts = {
+            "examples": torch.ones_like(error_N),
+            "squared_errors": error_N.square(),
+            "errors": error_N.abs(),
+            "targets": centred_N,
+            "squared_targets": centred_N.square(),
         }
+        loss_N = self.distance(predicted_N, target_N, reduction="none")
+        return Sums(parts, partial(fit, unit=pairs[0][2]), means={"loss": loss_N})
 
 
-def explained(error_N: Tensor, target_N: Tensor) -> float:
-    """R squared, 1 at best. Of targets that are all the same it is 1 for no error at all and else 0."""
-    sse = error_N.square().sum().item()
-    sst = (target_N - target_N.mean()).square().sum().item()
-    if sst == 0:
-        return float(sse == 0)
-    return 1 - sse / sst
+def fit(sums: Mapping[str, Tensor], *, unit: float) -> dict[str, float]:
+    """r2, 1 at best, and the errors in the unit of the data. targets: less a common number, which keeps their squares
+    small; SST is the sum of their squares less that of their mean.
+
+    Of targets that are all the same r2 is 1 for no error at all and else 0.
+    """
+    part = {name: total.item() for name, total in sums.items()}
+    size, sse, squares = part["examples"], part["squared_errors"], part["squared_targets"]
+    sst = squares - part["targets"] ** 2 / size
+    is_same = sst <= 1e-12 * squares  # what is left of equal numbers is rounding
+    return {
+        "r2": float(sse == 0) if is_same else 1 - sse / sst,
+        "rmse": unit * sqrt(sse / size),
+        "mae": unit * (part["errors"] / size),
+    }

@@ -5,7 +5,7 @@ Letters: B images, K classes, H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.tasks.task import Task, Values
+from dlcli.tasks.whole_set import Sums
 
 IGNORED = 255  # in a mask: a pixel that counts neither in the loss nor in the scores
 
@@ -37,20 +38,20 @@ class Segmentation(Task):
         return loss, {"loss": loss.detach(), "accuracy": accuracy}
 
     @torch.no_grad()
-    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+    def statistics(self, source: Iterable[Any]) -> Sums:
         """mean_iou: intersection over union, each summed over all pixels of the set, as a mean over the classes that
         occur in masks or answers. accuracy: share of the pixels. loss. Counted on the device, read once.
         """
-        parts = [self._measure(batch) for batch in source]
-        loss_N = torch.cat([loss_B for loss_B, _ in parts]).double()
-        confusion_KK = torch.stack([counts_KK for _, counts_KK in parts]).sum(0)
-        return {**scores(confusion_KK.cpu()), "loss": loss_N.mean().item()}
+        losses, counts = zip(*(self._measure(batch) for batch in source), strict=True)
+        true_NK, answered_NK, both_NK = torch.cat(counts).cpu().double().unbind(1)
+        parts = {"true": true_NK, "answered": answered_NK, "both": both_NK}
+        return Sums(parts, overlap, means={"loss": torch.cat(losses).double().cpu()})
 
     def _measure(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """The loss of each image, (B,), and the confusion matrix of all their pixels."""
+        """Of each image the loss, (B,), and its pixels by class, (B, 3, K)."""
         logits_BKHW = self.model(*batch.inputs)
-        counts_KK = confusion_matrix(logits_BKHW.argmax(1), batch.masks, logits_BKHW.shape[1])
-        return self._losses(logits_BKHW, batch.masks), counts_KK
+        counts_B3K = count_pixels(logits_BKHW.argmax(1), batch.masks, logits_BKHW.shape[1])
+        return self._losses(logits_BKHW, batch.masks), counts_B3K
 
     def _losses(self, logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
         loss_B = cross_entropy(logits_BKHW, masks_BHW)
@@ -85,22 +86,25 @@ def dice_loss(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
     return (1 - (2 * both_BK + 1) / (either_BK + 1)).mean(1)
 
 
-def confusion_matrix(answers_BHW: Tensor, masks_BHW: Tensor, num_classes: int) -> Tensor:
-    """(K, K) int64: pixels by true class (rows) and answer (columns). bincount would wait for the device."""
-    cells = (masks_BHW * num_classes + answers_BHW).masked_fill(masks_BHW == IGNORED, num_classes**2).flatten()
-    counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=cells.device)
-    return counts.scatter_add_(0, cells, torch.ones_like(cells))[:-1].view(num_classes, num_classes)
+def count_pixels(answers_BHW: Tensor, masks_BHW: Tensor, num_classes: int) -> Tensor:
+    """(B, 3, K) int64: of each image and class the known pixels that are of it, that are taken for it, and both.
+
+    By the image's confusion matrix, true class by answer. bincount would wait for the device.
+    """
+    cells_BP = (masks_BHW * num_classes + answers_BHW).masked_fill(masks_BHW == IGNORED, num_classes**2).flatten(1)
+    counts = torch.zeros(len(cells_BP), num_classes**2 + 1, dtype=torch.int64, device=cells_BP.device)
+    confusion_BKK = counts.scatter_add_(1, cells_BP, torch.ones_like(cells_BP))[:, :-1].unflatten(1, (num_classes, -1))
+    return torch.stack([confusion_BKK.sum(2), confusion_BKK.sum(1), confusion_BKK.diagonal(dim1=1, dim2=2)], 1)
 
 
-def scores(confusion_KK: Tensor) -> dict[str, float]:
-    """mean_iou and accuracy, 0 where no pixel is known."""
-    counts = confusion_KK.double()
-    both_K = counts.diag()
-    either_K = counts.sum(0) + counts.sum(1) - both_K
+def overlap(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """mean_iou and accuracy, 0 where no pixel is known. sums: (K,) pixels each, true, answered and both."""
+    both_K, true_K = sums["both"], sums["true"]
+    either_K = true_K + sums["answered"] - both_K
     occurs_K = either_K > 0
     if not occurs_K.any():
         return {"mean_iou": 0.0, "accuracy": 0.0}
     return {
         "mean_iou": (both_K[occurs_K] / either_K[occurs_K]).mean().item(),
-        "accuracy": (both_K.sum() / counts.sum()).item(),
+        "accuracy": (both_K.sum() / true_K.sum()).item(),
     }

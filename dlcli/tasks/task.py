@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from dlcli.tasks.whole_set import Statistics
+
 
 class Answers(NamedTuple):
     """Logits (B, K) and labels (B,), of which the share of right ones is recorded.
@@ -53,6 +55,12 @@ class Task(nn.Module):
         """Held-out quality, one value per example: name -> (B,) float. Pooled exactly by `evaluate`."""
         raise NotImplementedError
 
+    def statistics(self, source: Iterable[Any]) -> Statistics | None:
+        """Override for scores of a whole set, such as BLEU, that are made of what each example adds. They replace
+        `metrics`, and `dlcli eval` makes intervals of them.
+        """
+        return None
+
     def stream(self, source: Source, step: int) -> Iterator[list[Any]]:
         """Endless training batches, as lists of micro-batches. A task with an environment acts in it here."""
         return source.from_step(step)
@@ -60,10 +68,12 @@ class Task(nn.Module):
     def evaluate(
         self, source: Iterable[Any], *, pool: Callable[[list[float]], list[float]] = lambda numbers: numbers
     ) -> dict[str, float]:
-        """Mean of `metrics` over every example, summed in float64. Override for measures of a whole set.
+        """The scores of `statistics`; without any, the mean of `metrics` over every example, summed in float64.
 
-        pool: gives the sums over all ranks of the sums over one.
+        Override for what is neither. pool: gives the sums over all ranks of the sums over one.
         """
+        if (statistics := self.statistics(source)) is not None:
+            return statistics.scores()
         total: dict[str, Tensor] = {}
         count: dict[str, int] = {}
         for batch in source:

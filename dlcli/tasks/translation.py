@@ -6,7 +6,7 @@ Shapes: B sentences, W beams of each, N = B * W, Q tokens written, V tokens of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dlcli.errors import EnvironmentFault
 from dlcli.tasks.task import Task, Values
+from dlcli.tasks.whole_set import Sums
 
 PAD, UNK, BOS, EOS = range(4)  # the same in every vocabulary
 
@@ -43,7 +44,7 @@ class Translation(Task):
         logits, labels = logits_BQV.float().flatten(0, 1), batch.labels.flatten()
         return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
 
-    def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
+    def statistics(self, source: Iterable[Any]) -> Sums:
         """bleu, 0 to 100, of the whole set, as sacrebleu counts it on plain text; loss: nats per token, unsmoothed."""
         nats, num_targets = [], 0
         written: list[str] = []
@@ -54,7 +55,8 @@ class Translation(Task):
             tokens_BWQ = self.translate(batch.source, batch.source_lengths, beam=self.beam)[0]
             written += [batch.texts.decode(tokens) for tokens in tokens_BWQ[:, 0].tolist()]
             references += [batch.texts.references[row] for row in batch.index.tolist()]
-        return {"bleu": bleu(written, references), "loss": torch.stack(nats).sum().item() / num_targets}
+        loss = torch.stack(nats).sum().item() / num_targets
+        return Sums({"counts": bleu_counts(written, references)}, bleu, others={"loss": loss})
 
     @torch.no_grad()
     def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beam: int = 1) -> tuple[Tensor, Tensor]:
@@ -105,12 +107,27 @@ def ranked(tokens_BWQ: Tensor, total_BW: Tensor) -> tuple[Tensor, Tensor]:
     return tokens_BWQ.masked_fill(tokens_BWQ == EOS, PAD), score_BW
 
 
-def bleu(written: Sequence[str], references: Sequence[str]) -> float:
-    """Of the whole corpus, 0 to 100 (Papineni et al. 2002), by sacrebleu's own cutting into words (Post 2018)."""
+def bleu_counts(written: Sequence[str], references: Sequence[str]) -> Tensor:
+    """What BLEU is made of, by sacrebleu's own cutting into words (Post 2018). (N, 10) float64, of each sentence: right
+    n-grams and written n-grams of one to four words, written words, words of the reference.
+    """
+    corpus_score = _sacrebleu()().corpus_score
+    found = [corpus_score([ours], [[theirs]]) for ours, theirs in zip(written, references, strict=True)]
+    rows = [[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in found]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def bleu(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of the whole corpus, 0 to 100 (Papineni et al. 2002). sums["counts"]: (10,), `bleu_counts` added up."""
+    counts = [int(count) for count in sums["counts"].tolist()]
+    return {"bleu": float(_sacrebleu().compute_bleu(counts[:4], counts[4:8], *counts[8:], smooth_method="exp").score)}
+
+
+def _sacrebleu() -> Any:
     try:
-        from sacrebleu import corpus_bleu
+        from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
         raise EnvironmentFault(
             "translations are scored by the package sacrebleu", hint="pip install sacrebleu"
         ) from error
-    return float(corpus_bleu(list(written), [list(references)]).score)
+    return BLEU
