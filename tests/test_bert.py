@@ -300,6 +300,21 @@ def test_a_tokenizer_of_another_kind_is_refused(folders: dict[str, Path], tmp_pa
         PretrainedTokenizer.read(tmp_path / "none")
 
 
+@pytest.mark.parametrize("kind", ["WordPiece", "WordLevel"])
+def test_a_vocabulary_without_its_own_unknown_token_is_refused_before_training(
+    folders: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    folder = changed(folders["distilbert"], tmp_path / "changed")
+    known = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = {token: i for token, i in known["model"]["vocab"].items() if token != "[UNK]"}
+    known["model"] |= {"type": kind, "vocab": vocabulary}
+    (folder / "tokenizer.json").write_text(json.dumps(known))
+    with pytest.raises(DataError, match=r"become \[UNK\], which is not in its vocabulary") as caught:
+        composed(folder, f"dataset.tokenizer_file={folder}", "dataset.num_tokens=null")
+    assert str(folder / "tokenizer.json") in caught.value.message
+    assert "published with the weights" in (caught.value.hint or "")
+
+
 def test_without_a_pretrained_network_the_experiment_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         start.settle(compose_command(["sst2_distilbert"]).tree, tmp_path)

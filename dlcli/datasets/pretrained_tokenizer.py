@@ -27,6 +27,10 @@ KNOWN = {  # by exact type: others rewrite texts without bound, match patterns o
 PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}  # under which a Sequence keeps its own
 LARGEST = 16 * 2**20  # characters of a tokenizer.json
 CONVERT = "With transformers: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one."
+COMPLETE = (
+    "Take the tokenizer.json that was published with the weights: "
+    "its model.vocab holds what its model.unk_token names ([UNK] of BERT's)."
+)
 
 
 class PretrainedTokenizer:
@@ -40,6 +44,10 @@ class PretrainedTokenizer:
         self.text, self.size = text, size or 0
         if (padding := self._backend.id_to_token(PAD)) not in PADDINGS:
             raise _no_tokenizer(f"its token {PAD} is {printable(padding)}; sentences are padded with [PAD] as {PAD}")
+        unknown = self._backend.model.unk_token
+        if self._backend.model.token_to_id(unknown) is None:  # the library would say so at the first unknown word
+            why = f"words it does not know become {printable(unknown)}, which is not in its vocabulary"
+            raise _no_tokenizer(why, hint=COMPLETE)
         if (added := self._backend.num_special_tokens_to_add(False)) != 2:
             raise _no_tokenizer(f"it adds {added} special tokens to a sentence; BERT's adds two, [CLS] and [SEP]")
         if (highest := max(self._backend.encode("").ids)) >= len(self):
@@ -128,5 +136,5 @@ def peek_tokenizer(tokenizer_file: str | None) -> dict[str, int]:
     return {"num_tokens": len(PretrainedTokenizer.read(Path(tokenizer_file)))}
 
 
-def _no_tokenizer(why: str) -> DataError:
-    return DataError(f"the tokenizer does not fit: {why}.", hint=CONVERT)
+def _no_tokenizer(why: str, hint: str = CONVERT) -> DataError:
+    return DataError(f"the tokenizer does not fit: {why}.", hint=hint)
