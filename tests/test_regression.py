@@ -142,6 +142,18 @@ def test_numbers_are_predicted_of_rows_in_their_own_unit(trained: dict[str, Any]
     assert "columns that are not used: note" in other.stderr
 
 
+def test_a_table_of_predictions_has_the_target_and_no_empty_column(trained: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"{NAMES}\n{PERSON}\n{OTHER}\n")
+    (tmp_path / "bad.csv").write_text(f"{NAMES}\n{PERSON.replace('32.1', 'fat')}\n")
+    ask = partial(dlcli, "predict", "--run", trained["run"], cwd=tmp_path, COLUMNS="80")
+    names, first, second = (line.split() for line in ask("rows.csv").stdout.splitlines())
+    assert names == ["table", "row", "progression"]
+    assert first[:2] == ["rows.csv", "1"] and float(first[2]) > 140 > 110 > float(second[2])
+    names, *lines, last = (line.split(maxsplit=3) for line in ask("rows.csv", "bad.csv").stdout.splitlines())
+    assert names == ["table", "row", "progression", "error"] and [line[3] for line in lines] == ["-", "-"]
+    assert last == ["bad.csv", "1", "-", "bmi is fat, which is no number"]
+
+
 def test_one_bad_row_or_table_spoils_no_other(trained: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(f"{NAMES}\n{PERSON}\n{PERSON.replace('32.1', 'fat')}\n{PERSON}\n")
     (tmp_path / "lacking.csv").write_text("age,sex\n59,2\n")

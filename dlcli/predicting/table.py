@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dlcli.datasets.csv_text import TextTable
     from dlcli.trained import Trained
 
-COLUMNS = ("table", "row", "answer", "probability", "others")
+COLUMNS = ("table", "row", "answer", "probability", "others", "error")
 AT_ONCE = 4096
 Answer = dict[str, Any]
 
@@ -60,10 +60,10 @@ def row(answer: Answer) -> list[str | None]:
 
     place = [printable(answer["input"]), str(answer["row"]) if "row" in answer else None]
     if "error" in answer:
-        return [*place, "error", None, printable(answer["error"].removesuffix("."))]
+        return [*place, None, None, None, printable(answer["error"].removesuffix("."))]
     if "number" in answer:
-        return [*place, f"{answer['number']:.6g}", None, None]
-    return [*place, *class_cells(answer["classes"])]
+        return [*place, f"{answer['number']:.6g}", None, None, None]
+    return [*place, *class_cells(answer["classes"]), None]
 
 
 def stored_columns(trained: Trained) -> Fitted:
