@@ -32,6 +32,7 @@ GROUPS = (
 SWEEP = "sweep"  # the folder of searches: `dlcli sweep` chooses from it, nothing of it is composed
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
+MOST_NAMED = 8  # options of a group, in a message
 
 
 # ---------------------------------------------------------------------------------------------------------- the folders
@@ -297,6 +298,12 @@ def _target_values(text: str) -> Iterator[str]:
             yield value.value
 
 
+def in_short(group: str, names: Iterable[str]) -> str:
+    """The options of a group for a message: their names, or of many how to see them."""
+    names = sorted(names)
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"dlcli list {group} shows all {len(names)}"
+
+
 def unknown_option(group: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is no option of its group, with the nearest that is."""
     names = sorted(known)
@@ -305,6 +312,6 @@ def unknown_option(group: str, name: str, known: Iterable[str]) -> ConfigError:
     hint = f"Did you mean {group}={better}? " if better else ""
     return ConfigError(
         message,
-        hint=f"{hint}({', '.join(names)})",
+        hint=f"{hint}({in_short(group, names)})",
         problems=[Problem(f"{group}={printable(name)}", message, better)],
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from program import dlcli
 
-from dlcli.confdir import GROUPS, describe, options, packaged_conf
+from dlcli.confdir import GROUPS, describe, options, packaged_conf, search_path
 from dlcli.config import change_stored, check_stored, compose_command
 from dlcli.config.why import explain
 from dlcli.errors import ConfigError, any_of
@@ -328,6 +328,16 @@ def test_what_does_not_take_the_data_is_told_with_what_does(
 )
 def test_a_misspelt_group_is_known_by_its_name_and_by_what_was_chosen(word: str, better: str) -> None:
     assert problems("mnist", word)[word][1] == better
+
+
+def test_of_many_options_a_message_names_the_nearest_and_where_the_others_stand() -> None:
+    told, better = problems("mnist", "model=lenett")["model=lenett"]
+    assert (
+        better == "model=lenet5"
+        and told == f"there is no such model (dlcli list model shows all {len(options('model', search_path(None)))})"
+    )
+    told, _ = problems("mnist", "tracker=wandbb")["tracker=wandbb"]
+    assert told == "there is no such tracker (none, wandb)"
 
 
 def test_only_what_a_dataset_may_lack_is_looked_up_so(tmp_path: Path) -> None:

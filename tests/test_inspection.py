@@ -149,8 +149,9 @@ def test_the_tables_fit_80_columns_and_the_latency_is_measured(tmp_path: Path) -
 
 
 def test_a_name_that_is_no_model_is_told_with_the_nearest(tmp_path: Path) -> None:
-    done = dlcli("info", "mnst", cwd=tmp_path)
-    assert done.returncode == 2 and "mnist" in done.stderr
+    for name, meant in (("mnst", "mnist"), ("grru", "gru")):
+        done = dlcli("info", name, cwd=tmp_path)
+        assert done.returncode == 2 and f"Did you mean {meant}?" in done.stderr
 
 
 def test_the_load_of_a_trained_runs_experts_is_shown(tmp_path: Path) -> None:

@@ -96,15 +96,22 @@ def of_run(
 def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
     """The words with a model's name, where one stands for the experiment, as `EXPERIMENT model=NAME`.
 
-    The experiment is that of the command on top of the model's YAML: its data suit the model.
+    The experiment is that of the command on top of the model's YAML: its data suit the model. Raises ConfigError for a
+    name that is neither's.
     """
     from dlcli.confdir import command, options
+    from dlcli.errors import ConfigError, nearest, printable
 
     at = next((i for i, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
-    models = options("model", search)
-    if at is None or words[at] not in models or words[at] in options("experiment", search):
+    models, experiments = options("model", search), options("experiment", search)
+    if at is None or words[at] in experiments or words[at].endswith((".yaml", ".yml")):
         return list(words)
     name = words[at]
+    if name not in models:
+        better = nearest(name, [*models, *experiments])
+        see = "dlcli list model and dlcli list experiment show what there is."
+        told = f"{printable(name)}: there is no such model or experiment"
+        raise ConfigError(told, hint=f"Did you mean {better}? {see}" if better else see)
     named = [word for word in command(models[name], "model", name).split()[2:] if "=" not in word]
     return [*words[:at], *named[:1], f"model={name}", *words[at + 1 :]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import SWEEP, groups, options, packaged_conf
+from dlcli.confdir import SWEEP, groups, in_short, options, packaged_conf
 from dlcli.errors import Problem, nearest, printable
 from dlcli.schema import SETTINGS
 
@@ -185,7 +185,7 @@ def _read_experiment(word: str, reading: Reading) -> None:
         better = nearest(word, known)
         reading.experiment = better or DEFAULT_EXPERIMENT
         reading.wrong(
-            word, f"there is no such experiment ({', '.join(sorted(known))}, or a path to a YAML file)", better
+            word, f"there is no such experiment ({in_short('experiment', known)}; or a path to a YAML file)", better
         )
 
 
@@ -214,7 +214,7 @@ def _sort_word(word: Word, known_groups: Sequence[str], reading: Reading) -> Non
         known = options(word.key, reading.search)
         better = nearest(str(word.value), known)
         reading.wrong(
-            word.text, f"there is no such {word.key} ({', '.join(sorted(known))})", better and f"{word.key}={better}"
+            word.text, f"there is no such {word.key} ({in_short(word.key, known)})", better and f"{word.key}={better}"
         )
         if better:
             reading.chosen[word.key] = Word(word.text, word.key, better)
