@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +14,7 @@ from dlcli import build, checking, loop
 from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint
 from dlcli.choices import Timer, choose
-from dlcli.datasets.kinds import gives
+from dlcli.datasets.kinds import check_size, gives
 from dlcli.ranks import Alone, Ranks
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime
 from dlcli.signals import Signals
@@ -44,9 +45,11 @@ class Assembly:
         environment = stored.environment if stored else None
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree)
-        meta = build.build_meta_task(builder, tree, teacher=self.teacher)
+        check_size(tree["dataset"])  # what is tried may be smaller, or nothing is
+        rebuild = partial(build.build_meta_task, builder, teacher=self.teacher)
+        meta = rebuild(tree)
         is_tried = resume_from is None or gives(tree["dataset"]) == "images" or checking.needs_measure(tree)
-        self.activations = checking.check_shapes(meta, tree) if is_tried else 0.0
+        self.activations = checking.check_shapes(meta, tree, rebuild) if is_tried else 0.0
         checking.check_parameter_groups(meta, tree)
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,20 +14,23 @@ from dlcli.datasets.examples import Data, Examples, LabelledImages
 from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
 from dlcli.errors import ConfigError, DataError
-from dlcli.fitting import bytes_per_example
+from dlcli.fitting import bytes_per_example, output_bytes
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.tasks.task import Task
 
 TRIED_PIXELS, TRIED_PARAMETERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
 TRIED_SIDE = 128  # pixels, of masks
+TRIED_MULTIPLE = 32  # pixels, of pictures with boxes: what is left over of a side by it stays
+MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 TRIED_RECORDS = 300_000_000  # parameters, for data that are no images: recurrent layers know no meta device
 Tree = Mapping[str, Any]
 
 
-def check_shapes(task: Task, tree: Tree) -> float:
+def check_shapes(task: Task, tree: Tree, rebuild: Callable[[Tree], Task] | None = None) -> float:
     """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit.
 
     Gives the bytes per example that an evaluation's largest activation takes, 0 where it cannot be told.
+    rebuild: makes the meta task of another config, so that detectors can be tried on smaller pictures.
 
     Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
     CPU-second of the two that a start takes. Draws from torch's global generator.
@@ -35,6 +38,8 @@ def check_shapes(task: Task, tree: Tree) -> float:
     device = _place_to_try(task, tree)
     if device is None:
         return 0.0
+    if rebuild is not None and _fits_when_small(tree, rebuild):
+        return _bytes_of_one(task, tree) if needs_measure(tree) else 0.0
     if device.type == "cpu":
         task = zeros_like(task)
     is_images = gives(tree["dataset"]) == "images"
@@ -51,16 +56,91 @@ def check_shapes(task: Task, tree: Tree) -> float:
             for phase in task.phases:
                 task.loss(batch(4 if is_images else 2), phase)
             task.eval()
-            if type(task).metrics is Task.metrics:  # scores of a whole set: its batches go through the same network
-                if not is_images and not needs_measure(tree):
-                    return 0.0
-                return ratio * bytes_per_example(task, lambda size: task.loss(batch(size), task.phases[0]), sizes)
-            return ratio * bytes_per_example(task, lambda size: task.metrics(batch(size)), sizes)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        raise ConfigError(
-            f"the model does not fit {_described(tree['dataset'])}: {first_line(error)}",
-            hint="Choose another model, or another dataset: dlcli list",
-        ) from error
+            if not (is_images or needs_measure(tree) or _scores_examples(task)):
+                return 0.0
+            return ratio * bytes_per_example(task, lambda size: _score(task, batch(size)), sizes)
+    except MISFITS as error:
+        raise _misfit(tree, error) from error
+
+
+def _scores_examples(task: Task) -> bool:
+    """Whether each example has scores of its own, not only the whole set."""
+    return type(task).metrics is not Task.metrics
+
+
+def _score(task: Task, batch: Any) -> None:
+    """What an evaluation does with a batch; for scores of a whole set it goes through the same network for its loss."""
+    task.metrics(batch) if _scores_examples(task) else task.loss(batch, task.phases[0])
+
+
+def _misfit(tree: Tree, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the model does not fit {_described(tree['dataset'])}: {first_line(error)}",
+        hint="Choose another model, or another dataset: dlcli list",
+    )
+
+
+def _fits_when_small(tree: Tree, rebuild: Callable[[Tree], Task]) -> bool:
+    """Whether the same network for smaller pictures with boxes takes a batch of them: a fraction of the time.
+
+    False where there is nothing to gain, or where it does not: then pictures of the real size tell.
+    """
+    small = smaller_pictures(tree)
+    if small is None:
+        return False
+    try:
+        task = zeros_like(rebuild(small))
+        batch = made_up_data(small["dataset"], 2).batch(torch.arange(2))
+        with torch.no_grad():
+            for phase in task.phases:
+                task.loss(batch, phase)
+            if _scores_examples(task):
+                task.eval().metrics(batch)
+    except (ConfigError, *MISFITS):
+        return False
+    return True
+
+
+def smaller_pictures(tree: Tree) -> Tree | None:
+    """The config with the smallest pictures with boxes that its model takes; None for other data, and small ones.
+
+    The longer side stays the longer, and a side that 32 does not divide stays so: their mistakes are found too.
+    """
+    settings, model = tree["dataset"], tree["model"]
+    if gives(settings) != "boxes":
+        return None
+    channels, *sides = settings["image_shape"]
+    fewest = model.get("facts", {}).get("min_size", 1)
+    small = [_at_least(fewest, side) for side in sides]
+    if sides[0] != sides[1]:
+        longer, shorter = (0, 1) if sides[0] > sides[1] else (1, 0)
+        small[longer] = min(sides[longer], _at_least(small[shorter] + 1, sides[longer]))
+    if small == sides:
+        return None
+    shape = [channels, *small]
+
+    def shrunk(node: Tree) -> Tree:
+        return {**node, "image_shape": shape} if node.get("image_shape") == settings["image_shape"] else node
+
+    networks = {name: shrunk(node) if isinstance(node, Mapping) else node for name, node in model.items()}
+    return {**tree, "dataset": shrunk(settings), "model": shrunk(networks)}
+
+
+def _at_least(fewest: int, side: int) -> int:
+    """The least side, at most `side`, that leaves over by TRIED_MULTIPLE what `side` does."""
+    rest = side % TRIED_MULTIPLE
+    return min(side, rest + TRIED_MULTIPLE * max(0 if rest else 1, -(-(fewest - rest) // TRIED_MULTIPLE)))
+
+
+def _bytes_of_one(task: Task, tree: Tree) -> float:
+    """Of the largest output in an evaluation of one example of the real size."""
+    task, batch = zeros_like(task), made_up_data(tree["dataset"], 1).batch(torch.arange(1))
+    task.eval()
+    try:
+        with torch.no_grad():
+            return max(output_bytes(task, lambda _: _score(task, batch), 1), default=0)
+    except MISFITS as error:
+        raise _misfit(tree, error) from error
 
 
 def _place_to_try(task: Task, tree: Tree) -> torch.device | None:

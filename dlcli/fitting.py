@@ -22,21 +22,23 @@ def bytes_per_example(network: nn.Module, run: Callable[[int], Any], sizes: tupl
 
     By hooks on the modules: a dispatch mode would see every operation, but imports the compiler for it.
     """
-    measured = []
-    for num_examples in sizes:
-        found: list[int] = []
-
-        def note(module: nn.Module, given: Any, output: Any, found: list[int] = found) -> None:
-            if isinstance(output, torch.Tensor):
-                found.append(output.numel() * output.element_size())
-
-        hooks = [module.register_forward_hook(note) for module in network.modules()]
-        run(num_examples)
-        for hook in hooks:
-            hook.remove()
-        measured.append(found)
-    few, many = measured
+    few, many = (output_bytes(network, run, num_examples) for num_examples in sizes)
     return max((b - a for a, b in zip(few, many, strict=False)), default=0) / (sizes[1] - sizes[0])
+
+
+def output_bytes(network: nn.Module, run: Callable[[int], Any], num_examples: int) -> list[int]:
+    """Of the output of each module, in the order in which they answer."""
+    found: list[int] = []
+
+    def note(module: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            found.append(output.numel() * output.element_size())
+
+    hooks = [module.register_forward_hook(note) for module in network.modules()]
+    run(num_examples)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def eval_batch_size(bytes_per_example: float, device: torch.device) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import dlcli
 from dlcli import hugging_face
 from dlcli.config import Composed, change_stored, check_stored
+from dlcli.datasets.kinds import check_size
 from dlcli.display import Display, Silent, open_display
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
 from dlcli.extension import ENDS, check_extension, more
@@ -213,6 +214,7 @@ def to_resume(run: RunFolder, words: Sequence[str]) -> tuple[dict[str, Any], dic
     record = run.read_record()
     try:
         stored = check_stored(record.get("config"))
+        check_size(stored["dataset"])
         if lacking := [key for key in ("name", "experiment", "overrides", "versions", "wandb_id") if key not in record]:
             raise ConfigError(f"it lacks {', '.join(lacking)}")
     except (ConfigError, LookupError, TypeError, AttributeError) as error:

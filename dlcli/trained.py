@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from dlcli.build import Builder
 from dlcli.checkpoint import Checkpoint, Manifest
 from dlcli.config import change_stored, check_stored
 from dlcli.datasets.examples import Data, Examples, LabelledImages
-from dlcli.datasets.kinds import gives
-from dlcli.datasets.made_up import check_size
+from dlcli.datasets.kinds import check_size, gives
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, ConfigError, printable
@@ -63,8 +62,8 @@ class Trained:
         if self.measured is not None or not checking.needs_measure(self.tree):
             return self.measured or 0.0
         with stored_faults(self.folder), torch.random.fork_rng(devices=[]):
-            meta = build.build_meta_task(self.builder, self.tree, teacher=self.manifest.teacher)
-            return checking.check_shapes(meta, self.tree)
+            rebuild = partial(build.build_meta_task, self.builder, teacher=self.manifest.teacher)
+            return checking.check_shapes(rebuild(self.tree), self.tree, rebuild)
 
     @property
     def run_folder(self) -> Path | None:

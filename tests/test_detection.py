@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ from program import dlcli, events_of
 from safetensors.torch import load_file
 from torch import nn
 
+from dlcli import build, checking
+from dlcli.build import Builder
 from dlcli.confdir import packaged_conf
+from dlcli.config import compose_command
 from dlcli.datasets.boxes import BoxBatch, made_up, records
+from dlcli.errors import ConfigError
 from dlcli.models import yolo
 from dlcli.models.faster_rcnn import FasterRCNN
 from dlcli.models.yolo import Yolo
@@ -134,6 +139,60 @@ def test_only_the_last_layers_of_a_backbone_are_trained() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize(
+    ("shape", "min_size", "small"),
+    [
+        ([3, 240, 320], 32, [3, 48, 64]),
+        ([3, 320, 240], 32, [3, 64, 48]),
+        ([3, 640, 640], 32, [3, 32, 32]),
+        ([3, 640, 640], 100, [3, 128, 128]),
+        ([1, 500, 2000], 32, [1, 52, 80]),
+        ([3, 64, 1024], 64, [3, 64, 96]),
+        ([3, 32, 32], 32, None),
+    ],
+)
+def test_shapes_are_tried_on_the_smallest_pictures_that_tell(
+    shape: list[int], min_size: int, small: list[int] | None
+) -> None:
+    node = {"image_shape": shape, "num_classes": 3}
+    tree = {"dataset": {**node, "facts": {"gives": "boxes"}}, "model": {**node, "facts": {"min_size": min_size}}}
+    found = checking.smaller_pictures(tree)
+    assert (found and found["dataset"]["image_shape"], found and found["model"]["image_shape"]) == (small, small)
+
+
+@pytest.mark.parametrize("words", [["model=yolo"], ["model=faster_rcnn", "model.proposals=20"]])
+def test_a_trial_on_small_pictures_says_what_one_on_real_ones_does(words: list[str]) -> None:
+    tree = compose_command(["blood_cells", *words, "dataset.image_shape=[3,128,160]"]).tree
+    rebuild = partial(build.build_meta_task, Builder.for_search([packaged_conf()]))
+    real, small = (checking.check_shapes(rebuild(tree), tree, how) for how in (None, rebuild))
+    assert real == small > 0
+    tree["dataset"]["eval_batch_size"] = 4
+    assert checking.check_shapes(rebuild(tree), tree, rebuild) == 0
+
+
+def test_a_network_for_other_classes_or_channels_is_refused_with_the_real_size() -> None:
+    tree = compose_command(["blood_cells", "dataset.image_shape=[3,128,160]"]).tree
+    rebuild = partial(build.build_meta_task, Builder.for_search([packaged_conf()]))
+    for setting, wrong in (("num_classes", 1), ("image_shape", [1, 128, 160])):
+        misfit = {**tree, "model": {**tree["model"], setting: wrong}}
+        with pytest.raises(ConfigError, match="does not fit images of 3x128x160 and 3 classes"):
+            checking.check_shapes(rebuild(misfit), misfit, rebuild)
+
+
+def test_a_detector_that_small_pictures_do_not_suit_is_tried_on_real_ones() -> None:
+    """Its YAML says that it takes any size, which is wrong; with the size it is used for it is right."""
+    tree = compose_command(["blood_cells", "dataset.image_shape=[3,128,160]"]).tree
+    rebuild = partial(build.build_meta_task, Builder.for_search([packaged_conf()]))
+    meta, sizes = rebuild(tree), []
+
+    def refuse(small: Any) -> Any:
+        sizes.append(small["dataset"]["image_shape"])
+        raise ConfigError("too small for this network")
+
+    assert checking.check_shapes(meta, tree, refuse) == checking.check_shapes(meta, tree)
+    assert sizes == [[3, 32, 64]]
 
 
 def test_yolo_learns_rectangles() -> None:

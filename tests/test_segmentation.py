@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,6 +230,26 @@ def test_a_table_of_shares_and_the_runs_own_scores(
     assert done.code == 0, done.stderr
     found = json.loads(done.stdout)["metrics"]
     assert found["test/mean_iou"] == pytest.approx(run["metrics"]["test/mean_iou"], abs=1e-6)
+
+
+@pytest.mark.parametrize("side", ["16384", "5000"])
+def test_pictures_that_no_memory_holds_are_refused_by_a_start_and_by_a_resume(
+    forge: Forge, run: dict[str, Any], folder: Path, tmp_path: Path, side: str
+) -> None:
+    """Before a picture is decoded to that size; 16384 is a multiple of what shapes are tried on, 5000 is none."""
+    shape = f"dataset.image_shape=[1,{side},{side}]"
+    words = ("masks", f"dataset.path={folder}", *WORDS[1:], *PLAIN, "dataset.eval_batch_size=4", shape)
+    fresh = forge.run("train", *words, cwd=tmp_path / "fresh")
+    assert fresh.code == 2 and f"{shape} makes one example of" in fresh.stderr
+    edited = tmp_path / "edited" / "masks" / Path(run["run"]).name
+    shutil.copytree(run["run"], edited, symlinks=True)
+    text = (edited / "run.yaml").read_text()
+    changed = text.replace(f"- {SIDE}\n", f"- {side}\n").replace("eval_batch_size: auto", "eval_batch_size: 4")
+    assert changed != text
+    (edited / "run.yaml").write_text(changed)
+    resumed = forge.run("resume", str(edited), "trainer.epochs=7", cwd=tmp_path / "resumed")
+    assert resumed.code == 4, resumed.stderr
+    assert f"{shape} makes one example of" in resumed.stderr and "Was the file edited?" in resumed.stderr
 
 
 def test_a_kill_and_resume_ends_with_the_same_bits(forge: Forge, folder: Path, tmp_path: Path) -> None:

@@ -8,36 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlcli.datasets.examples import Batch
-from dlcli.datasets.kinds import MADE_UP, gives
+from dlcli.datasets.kinds import MADE_UP, check_size, gives
 from dlcli.datasets.records import Dense, Records
 from dlcli.errors import ConfigError, nearest
-
-MOST_NUMBERS = 16 * 2**20  # in one example: a picture of 3 x 2,364 x 2,364
-MOST_SCORES = 2**30  # of one example: each place in a text has one for each token
-
-
-def check_size(settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for examples so large that making one up, or scoring it, takes gigabytes. Images are free."""
-    kind = gives(settings)
-    names = {"boxes": "image_shape", "masks": "image_shape", "stream": "block", "sentences": "max_length",
-             "pairs": "max_length", "speech": "sample_rate", "table": "num_features"}  # fmt: skip
-    name = names.get(kind)
-    if name is None or settings.get(name) is None:
-        return
-    numbers = prod(settings[name]) if name == "image_shape" else settings[name]
-    scores = numbers * (settings.get("num_tokens") or 1) if kind in ("stream", "pairs") else 0
-    if numbers > MOST_NUMBERS or scores > MOST_SCORES:
-        said = str(settings[name]).replace(" ", "")
-        what = f"{numbers:,} numbers" if numbers > MOST_NUMBERS else f"{scores:,} scores"
-        told = f"dataset.{name}={said} makes one example of {what}, too large to train on"
-        raise ConfigError(told, hint=f"A smaller dataset.{name}.")
 
 
 def made_up_data(settings: Mapping[str, Any], num_examples: int) -> Records:
