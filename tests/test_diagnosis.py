@@ -263,6 +263,83 @@ def test_guessing_is_called_nothing_learned() -> None:
     assert reason.remedy == "dlcli tune lr digits 'model.hidden=[16]'", "the name was of the other run"
 
 
+def scored(metric: str, values: Sequence[float], loss: Sequence[float] | None = None, **more: Any) -> Evidence:
+    """A run without accuracies, whose validation has one more score; its loss is falling evenly, if not told."""
+    loss = loss or [2 - 0.05 * i for i in range(len(values))]
+    e = evidence(loss, loss)
+    accuracy = more.pop("accuracy", None)
+    for each, value in zip(e.evaluations, values, strict=True):
+        del each["metrics"]["train/accuracy"], each["metrics"]["val/accuracy"]
+        each["metrics"] |= {f"val/{metric}": value} | ({"val/accuracy": accuracy} if accuracy else {})
+    mode = "min" if metric in ("cer", "bits_per_character") else "max"
+    return replace(e, prepared={**PREPARED, "monitor": f"val/{metric}", "mode": mode, "classes": 0}, **more)
+
+
+TEXT = compose_command(["shakespeare"]).tree
+NUCLEI = {"config": compose_command(["nuclei"]).tree}  # two classes
+NOTHING = [
+    ("r2", [-0.5, -0.2, -0.01] * 2, "always answering with the mean", {}),
+    ("cer", [1.3, 1.0, 1.0] * 2, "an empty transcript", {}),
+    ("cer", [0.9, 0.85, 0.82] * 2, "the same transcript for everything", {}),
+    ("bleu", [0.0, 0.3, 0.2] * 2, "writing anything", {}),
+    ("map50", [0.0, 0.002, 0.001] * 2, "finding nothing", {}),
+    ("mean_iou", [0.3, 0.44, 0.44] * 2, "one class for every pixel", {**NUCLEI, "accuracy": 0.87}),
+    ("mean_iou", [0.02, 0.08, 0.07] * 2, "one class for every pixel", {**NUCLEI, "accuracy": 0.15}),
+    ("bits_per_character", [6.11, 6.1, 6.09] * 2, "every token being as likely", {"config": TEXT, "loss": [4.23] * 6}),
+]
+SOMETHING = [
+    ("r2", [-0.5, 0.2, -0.3], {}),
+    ("cer", [1.3, 1.0, 0.6], {}),
+    ("bleu", [0.0, 0.3, 5.0], {}),
+    ("map50", [0.0, 0.002, 0.1], {}),
+    ("mean_iou", [0.3, 0.44, 0.6], {**NUCLEI, "accuracy": 0.87}),
+    ("bits_per_character", [4.78] * 3, {"config": TEXT, "loss": [3.31] * 3}),  # as often as in the text: 0.78 of all
+]
+
+
+@pytest.mark.parametrize(("metric", "values", "answer", "more"), NOTHING)
+def test_no_better_than_an_answer_that_needs_no_input_is_nothing_learned(
+    metric: str, values: list[float], answer: str, more: dict[str, Any]
+) -> None:
+    first = diagnose(scored(metric, values, **more))[0]
+    assert first.title.startswith(f"Nothing was learned: no better than {answer}")
+    best = min(values) if metric in ("cer", "bits_per_character") else max(values)
+    assert first.figures[f"best val {metric}"] == best and first.figures[f"last val {metric}"] == values[-1]
+    is_falling = "loss" not in more
+    assert first.remedy.startswith("dlcli resume mine" if is_falling else "dlcli tune lr")
+    composes(first.remedy)
+    short = scored(metric, values[1:3], **{**more, "loss": more["loss"][:2]} if "loss" in more else more)
+    assert titles(short) == ["It ended before it could learn much"], "two epochs are too few to tell"
+
+
+@pytest.mark.parametrize(("metric", "values", "more"), SOMETHING)
+def test_a_little_better_than_that_is_not_accused(metric: str, values: list[float], more: dict[str, Any]) -> None:
+    assert titles(scored(metric, values, **more)) == []
+
+
+def test_of_a_run_that_diverged_nothing_else_is_told() -> None:
+    reason = "the loss is inf at step 25; the update was not made"
+    e = scored("r2", [-1e20, -1e25, -1e30])
+    assert titles(replace(e, status="failed", reason=reason)) == ["It diverged: the loss is not a number any more"]
+
+
+def test_pixels_that_are_mostly_background_are_no_classes_guessed_rightly() -> None:
+    """Nine tenths of the pixels are background, and a loss with Dice's is no cross-entropy: no rate is too high."""
+    e = evidence([1.40, 1.39, 1.385], [1.4, 1.4, 1.4], 0.16, 0.15, prepared={**PREPARED, "classes": 2})
+    for each in e.evaluations:
+        each["metrics"]["val/mean_iou"] = 0.08
+    assert [title.partition(":")[0] for title in titles(e)] == ["Nothing was learned"]
+
+
+def test_numbers_that_are_always_the_mean_or_worse_are_told(trained: Any) -> None:
+    """R2 is -0.02 after twelve epochs of a rate that is far too small."""
+    words = ("diabetes", "optimizer=sgd", "optimizer.lr=1e-4", "trainer.epochs=12")
+    (reason,) = trained("mean", *words)
+    assert reason.title == "Nothing was learned: no better than always answering with the mean"
+    assert -0.2 < reason.figures["best val r2"] < 0 and reason.remedy == "dlcli resume mean trainer.epochs=24"
+    assert trained("diabetes", "diabetes") == []
+
+
 def test_a_score_that_still_gets_better_at_the_end_is_told() -> None:
     val = [0.6 - 0.02 * i for i in range(20)]
     reason = only(evidence(curve(1.6, 0.1), val))

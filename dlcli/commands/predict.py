@@ -63,7 +63,6 @@ def print_answers(answers: list[dict[str, Any]], module: Any, *, as_json: bool) 
     rows = [module.row(answer) for answer in answers]
     target = next((answer["target"] for answer in answers if "target" in answer), "answer")
     names = [printable(target) if name == "answer" else name for name in module.COLUMNS]
-    used = [
-        i for i in range(len(names)) if not rows or any(row[i] is not None for row in rows)
-    ]  # a number has no probability
+    # A number has no probability, and where all went well there is no error.
+    used = [i for i in range(len(names)) if not rows or any(row[i] is not None for row in rows)]
     print_table("predictions", [names[i] for i in used], [[row[i] for i in used] for row in rows])

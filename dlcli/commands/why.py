@@ -70,7 +70,7 @@ def told(figures: Mapping[str, Any]) -> list[str]:
 
 def value_of(name: str, value: Any) -> str:
     from dlcli.display import clean
-    from dlcli.layout import count, metric_value
+    from dlcli.layout import count, is_share, metric_value
 
     if isinstance(value, int) and not isinstance(value, bool):
         return count(value)
@@ -78,6 +78,6 @@ def value_of(name: str, value: Any) -> str:
         return clean(value)
     if "share" in name or name.startswith("of ") or name == "even falling has":
         return f"{100 * value:.0f} %"
-    if "accuracy" in name or name == "guessing gets":
+    if any(map(is_share, name.split())) or name == "guessing gets":
         return f"{100 * value:.2f} %"
     return f"{value:.3g}" if name.startswith(("lr", "seconds")) else metric_value(name, value)

@@ -18,6 +18,7 @@ from typing import Any
 
 from dlcli.diagnosis.evidence import Evidence, number
 from dlcli.diagnosis.remedies import larger, less_augmentation, more_regularization, smaller, smaller_lr, sweep_of
+from dlcli.diagnosis.trivial import no_better
 
 Figures = Mapping[str, Any]
 
@@ -182,16 +183,27 @@ def _standard_error(e: Evidence, accuracy: float) -> float:
 
 def too_short(e: Evidence) -> Reason | None:
     """One or two epochs, and little learned: nothing else can be told of it."""
-    if e.status != "completed" or not 0 < e.epochs_done() <= FEW_EPOCHS or not _is_low(e) or lr_too_high(e):
+    if e.status != "completed" or not 0 < e.epochs_done() <= FEW_EPOCHS or lr_too_high(e):
         return None
-    figures = {"epochs": e.epochs_done(), **_learned(e), "lr": e.setting("optimizer.lr")}
+    trivial = no_better(e)
+    if not (_is_low(e) or trivial):
+        return None
+    figures = {"epochs": e.epochs_done(), **(trivial.figures if trivial else {}), **_learned(e)}
+    figures["lr"] = e.setting("optimizer.lr")
     remedy = re.sub(r"trainer\.epochs=\d+", "trainer.epochs=10", e.longer())
     return Reason("It ended before it could learn much", figures, remedy, 0.8)
 
 
 def nothing_learned(e: Evidence) -> Reason | None:
-    """No better than guessing, after some epochs."""
-    if e.epochs_done() <= FEW_EPOCHS or _best_accuracy(e) is None or lr_too_high(e):
+    """No better than guessing, or than an answer that needs no input, after some epochs."""
+    if e.epochs_done() <= FEW_EPOCHS or lr_too_high(e) or diverged(e):
+        return None
+    if trivial := no_better(e):
+        last = falling_share(_at_high_rate(e))
+        figures = {**trivial.figures, **_learned(e), "of the loss's fall in the last fifth": last}
+        remedy = e.longer() if last is not None and last >= FALLING else e.again(verb="tune lr")
+        return Reason(f"Nothing was learned: no better than {trivial.answer}", figures, remedy, 0.85)
+    if _best_accuracy(e) is None:
         return None
     guessing = 1 / _num_classes(e)
     if max(*e.series("train/accuracy"), *e.series("val/accuracy")) > guessing + CHANCE * (1 - guessing):
@@ -375,9 +387,9 @@ def _train_loss(event: Mapping[str, Any]) -> float | None:
 
 
 def _best_accuracy(e: Evidence) -> float | None:
-    """The better of both splits at the end; None for a task without accuracies."""
+    """The better of both splits at the end; None for a task without accuracies, or whose are of pixels."""
     train, val = e.last("train/accuracy"), e.last("val/accuracy")
-    return None if train is None or val is None else max(train, val)
+    return None if train is None or val is None or e.series("val/mean_iou") else max(train, val)
 
 
 def _is_low(e: Evidence) -> bool:
