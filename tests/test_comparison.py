@@ -244,6 +244,22 @@ def test_the_score_that_is_judged_by() -> None:
     assert caught.value.hint == "Did you mean val/accuracy? They have: val/accuracy, val/loss."
 
 
+@pytest.mark.parametrize(
+    ("experiment", "metric"),
+    [("spoken_digits", "cer"), ("nuclei", "mean_iou"), ("diabetes", "r2"), ("digits", "accuracy")],
+)
+def test_a_task_is_judged_by_its_own_score_and_one_of_a_whole_set_asks_nobody(experiment: str, metric: str) -> None:
+    """The accuracy of whole transcripts or of pixels is not what such a run was trained for."""
+    names = dict.fromkeys(["test/loss", "test/accuracy", f"test/{metric}"])
+    record = record_of(experiment)
+    one, other = (Side(RunFolder(Path(n)), record, {m: {0: 0.4} for m in names}, False, "completed") for n in "ab")
+    assert choose_metric([one, other], None) == f"test/{metric}"
+    if metric != "accuracy":
+        verdict = compare(one, other, f"test/{metric}", nobody)
+        assert verdict.word == UNKNOWN and "has no spread" in verdict.reason
+        assert verdict.hints == (f"dlcli train {experiment} --seeds 5",)
+
+
 # ------------------------------------------------------------------------------------------------------------ real runs
 
 

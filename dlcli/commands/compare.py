@@ -14,7 +14,7 @@ def compare(
         list[str], typer.Argument(metavar="A B [...]", help="Runs, or groups of seeds; A is the baseline.")
     ],
     metric: Annotated[
-        str | None, typer.Option("--metric", help="What is judged by, such as val/loss; default test/accuracy.")
+        str | None, typer.Option("--metric", help="What is judged by, such as val/loss; default: the task's own.")
     ] = None,
     fail_if: Annotated[
         str | None,

@@ -117,7 +117,7 @@ def direction(side: Side, metric: str) -> str | None:
 
 
 def choose_metric(sides: Sequence[Side], wanted: str | None) -> str:
-    """What is judged by: `wanted`, else test/accuracy, else the score of the baseline's task, on test or on val.
+    """What is judged by: `wanted`, else the score of the baseline's task, on test or on val.
 
     Raises ConfigError where not all sides have it.
     """
@@ -133,7 +133,7 @@ def choose_metric(sides: Sequence[Side], wanted: str | None) -> str:
             raise ConfigError(f"--metric {printable(wanted)}: not every run has that score", hint=hint)
         return found
     monitor = str(sides[0].record["config"]["task"]["facts"]["monitor"])
-    asked = ("test/accuracy", monitor.replace("val/", "test/", 1), monitor)
+    asked = (monitor.replace("val/", "test/", 1), monitor)
     return next((name for name in asked if name in names), names[0])
 
 
