@@ -56,6 +56,13 @@ class Plan:
         fitting = int(step / share) if step and share > 0 else self.steps_per_epoch * FIRST_GUESS
         return max(step + 1, min(fitting, self.steps or fitting))
 
+    def long_warm_up(self, warmup: float) -> str | None:
+        """What to say of a warm-up of so many steps that takes half of the run or more."""
+        if self.steps is None or warmup < 1 or warmup < self.steps / 2:
+            return None
+        rising = min(int(warmup), self.steps)
+        return f"{rising} of the run's {self.steps} steps are warm-up; a share fits any length: schedule.warmup=0.1"
+
     def lr_scale(self, schedule: Schedule, scores: Sequence[float | None]) -> Callable[[int], float]:
         """step -> share of optimizer.lr for the step after it. `scores` may grow meanwhile."""
         steps, per_epoch, min_delta = self.steps or 1, self.steps_per_epoch, self.min_delta

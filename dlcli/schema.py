@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -35,6 +36,22 @@ class Setting:
         except ValidationError:
             return f"must be {self.expects}, got {say(value)}"
         return None
+
+    @property
+    def choices(self) -> list[Any]:
+        """The values that it names one by one: of a word its choices, of a switch true and false; of a number none."""
+        return _choices(self.annotation)
+
+
+def _choices(annotation: Any) -> list[Any]:
+    if annotation is bool:
+        return [True, False]
+    parts, origin = get_args(annotation), get_origin(annotation)
+    if origin is Literal:
+        return list(parts)
+    if origin is Annotated:
+        return _choices(parts[0])
+    return [choice for part in parts for choice in _choices(part)] if origin is UnionType else []
 
 
 def say(value: object) -> str:
@@ -267,7 +284,10 @@ SETTINGS: dict[str, Setting] = {
     "model.discriminator.hidden": several(_WIDTH, 0, 1_000, "Widths of the discriminator's hidden layers."),
     "model.discriminator.dropout": real(0, 1, "Share of activations dropped.", below=True),
     "task.teacher": text(_PATH, "a run or a checkpoint", "Whose network is taught from, as in dlcli eval."),
-    "task.temperature": real(0, 1_000, "Softens both networks' outputs.", above=True),
+    "task.temperature": real(0, 1_000, "What logits, or cosines of a contrastive loss, are divided by.", above=True),
+    "task.views": whole(1, 16, "How often a batch has each image, differently augmented."),
+    "task.decay": real(0, 1, "Of the moving mean of each class's embeddings, at each batch.", below=True),
+    "task.num_classes": whole(1, 1_000_000, "Follows dataset.num_classes.", optional=True),
     "task.alpha": real(0, 1, "Weight of the teacher against the labels."),
     "task.label_smoothing": real(0, 1, "Follows regularization.label_smoothing.", below=True),
     "task.mixup": real(0, 100, "Follows regularization.mixup."),
@@ -290,7 +310,11 @@ SETTINGS: dict[str, Setting] = {
     "optimizer.betas": several(real(0, 1, "", below=True), 2, 2, "Decay of the first and second moment."),
     "optimizer.eps": real(0, 1, "Added to the denominator.", above=True),
     "optimizer.alpha": real(0, 1, "Decay of the squared gradient's average.", below=True),
-    "schedule.warmup": whole(0, 10**12, "Steps of linear warm-up in front."),
+    "schedule.warmup": Setting(
+        Annotated[int, Field(strict=True, ge=0, le=10**12)] | Annotated[float, Field(strict=True, gt=0, lt=1)],
+        "a whole number from 0 to 1,000,000,000,000, or a share between 0 and 1",
+        "Steps of linear warm-up in front, or their share of all steps.",
+    ),
     "schedule.every": whole(1, 1_000_000, "Epochs between two cuts."),
     "schedule.gamma": real(0, 1, "Factor of a cut.", above=True),
     "schedule.final": real(0, 1, "Share of the learning rate at the end."),

@@ -92,7 +92,8 @@ class Session:
         for warning in self.warnings:
             self.recorder.warn(warning)
         if self.checkpoint is None:
-            for told in filter(None, (*self.training.data.notes, self.training.pretrained)):
+            warm_up = self.training.plan.long_warm_up(self.tree["schedule"].get("warmup", 0))
+            for told in filter(None, (*self.training.data.notes, self.training.pretrained, warm_up)):
                 self.recorder.note(told)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run(profile=self.profile and self.ranks.is_primary)

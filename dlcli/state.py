@@ -47,6 +47,11 @@ class Progress:
     best: int | None = None
     seconds: float = 0.0
 
+    @property
+    def losses(self) -> list[float | None]:
+        """On the validation split, of each evaluation; None where the task has none."""
+        return [evaluation["scores"].get("loss") for evaluation in self.evaluations]
+
     def epochs_since_evaluation(self, steps_per_epoch: int) -> float:
         last = self.evaluations[-1]["step"] if self.evaluations else 0
         return (self.step - last) / steps_per_epoch
@@ -132,6 +137,11 @@ def restore_weights(task: Task, averages: Averages, saved: Checkpoint) -> None:
             live.copy_(raw)
 
 
+def are_scores(plain: Any) -> bool:
+    """Whether it is a dict of numbers; None stands for NaN."""
+    return isinstance(plain, dict) and all(value is None or type(value) in (int, float) for value in plain.values())
+
+
 def stored_progress(plain: Any, step: int) -> Progress:
     """A Progress from a checkpoint of `step`, held to its types. Raises ValueError when it is none."""
     progress = TypeAdapter(Progress).validate_json(json.dumps(plain), strict=True)
@@ -139,7 +149,7 @@ def stored_progress(plain: Any, step: int) -> Progress:
     scores = [e.get("scores") for e in progress.evaluations]
     if progress.step != step or not all(type(n) is int for n in numbers):
         raise ValueError("its progress is not that of its step")
-    if len(scores) != len(progress.scores) or not all(isinstance(s, dict) for s in scores):
+    if len(scores) != len(progress.scores) or not all(are_scores(s) for s in scores):
         raise ValueError("its scores are not those of its evaluations")
     if progress.best is not None and not 0 <= progress.best < len(scores):
         raise ValueError("its best evaluation is none of its evaluations")

@@ -322,11 +322,11 @@ class Training(Assembly):
         self.tally.fold(self.progress)
         metrics = {f"train/{name}": total / progress.examples for name, total in progress.sums.items()}
         metrics |= {f"val/{name}": value for name, value in scores.items()}
-        is_best = self.is_best()
         examples = progress.epochs_since_evaluation(self.train_source.steps_per_epoch) * self.train_source.num_examples
         examples_per_s = examples / (trained - self.epoch_started) if trained > self.epoch_started else None
         progress.evaluations.append({"step": progress.step, "epoch": self.epoch(), "scores": finite(scores)})
         progress.examples, progress.sums = 0, {}
+        is_best = self.is_best()
         self.recorder.emit(
             "epoch", epoch=self.epoch(), step=progress.step, metrics=metrics, lr=self.lr(),
             examples_per_s=examples_per_s, seconds=time.monotonic() - self.epoch_started, best=is_best,
@@ -338,7 +338,7 @@ class Training(Assembly):
 
     def is_best(self) -> bool:
         """Whether the last score is the best so far."""
-        return best_index(self.progress.scores) == len(self.progress.scores) - 1
+        return best_index(self.progress.scores, self.progress.losses) == len(self.progress.scores) - 1
 
     def best_evaluation(self) -> dict[str, Any] | None:
         """The one that the checkpoint `best` is of: scores and weights that belong together."""

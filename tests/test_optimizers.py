@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,7 +15,9 @@ from dlcli import loop
 from dlcli.datasets.examples import Batch
 from dlcli.errors import ConfigError
 from dlcli.optimizers.groups import build_optimizer
-from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay
+from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay, triangle
+from dlcli.plan import Plan
+from dlcli.ranks import Alone
 from dlcli.regularization.penalties import L1
 from dlcli.regularization.stopping import best_index, should_stop
 from dlcli.tasks.classification import Classification
@@ -95,9 +98,28 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
         build_optimizer(nn.Linear(1, 1), partial(torch.optim.SGD, lr=1.0), {"typo": {"match": "*.biass"}})
 
 
+@pytest.mark.parametrize("schedule", [constant, cosine, step_decay, one_cycle, triangle, partial(plateau, lr=0.1)])
+def test_a_warm_up_below_one_is_a_share_of_the_steps(schedule: Callable[..., float]) -> None:
+    shares = [schedule(at(s), warmup=0.25) for s in range(STEPS)]
+    assert shares == [schedule(at(s), warmup=STEPS // 4) for s in range(STEPS)]
+    assert shares != [schedule(at(s), warmup=0) for s in range(STEPS)]
+
+
+def test_a_warm_up_of_half_the_run_is_told_of() -> None:
+    def plan(steps: int | None) -> Plan:
+        return Plan(steps=steps, limit_s=None, steps_per_epoch=10, min_delta=0.0, before_s=0.0, ranks=Alone())
+
+    assert "32 of the run's 32 steps" in str(plan(32).long_warm_up(100))
+    assert "16 of the run's 32 steps" in str(plan(32).long_warm_up(16))
+    assert plan(32).long_warm_up(15) is plan(32).long_warm_up(0.6) is plan(None).long_warm_up(100) is None
+
+
 def test_early_stopping_waits_and_never_takes_a_nan_for_the_best() -> None:
     assert best_index([None, 0.1, None, 0.3, 0.3]) == 3
     assert best_index([None]) is None
+    assert best_index([0.0, 0.0, 0.0], [3.0, 2.0, 2.5]) == 1, "of equal scores the lowest loss"
+    assert best_index([0.0, 0.1, 0.1], [3.0, None, 2.5]) == 2 and best_index([0.2, 0.1], [3.0, 2.0]) == 0
+    assert best_index([None, None], [3.0, 2.0]) is None and best_index([0.1, 0.1], [None, None]) == 0
     assert not should_stop([0.5, 0.4, 0.3], patience=3)
     assert should_stop([0.5, 0.4, 0.3, None], patience=3)
     assert should_stop([0.5, 0.505, 0.506], patience=2, min_delta=0.1)

@@ -2,8 +2,8 @@
 
 Each takes a `Position` and its own settings and gives the share of `optimizer.lr` for the next step, in [0, 1].
 `warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) stand in front of any of them, up to its first value;
-cosine, one_cycle and triangle are stretched over the steps that remain; step_decay and plateau count epochs and
-evaluations.
+below 1 it is a share of all steps, for data whose size is not known beforehand. cosine, one_cycle and triangle are
+stretched over the steps that remain; step_decay and plateau count epochs and evaluations.
 """
 
 from __future__ import annotations
@@ -26,67 +26,78 @@ class Position(NamedTuple):
 Schedule = Callable[[Position], float]
 
 
-def warm(at: Position, warmup: int) -> float:
-    """Linear from 1/warmup to 1, for the steps below `warmup`."""
-    return (at.step + 1) / warmup
+def warm_steps(at: Position, warmup: float) -> int:
+    """`warmup` itself, or below 1 that share of the run's steps."""
+    return int(warmup * at.steps) if warmup < 1 else int(warmup)
 
 
-def progress(at: Position, warmup: int) -> float:
-    """Position in the steps behind the warm-up, in [0, 1]."""
-    return min(1.0, (at.step - warmup) / max(1, at.steps - warmup))
+def warm(at: Position, steps: int) -> float:
+    """Linear from 1/steps to 1, in the first `steps`."""
+    return (at.step + 1) / steps
 
 
-def constant(at: Position, *, warmup: int = 0) -> float:
-    return warm(at, warmup) if at.step < warmup else 1.0
+def progress(at: Position, steps: int) -> float:
+    """Position in the steps behind a warm-up of `steps`, in [0, 1]."""
+    return min(1.0, (at.step - steps) / max(1, at.steps - steps))
 
 
-def cosine(at: Position, *, warmup: int = 0, final: float = 0.0) -> float:
+def constant(at: Position, *, warmup: float = 0) -> float:
+    steps = warm_steps(at, warmup)
+    return warm(at, steps) if at.step < steps else 1.0
+
+
+def cosine(at: Position, *, warmup: float = 0, final: float = 0.0) -> float:
     """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
-    if at.step < warmup:
-        return warm(at, warmup)
-    return final + (1 - final) * (1 + cos(pi * progress(at, warmup))) / 2
+    steps = warm_steps(at, warmup)
+    if at.step < steps:
+        return warm(at, steps)
+    return final + (1 - final) * (1 + cos(pi * progress(at, steps))) / 2
 
 
-def step_decay(at: Position, *, warmup: int = 0, every: int = 10, gamma: float = 0.1) -> float:
+def step_decay(at: Position, *, warmup: float = 0, every: int = 10, gamma: float = 0.1) -> float:
     """gamma ** (epochs done since the warm-up // every). Counts epochs: a time limit does not stretch it."""
-    if at.step < warmup:
-        return warm(at, warmup)
-    return gamma ** ((at.step - warmup) // at.steps_per_epoch // every)
+    steps = warm_steps(at, warmup)
+    if at.step < steps:
+        return warm(at, steps)
+    return gamma ** ((at.step - steps) // at.steps_per_epoch // every)
 
 
-def one_cycle(at: Position, *, warmup: int = 0, rise: float = 0.3, start: float = 0.04, final: float = 4e-6) -> float:
+def one_cycle(at: Position, *, warmup: float = 0, rise: float = 0.3, start: float = 0.04, final: float = 4e-6) -> float:
     """Up from `start` to 1 and down to `final`, both along half a cosine (Smith and Topin 2018).
 
     torch's OneCycleLR with div_factor = 1 / start and final_div_factor = start / final, over one step more; the
     momentum is left alone.
     """
-    if at.step < warmup:
-        return warm(at, warmup) * start
-    share = progress(at, warmup)
+    steps = warm_steps(at, warmup)
+    if at.step < steps:
+        return warm(at, steps) * start
+    share = progress(at, steps)
     if share < rise:
         return start + (1 - start) * (1 - cos(pi * share / rise)) / 2
     return final + (1 - final) * (1 + cos(pi * (share - rise) / (1 - rise))) / 2
 
 
-def triangle(at: Position, *, warmup: int = 0, rise: float = 0.25, start: float = 0.2, final: float = 0.0) -> float:
+def triangle(at: Position, *, warmup: float = 0, rise: float = 0.25, start: float = 0.2, final: float = 0.0) -> float:
     """A straight line up from `start` to 1 and another down to `final` (Smith 2017); with a `rise` of 0 only down."""
-    if at.step < warmup:
-        return warm(at, warmup) * (start if rise else 1.0)
-    share = progress(at, warmup)
+    steps = warm_steps(at, warmup)
+    if at.step < steps:
+        return warm(at, steps) * (start if rise else 1.0)
+    share = progress(at, steps)
     if share < rise:
         return start + (1 - start) * share / rise
     return final + (1 - final) * (1 - share) / (1 - rise)
 
 
 def plateau(
-    at: Position, *, lr: float, warmup: int = 0, patience: int = 10, factor: float = 0.5, floor: float = 1e-6
+    at: Position, *, lr: float, warmup: float = 0, patience: int = 10, factor: float = 0.5, floor: float = 1e-6
 ) -> float:
     """`factor` once for each time that more than `patience` evaluations in a row brought no better score.
 
     Never below `floor`, a learning rate. A pure function of the scores so far.
     """
-    if at.step < warmup:
-        return warm(at, warmup)
+    steps = warm_steps(at, warmup)
+    if at.step < steps:
+        return warm(at, steps)
     best, waited, cuts = float("-inf"), 0, 0
     for score in at.scores:
         if score is not None and score > best + at.min_delta:

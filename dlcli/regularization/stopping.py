@@ -5,22 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def best_index(scores: Sequence[float | None], min_delta: float = 0.0) -> int | None:
+def best_index(
+    scores: Sequence[float | None], losses: Sequence[float | None] = (), *, min_delta: float = 0.0
+) -> int | None:
     """Position of the best score, larger is better; None stands for NaN and is never best.
 
-    Better means by more than min_delta.
+    Better means by more than min_delta. losses: of the same evaluations; among equal scores the lower one is better, so
+    that of a network whose BLEU is 0 for three epochs not the first one is kept.
     """
     best: int | None = None
     highest = float("-inf")
     for i, score in enumerate(scores):
-        if score is not None and (best is None or score > highest + min_delta):
+        if score is not None and (best is None or score > highest + min_delta or is_lower(losses, i, best, scores)):
             best, highest = i, score
     return best
+
+
+def is_lower(losses: Sequence[float | None], i: int, best: int, scores: Sequence[float | None]) -> bool:
+    """Whether the loss at i is below that at `best`, at equal scores."""
+    if scores[i] != scores[best] or not losses:
+        return False
+    mine, other = losses[i], losses[best]
+    return mine is not None and (other is None or mine < other)
 
 
 def should_stop(scores: Sequence[float | None], *, patience: int | None, min_delta: float = 0.0) -> bool:
     """Whether the last `patience` scores brought nothing better; patience None never stops."""
     if patience is None or not scores:
         return False
-    best = best_index(scores, min_delta)
+    best = best_index(scores, min_delta=min_delta)
     return len(scores) - 1 - (best if best is not None else -1) >= patience

@@ -170,7 +170,8 @@ class Trials:
         result.evaluations.append({"step": step, "epoch": epoch, "scores": dict(scores)})
         score = self.sign * scores[self.monitor]
         result.scores.append(score if isfinite(score) else None)
-        is_best = best_index(result.scores) == len(result.scores) - 1
+        losses = [evaluation["scores"].get("loss") for evaluation in result.evaluations]
+        is_best = best_index(result.scores, losses) == len(result.scores) - 1
         if is_best:
             result.best = len(result.scores) - 1
         if step < self.steps and should_stop(
