@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dlcli import start
 from dlcli.comparison.answers import answers_of, weights_of
 from dlcli.comparison.significance import mcnemar, next_interval
-from dlcli.comparison.verdict import Ask, read_side
+from dlcli.comparison.verdict import Ask, choose_metric, read_side
 from dlcli.config.tree import copied
 from dlcli.display import Display
 from dlcli.errors import CheckpointError, ConfigError, DlcliError
@@ -96,7 +96,7 @@ def judge(before: RunFolder, after: RunFolder, ask: Ask) -> Repeat:
     if "last" in compared and equal and all(one[name] == other[name] for name in names):
         steps = " and ".join(compared)
         return Repeat(BIT_FOR_BIT, f"the weights of {steps} and {len(names)} scores, to the last bit")
-    name = next((n for n in ("test/accuracy", "val/accuracy") if n in names), names[0])
+    name = choose_metric([read_side(before), read_side(after)], None)
     gap = f"{metric_name(name)} {metric_value(name, one[name])}, now {metric_value(name, other[name])}"
     found = [by_examples(before, after, name, ask), by_seeds(before, name, other[name])]
     if told := next((repeat for repeat in found if repeat and repeat.word == WITHIN_NOISE), None):
