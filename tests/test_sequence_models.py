@@ -146,12 +146,13 @@ def test_the_last_state_is_that_of_torchs_packed_sequences(cell: str) -> None:
 
 def test_attention_pooling_is_a_weighted_mean_over_time() -> None:
     network, tokens = reader_of_text(READERS["lstm with attention"]), sentences()
-    weights_BL = network.attention(tokens, LENGTHS)
+    (weights_B11L,) = network.attention(tokens, LENGTHS)
+    weights_BL = weights_B11L[:, 0, 0]
     torch.testing.assert_close(weights_BL.sum(1), torch.ones(4).double())
     assert (weights_BL[torch.arange(9) >= LENGTHS[:, None]] == 0).all()
     states_BLD = network.cells(network.steps(tokens))[0]
     torch.testing.assert_close(network(tokens), network.head((weights_BL[:, :, None] * states_BLD).sum(1)))
-    with pytest.raises(ValueError, match="last step"):
+    with pytest.raises(ConfigError, match="last step"):
         reader_of_text(READERS["lstm"]).attention(tokens)
 
 

@@ -7,6 +7,7 @@ look, and broadcasts to (B, H, Q, K): `key_mask(lengths_B, K)` hides padding. A 
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,19 @@ from torch import Tensor, nn
 from dlcli.errors import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class Attentive(Protocol):
+    """A network whose attention can be asked for: every one here that attends has these two.
+
+    reads_from: which queries the answer is made of: "pool": the only one, which is the pooling itself; "first": a class
+    token; "mean": all of them; "last"; "each": every one has an answer of its own.
+    """
+
+    reads_from: str
+
+    def attention(self, *inputs: Tensor) -> list[Tensor]:
+        """Of each block (B, H, Q, K), what each query takes from each key; rows sum to one. inputs: as of forward."""
 
 
 class Attention(nn.Module):
@@ -53,13 +67,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(B, H, Q, K): how much each query takes from each key, without dropout; rows sum to one, or to zero."""
         keys_BKD = queries_BQD if keys_BKD is None else keys_BKD
-        q, k = (split_heads(x, self.head_width) for x in (self.q(queries_BQD), self.k(keys_BKD)))
-        scores_BHQK = q @ k.transpose(2, 3) / math.sqrt(self.head_width)
-        if is_causal:
-            mask = join_masks(mask, causal_mask(q.shape[2], k.shape[2], q.device))
-        if mask is not None:
-            scores_BHQK = scores_BHQK.masked_fill(~mask, -torch.inf)
-        return scores_BHQK.softmax(3).nan_to_num(0.0)
+        return weigh(self.q(queries_BQD), self.k(keys_BKD), self.head_width, mask=mask, is_causal=is_causal)
 
 
 def attend(
@@ -78,6 +86,19 @@ def attend(
         mask, is_causal = join_masks(mask, causal_mask(q.shape[2], k.shape[2], q.device)), False
     mixed_BHQE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, dropout_p=dropout)
     return mixed_BHQE.transpose(1, 2).flatten(2)
+
+
+def weigh(
+    q_BQD: Tensor, k_BKD: Tensor, head_width: int, *, mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """The explicit formula of what `attend` mixes its values by, softmax(q k^T / sqrt(E)): (B, H, Q, K)."""
+    q, k = (split_heads(x, head_width) for x in (q_BQD, k_BKD))
+    scores_BHQK = q @ k.transpose(2, 3) / math.sqrt(head_width)
+    if is_causal:
+        mask = join_masks(mask, causal_mask(q.shape[2], k.shape[2], q.device))
+    if mask is not None:
+        scores_BHQK = scores_BHQK.masked_fill(~mask, -torch.inf)
+    return scores_BHQK.softmax(3).nan_to_num(0.0)
 
 
 def split_heads(x_BND: Tensor, head_width: int) -> Tensor:

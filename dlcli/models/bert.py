@@ -54,6 +54,8 @@ class Bert(nn.Module):
     what attention adds, as BERT has it. max_length: of the data, for a message before anything starts.
     """
 
+    reads_from = "first"
+
     def __init__(
         self,
         *,

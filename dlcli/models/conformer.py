@@ -21,6 +21,8 @@ class Conformer(nn.Module):
     where it subsamples by convolutions, and there is layer norm where it has batch norm (see `Convolution`).
     """
 
+    reads_from = "each"
+
     def __init__(
         self,
         *,
@@ -41,13 +43,26 @@ class Conformer(nn.Module):
         self.head = nn.Linear(width, num_tokens)
 
     def forward(self, waves_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        x_BFD, frames_B = self.features(waves_BT, lengths_B)
-        x_BFD = self.project(x_BFD)
-        x_BFD = self.dropout(x_BFD + sinusoids(x_BFD.shape[1], x_BFD.shape[2], x_BFD.device))
+        x_BFD, frames_B = self.embed(waves_BT, lengths_B)
         mask = key_mask(frames_B, x_BFD.shape[1])
         for block in self.blocks:
             x_BFD = block(x_BFD, mask)
         return self.head(x_BFD), frames_B
+
+    def embed(self, waves_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, F, D) with their positions, and how many (B,) each recording has."""
+        x_BFD, frames_B = self.features(waves_BT, lengths_B)
+        x_BFD = self.project(x_BFD)
+        return self.dropout(x_BFD + sinusoids(x_BFD.shape[1], x_BFD.shape[2], x_BFD.device)), frames_B
+
+    def attention(self, waves_BT: Tensor, lengths_B: Tensor) -> list[Tensor]:
+        """Of each block, how much each frame takes from each other one: (B, H, F, F); rows sum to one."""
+        x_BFD, frames_B = self.embed(waves_BT, lengths_B)
+        mask, found = key_mask(frames_B, x_BFD.shape[1]), []
+        for block in self.blocks:
+            found.append(block.weights(x_BFD, mask))  # type: ignore[operator]
+            x_BFD = block(x_BFD, mask)
+        return found
 
 
 class ConformerBlock(nn.Module):
@@ -68,6 +83,11 @@ class ConformerBlock(nn.Module):
         x_BFD = x_BFD + self.drop(self.convolution(self.norm3(x_BFD), mask))
         x_BFD = x_BFD + self.drop(self.last(self.norm4(x_BFD))) / 2
         return self.norm5(x_BFD)
+
+    def weights(self, x_BFD: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, F, F), of its attention."""
+        x_BFD = x_BFD + self.first(self.norm1(x_BFD)) / 2
+        return self.attention.weights(self.norm2(x_BFD), mask=mask)
 
 
 class Convolution(nn.Module):

@@ -24,6 +24,8 @@ class GPT(nn.Module):
     those layers. tied: one matrix embeds the tokens and reads them out (Press and Wolf 2017).
     """
 
+    reads_from = "last"
+
     def __init__(
         self,
         *,

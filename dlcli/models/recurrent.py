@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dlcli.errors import ConfigError
 from dlcli.models.sequences import Steps, last_step, step_mask
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {
@@ -25,6 +26,8 @@ class Recurrent(nn.Module):
     head_dropout: in front of fc; embedding: numbers that stand for a token. The layers read from left to right, so
     padding behind a sentence cannot reach the states before it: nothing is packed, and nothing waits for the device.
     """
+
+    reads_from = "pool"
 
     def __init__(
         self,
@@ -65,8 +68,9 @@ class Recurrent(nn.Module):
             scores_BL = scores_BL.masked_fill(~step_mask(lengths_B, scores_BL.shape[1]), -torch.inf)
         return scores_BL.softmax(1)
 
-    def attention(self, inputs: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """(B, L): the weight of each step in the pooled state; rows sum to one, padding has none."""
+    def attention(self, inputs: Tensor, lengths_B: Tensor | None = None) -> list[Tensor]:
+        """(B, 1, 1, L), once: the weight of each step in the pooled state; rows sum to one, padding has none."""
         if self.score is None:
-            raise ValueError("a network that pools by its last step has no attention")
-        return self.weigh(self.score, *self.read(inputs, lengths_B))
+            told = "the network answers from its last step (model.pooling=last): it has no attention"
+            raise ConfigError(told, hint="dlcli train ... model.pooling=attention")
+        return [self.weigh(self.score, *self.read(inputs, lengths_B))[:, None, None]]

@@ -40,6 +40,8 @@ class Seq2SeqTransformer(nn.Module):
     pre_norm: normalise what goes into each layer (Xiong et al. 2020), false: what comes out, as the paper does.
     """
 
+    reads_from = "each"
+
     def __init__(
         self,
         *,

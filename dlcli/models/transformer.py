@@ -18,6 +18,8 @@ class Transformer(nn.Module):
     make_block: gives a block (B, L, D) -> (B, L, D) that takes `mask`; other kinds of block make other models.
     """
 
+    reads_from = "mean"
+
     def __init__(
         self,
         *,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.attention import attend, check_heads
+from dlcli.models.attention import attend, check_heads, weigh
 
 
 class ViT(nn.Module):
@@ -18,6 +18,8 @@ class ViT(nn.Module):
     Takes images (B, C, H, W) float, gives logits (B, num_classes). patch: side of a patch in pixels, which divides H
     and W; width: D, of every token; heads: which divides D. Shapes: N = 1 + patches, E = D / heads.
     """
+
+    reads_from = "first"
 
     def __init__(
         self,
@@ -51,12 +53,24 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        patches_BND = self.patches(images_BCHW).flatten(2).transpose(1, 2)
-        class_B1D = self.class_token.expand(len(patches_BND), -1, -1)
-        x_BND = self.dropout(torch.cat([class_B1D, patches_BND], 1) + self.positions)
+        x_BND = self.embed(images_BCHW)
         for block in self.blocks:
             x_BND = block(x_BND)
         return self.head(self.norm(x_BND[:, 0]))
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """(B, N, D): the class token, then the patches row by row."""
+        patches_BND = self.patches(images_BCHW).flatten(2).transpose(1, 2)
+        class_B1D = self.class_token.expand(len(patches_BND), -1, -1)
+        return self.dropout(torch.cat([class_B1D, patches_BND], 1) + self.positions)
+
+    def attention(self, images_BCHW: Tensor) -> list[Tensor]:
+        """Of each block, how much each token takes from each other one: (B, H, N, N); rows sum to one."""
+        x_BND, found = self.embed(images_BCHW), []
+        for block in self.blocks:
+            found.append(block.weights(block.norm1(x_BND)))  # type: ignore[union-attr, operator]
+            x_BND = block(x_BND)
+        return found
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         """How its layers may be split over devices: by columns, whole heads each, and then by rows."""
@@ -83,3 +97,7 @@ class Block(nn.Module):
         """Every head here: split over devices, each has only some of them."""
         dropout = self.dropout if self.training else 0.0
         return attend(self.q(x_BND), self.k(x_BND), self.v(x_BND), self.head_width, dropout=dropout)
+
+    def weights(self, x_BND: Tensor) -> Tensor:
+        """(B, H, N, N): what `attend` mixes the values by."""
+        return weigh(self.q(x_BND), self.k(x_BND), self.head_width)
