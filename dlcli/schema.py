@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -51,7 +51,7 @@ def _choices(annotation: Any) -> list[Any]:
         return list(parts)
     if origin is Annotated:
         return _choices(parts[0])
-    return [choice for part in parts for choice in _choices(part)] if origin is UnionType else []
+    return [choice for part in parts for choice in _choices(part)] if origin in (Union, UnionType) else []
 
 
 def say(value: object) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from dlcli.confdir import bodies
 from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, Word, spell_key
-from dlcli.errors import any_of, printable
+from dlcli.errors import any_of, nearest, printable
 from dlcli.schema import SETTINGS, setting_of_kind
 
+SPOKEN_SWITCH = dict.fromkeys(("yes", "y", "on", "1"), "true") | dict.fromkeys(("no", "n", "off", "0"), "false")
 OPTIONAL = re.compile(r"\$\{oc\.select:[a-z_]+(\.[a-z_]+)*,null\}")  # of a model: what only some datasets have
 
 
@@ -37,11 +39,23 @@ def set_values(config: Any, reading: Reading) -> None:
         elif word.key not in keys and not is_open:
             _unknown_key(word, tree, keys, old, reading)
         elif (said := _wrong_value(word, old)) is not None:
-            current = _shown_default(word.key, tree)
-            reading.wrong(word.text, said, f"{word.key}={current}" if current is not None else None)
+            better = _nearest_choice(word, old) or _shown_default(word.key, tree)
+            reading.wrong(word.text, said, f"{word.key}={better}" if better is not None else None)
         else:
             with open_dict(config):
                 OmegaConf.update(config, word.key, word.value, merge=False)
+
+
+def _nearest_choice(word: Word, old: Any) -> str | None:
+    """Of a setting with named choices the one most like the value, of numbers the closest; None where none is near."""
+    choices = (SETTINGS.get(word.key) or setting_of_kind(old)).choices
+    numbers = [choice for choice in choices if type(choice) is int]
+    if type(word.value) in (int, float) and isfinite(word.value) and numbers:
+        return str(min(numbers, key=lambda number: abs(number - word.value)))
+    value = str(word.value).lower()
+    if True in choices and (meant := SPOKEN_SWITCH.get(value)):
+        return meant
+    return nearest(value, [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices])
 
 
 def _shown_default(key: str, tree: Mapping[str, Any]) -> str | None:
