@@ -261,6 +261,7 @@ SETTINGS: dict[str, Setting] = {
     "model.blocks": whole(1, 1_000, "Residual blocks at each size of map."),
     "model.norm": word(("batch", "frozen"), "Statistics of batch norm: the batch's, or those that came with weights."),
     "model.trainable_layers": whole(0, 5, "Layers of the backbone that are trained, from the last on."),
+    "model.smallest_anchor": whole(1, 1_024, "Side, in pixels, of anchors on a two-stage detector's finest map."),
     "model.proposals": whole(1, 10_000, "Proposals of an image that a two-stage detector looks at."),
     "model.neck": whole(1, 65_536, "Channels of the maps in which a detector looks for things."),
     "model.box_weight": real(0, 1_000, "Weight of the boxes' loss beside the classes'."),

@@ -131,6 +131,14 @@ def test_faster_rcnn_has_the_names_of_torchvisions_weights() -> None:
     assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
 
 
+def test_the_anchors_of_each_coarser_map_are_twice_as_large() -> None:
+    with torch.device("meta"):
+        network = FasterRCNN(num_classes=1, image_shape=[3, 64, 64], smallest_anchor=12)
+    found = [anchors_A4[:, 2:] - anchors_A4[:, :2] for anchors_A4 in network.rpn.anchor_generator.cell_anchors]
+    sides = [sizes_A2.prod(1).sqrt().tolist() for sizes_A2 in found]
+    assert sides == [[pytest.approx(12 * 2**level, rel=0.1)] * 3 for level in range(5)]
+
+
 def test_only_the_last_layers_of_a_backbone_are_trained() -> None:
     with torch.device("meta"):
         network = FasterRCNN(num_classes=1, image_shape=[1, 64, 64], trainable_layers=1)

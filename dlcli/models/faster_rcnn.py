@@ -19,6 +19,8 @@ class FasterRCNN(nn.Module):
 
     norm: "batch" to begin with fresh weights; "frozen", statistics that stay as they are, with published ones.
     trainable_layers: of the backbone's five, from the last on. proposals: of an image, that the head looks at.
+    smallest_anchor: side, in pixels, of the anchors on the finest map of the pyramid; on each coarser one twice as
+    large. 32 as published, for images of about 800 x 1,333; no anchor overlaps enough with things far smaller than it.
     min_score, max_overlap, max_detections: as in Yolo.
     """
 
@@ -29,6 +31,7 @@ class FasterRCNN(nn.Module):
         image_shape: Sequence[int],
         norm: str = "batch",
         trainable_layers: int = 5,
+        smallest_anchor: int = 32,
         proposals: int = 300,
         min_score: float = 0.01,
         max_overlap: float = 0.5,
@@ -36,7 +39,7 @@ class FasterRCNN(nn.Module):
     ):
         super().__init__()
         parts = published(
-            image_shape, norm, trainable_layers,
+            image_shape, norm, trainable_layers, smallest_anchor,
             num_classes=num_classes + 1,  # 0 is the background
             rpn_pre_nms_top_n_train=4 * proposals, rpn_pre_nms_top_n_test=4 * proposals,
             rpn_post_nms_top_n_train=proposals, rpn_post_nms_top_n_test=proposals,
@@ -89,11 +92,12 @@ class FasterRCNN(nn.Module):
         return found, losses | head_losses
 
 
-def published(image_shape: Sequence[int], norm: str, trainable_layers: int, **settings: Any) -> Any:
+def published(
+    image_shape: Sequence[int], norm: str, trainable_layers: int, smallest_anchor: int, **settings: Any
+) -> Any:
     """torchvision's network, with fresh weights, for images of this shape that are normalised already."""
-    from torchvision.models.detection import (
-        faster_rcnn,
-    )  # imported here: it costs seconds, and only this model needs it
+    from torchvision.models.detection import faster_rcnn  # here: it costs seconds, and only this model needs it
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.models.resnet import resnet50
     from torchvision.ops import FrozenBatchNorm2d
@@ -103,9 +107,11 @@ def published(image_shape: Sequence[int], norm: str, trainable_layers: int, **se
     if channels != 3:
         body.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
+    sides = tuple((smallest_anchor * 2**level,) for level in range(5))
     return faster_rcnn.FasterRCNN(
         _resnet_fpn_extractor(body, trainable_layers),
         min_size=min(height, width), max_size=max(height, width),
         image_mean=[0.0] * channels, image_std=[1.0] * channels,
+        rpn_anchor_generator=AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides)),
         **settings,
     )  # fmt: skip
