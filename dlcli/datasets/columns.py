@@ -1,6 +1,7 @@
 """Columns of a table as numbers for a network: kinds are found, and statistics taken, in the training rows only.
 
-    number     standardised; a missing one becomes the mean and, where training rows lack some, is marked in a feature
+    number     standardised; a missing one becomes the mean and, where training rows lack some, is marked in a feature;
+               so is what is no number in a column of numbers, such as a slip of the pen
     yes or no  false/true, no/yes, ...: a number, 0 or 1
     category   one feature per value that training rows have, one for missing, one for all others
 
@@ -15,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dlcli.datasets.csv_text import is_missing, is_number
+from dlcli.datasets.csv_text import is_missing
+from dlcli.datasets.number_forms import FORMS, POINT, as_point, is_number, possible_forms
 
 PAIRS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on"))
 LARGEST = 1e100  # beyond it a square might overflow; such a cell counts as no number
+MOSTLY = 0.9  # of a column's filled training cells: so many numbers make it one of numbers, the others missing
 RARE = 2  # a value that fewer training rows have is one of the others: alone, it could only be learned by heart
 FEWEST_NAMES = 20  # rows from which on a column of all different words is taken for names of the rows
 
@@ -35,7 +38,7 @@ class Encoded(NamedTuple):
 class Number:
     """(x - mean) / std; std of 0: all training rows that have a value have the same, and only the mark is a feature.
 
-    pair: the words for 0 and 1, of a column of yes and no.
+    pair: the words for 0 and 1, of a column of yes and no. form: how the column writes its numbers, see number_forms.
     """
 
     name: str
@@ -43,13 +46,14 @@ class Number:
     std: float
     marks_missing: bool
     pair: tuple[str, ...] = ()
+    form: str = POINT
 
     @property
     def width(self) -> int:
         return (self.std > 0) + self.marks_missing
 
     def encode(self, cells: Sequence[str]) -> Encoded:
-        values, is_bad = numbers(cells, self.pair)
+        values, is_bad = numbers(cells, self.pair, self.form)
         has_none = np.isnan(values)
         parts = []
         if self.std > 0:
@@ -100,13 +104,13 @@ def looked_up(cells: Sequence[str], answer: Callable[[str], float], dtype: Any) 
     return np.array(list(map(Answers().__getitem__, cells)), dtype=dtype)
 
 
-def numbers(cells: Sequence[str], pair: Sequence[str] = ()) -> tuple[np.ndarray, np.ndarray]:
+def numbers(cells: Sequence[str], pair: Sequence[str] = (), form: str = POINT) -> tuple[np.ndarray, np.ndarray]:
     """(N,) float64, NaN where there is none, and which cells are neither numbers nor missing, (N,) bool.
 
     float() itself also takes "1_000", which is a name rather than a number, and digits of every script.
     """
     try:
-        if pair or "_" in (text := "".join(cells)) or not text.isascii():
+        if pair or form != POINT or "_" in (text := "".join(cells)) or not text.isascii():
             raise ValueError
         values = np.array([float(cell or "nan") for cell in cells])
     except ValueError:
@@ -115,7 +119,9 @@ def numbers(cells: Sequence[str], pair: Sequence[str] = ()) -> tuple[np.ndarray,
         def value(cell: str) -> float:
             if is_missing(cell):
                 return np.nan
-            return words.get(cell.lower(), np.inf) if words else float(cell) if is_number(cell) else np.inf
+            if words:
+                return words.get(cell.lower(), np.inf)
+            return float(as_point(cell, form)) if is_number(cell, form) else np.inf
 
         values = looked_up(cells, value, np.float64)
     is_bad = np.abs(values) > LARGEST
@@ -124,23 +130,45 @@ def numbers(cells: Sequence[str], pair: Sequence[str] = ()) -> tuple[np.ndarray,
 
 
 def fit_column(
-    name: str, cells: Sequence[str], train: np.ndarray, *, max_categories: int, is_category: bool = False
+    name: str,
+    cells: Sequence[str],
+    train: np.ndarray,
+    *,
+    max_categories: int,
+    is_category: bool = False,
+    delimiter: str = ",",
 ) -> Column | str:
-    """The column as the training rows ((n,) int64) have it; or why it tells nothing, as a clause."""
+    """The column as the training rows ((n,) int64) have it; or why it tells nothing, as a clause.
+
+    delimiter: what divides the cells; where it is no comma, numbers may have a decimal comma.
+    """
+    in_train = [cells[row] for row in train]
     if not is_category:
-        values, is_bad = numbers(cells)
-        if not is_bad[train].any():
-            return fit_number(name, values[train], train)
-        words = {cells[row].lower() for row in train[:1000]}
+        values, is_bad = numbers(in_train)
+        if not is_bad.any():
+            return fit_number(name, values, train)
+        words = {cell.lower() for cell in in_train[:1000]}
         for pair in PAIRS:
             if words & {*pair} and all(word in pair or is_missing(word) for word in words):
-                values, is_bad = numbers(cells, pair)
-                if not is_bad[train].any():
-                    return fit_number(name, values[train], train, pair)
-    return fit_category(name, [cells[row] for row in train], max_categories)
+                values, is_bad = numbers(in_train, pair)
+                if not is_bad.any():
+                    return fit_number(name, values, train, pair)
+        form, values, is_bad = best_numbers(in_train, delimiter)
+        num_numbers = int((~np.isnan(values)).sum())
+        if num_numbers and num_numbers >= MOSTLY * (num_numbers + int(is_bad.sum())):
+            return fit_number(name, values, train, form=form)
+    return fit_category(name, in_train, max_categories)
 
 
-def fit_number(name: str, values: np.ndarray, rows: np.ndarray, pair: tuple[str, ...] = ()) -> Column | str:
+def best_numbers(cells: Sequence[str], delimiter: str) -> tuple[str, np.ndarray, np.ndarray]:
+    """The form that makes numbers of the most cells, and what `numbers` gives in it."""
+    tried = [(form, *numbers(cells, form=form)) for form in possible_forms({*cells}, delimiter)]
+    return min(tried, key=lambda found: int(found[2].sum()))
+
+
+def fit_number(
+    name: str, values: np.ndarray, rows: np.ndarray, pair: tuple[str, ...] = (), form: str = POINT
+) -> Column | str:
     """values: (n,) float64, NaN where missing; rows: their places in the file, (n,) int64."""
     present = values[~np.isnan(values)]
     if not len(present):
@@ -150,7 +178,7 @@ def fit_number(name: str, values: np.ndarray, rows: np.ndarray, pair: tuple[str,
     mean, std = float(present.mean()), float(present.std())
     if not std > 1e-12 * abs(mean):  # what is left of equal numbers by rounding
         std = 0.0
-    column = Number(name, mean, std, marks_missing=len(present) < len(values), pair=pair)
+    column = Number(name, mean, std, marks_missing=len(present) < len(values), pair=pair, form=form)
     return column if column.width else "it is the same in every row"
 
 
@@ -189,7 +217,10 @@ def from_plain(columns: Sequence[Mapping[str, Any]]) -> list[Column]:
         if column["kind"] == "number":
             pair = tuple(map(str, column["pair"]))
             mean, std = float(column["mean"]), float(column["std"])
-            found.append(Number(name, mean, std, bool(column["marks_missing"]), pair))
+            form = str(column.get("form", POINT))  # older checkpoints have none
+            found.append(Number(name, mean, std, bool(column["marks_missing"]), pair, form))
+            if form not in FORMS:
+                raise ValueError(f"the column {name!r} has numbers of an unknown form, {form!r}")
             if not found[-1].width:
                 raise ValueError(f"the column {name!r} has no feature: its std is {std}, missing cells are not marked")
         else:

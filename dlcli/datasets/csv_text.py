@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import csv
 import gzip
-import re
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
+from dlcli.datasets.number_forms import COMMA, is_number
 from dlcli.errors import DataError, printable
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 GUESSED = ("comma", "semicolon", "tab", "pipe")  # a space is in too many texts to be guessed
 MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "none"))  # whatever their case
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 LOOKED_AT = 200  # lines, to guess the delimiter and whether there is a header
 CHUNK = 50_000  # rows that are held as Python objects at once
 
@@ -31,6 +31,7 @@ class TextTable:
     """names: of the columns, all different. chunks: by column, its cells joined by NUL, some rows each.
 
     has_header: whether the names stood in the file; if not, they are `column 1`, `column 2`, ...
+    delimiter: what divides the cells. places: by file, in the order of rows, the line at which each ends.
     """
 
     source: str
@@ -38,6 +39,16 @@ class TextTable:
     chunks: dict[str, list[str]]
     num_rows: int
     has_header: bool = True
+    delimiter: str = ","
+    places: tuple[tuple[str, array[int]], ...] = ()
+
+    def place(self, row: int) -> str:
+        """`line 7`, of the row that counts from 0; of several files, `test.csv, line 7`."""
+        for source, lines in self.places:
+            if row < len(lines):
+                return at(Path(source).name, lines[row]) if len(self.places) > 1 else f"line {lines[row]:,}"
+            row -= len(lines)
+        return f"row {row + 1:,}"
 
     def cells(self, name: str) -> list[str]:
         """The column's N cells, without spaces around them."""
@@ -87,7 +98,7 @@ def parse_table(
         separator = guess_delimiter(head) if delimiter == "auto" else DELIMITERS[delimiter]
         has_header = looks_like_header(sample_rows(head, separator)) if header == "auto" else header is True
         reader = csv.reader(chain(head, lines), delimiter=separator, skipinitialspace=True, strict=True)
-        return _gathered(reader, source, bool(has_header), names)
+        return _gathered(reader, source, bool(has_header), names, separator)
     except csv.Error as error:
         line = reader.line_num if reader else 1
         hint = "Is a quotation mark never closed, or one too many?" if "NUL" not in str(error) else "Is it UTF-8 text?"
@@ -108,7 +119,14 @@ def guess_delimiter(head: Sequence[str]) -> str:
         widths = [len(row) for row in sample_rows(head, separator)]
         if widths and widths.count(widths[0]) >= 0.9 * len(widths) and widths[0] > best_width:
             best, best_width = separator, widths[0]
-    return best
+    return ";" if best == "," and has_decimal_commas(head) else best
+
+
+def has_decimal_commas(head: Sequence[str]) -> bool:
+    """Whether semicolons cut the first lines into equal rows, and every comma is then one of a number."""
+    rows = sample_rows(head, ";")
+    is_equal = len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
+    return is_equal and all(is_number(cell.strip(), COMMA) for row in rows for cell in row if "," in cell)
 
 
 def sample_rows(head: Sequence[str], separator: str) -> list[list[str]]:
@@ -124,24 +142,26 @@ def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
     if len(rows) < 2:
         return True
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
-    if any(cell and (is_number(cell) or is_missing(cell)) for cell in map(str.strip, first)):
+
+    def is_number_like(cell: str) -> bool:
+        return is_number(cell) or is_number(cell, COMMA)
+
+    if any(cell and (is_number_like(cell) or is_missing(cell)) for cell in map(str.strip, first)):
         return False
     columns = [{row[i].strip() for row in rest} for i in range(len(first))]
     present = [{cell for cell in column if not is_missing(cell)} for column in columns]
-    if any(cells and all(map(is_number, cells)) for cells in present):
+    if any(cells and all(map(is_number_like, cells)) for cells in present):
         return True
     return len({*first}) == len(first) and all(c.strip() not in cells for c, cells in zip(first, columns, strict=True))
-
-
-def is_number(cell: str) -> bool:
-    return NUMBER.fullmatch(cell) is not None
 
 
 def is_missing(cell: str) -> bool:
     return cell.lower() in MISSING
 
 
-def _gathered(reader: Iterator[list[str]], source: str, has_header: bool, names: Sequence[str]) -> TextTable:
+def _gathered(
+    reader: Iterator[list[str]], source: str, has_header: bool, names: Sequence[str], delimiter: str
+) -> TextTable:
     first = next((row for row in reader if row), None)  # a blank line is no row
     if first is None:
         raise DataError(f"{printable(source)} holds no rows.", hint="Is it the right file?")
@@ -149,17 +169,17 @@ def _gathered(reader: Iterator[list[str]], source: str, has_header: bool, names:
         raise DataError(f"{at(source, 1)}: {len(first)} cells; {len(names)} are expected.", hint="dataset.delimiter=")
     found = _named(first, source) if has_header else tuple(names) or tuple(f"column {i + 1}" for i in range(len(first)))
     chunks: list[list[str]] = [[] for _ in found]
-    num_rows = 0
+    lines = array("L")
     rows = reader if has_header else chain([first], reader)
-    while part := _checked(rows, reader, len(found), source):
-        num_rows += len(part)
+    while part := _checked(rows, reader, len(found), source, lines):
         for column, cells in zip(chunks, zip(*part, strict=True), strict=True):
             column.append("\0".join(map(str.strip, cells)))
             if column[-1].count("\0") != len(part) - 1:
                 raise DataError(f"{printable(source)} holds NUL characters.", hint="Is it UTF-8 text?")
-    if not num_rows:
+    if not lines:
         raise DataError(f"{printable(source)} holds a header and no rows.", hint="dataset.header=false if it is a row.")
-    return TextTable(source, found, dict(zip(found, chunks, strict=True)), num_rows, has_header)
+    by_name = dict(zip(found, chunks, strict=True))
+    return TextTable(source, found, by_name, len(lines), has_header, delimiter, ((source, lines),))
 
 
 def _named(header: Sequence[str], source: str) -> tuple[str, ...]:
@@ -171,17 +191,20 @@ def _named(header: Sequence[str], source: str) -> tuple[str, ...]:
     return names
 
 
-def _checked(rows: Iterator[list[str]], reader: Iterator[list[str]], width: int, source: str) -> list[list[str]]:
-    """The next rows, each of so many cells."""
+def _checked(
+    rows: Iterator[list[str]], reader: Iterator[list[str]], width: int, source: str, lines: array[int]
+) -> list[list[str]]:
+    """The next rows, each of so many cells; the lines at which they end are put to `lines`."""
     part: list[list[str]] = []
     for row in rows:
         if not row:
             continue
+        line = getattr(reader, "line_num", 0)
         if len(row) != width:
-            line = getattr(reader, "line_num", 0)
             told = f"{at(source, line)}: {len(row)} cell{'s'[: len(row) != 1]}, where the first row has {width}"
             raise DataError(f"{told}.", hint="A text with the delimiter in it stands in quotation marks.")
         part.append(row)
+        lines.append(line)
         if len(part) == CHUNK:
             break
     return part
@@ -194,7 +217,8 @@ def joined(first: TextTable, second: TextTable) -> TextTable:
         told = f"{printable(second.source)} lacks the columns {listed(lacking)}; it has {listed(second.names)}"
         raise DataError(f"{told}.", hint=f"It must have those of {printable(first.source)}.")
     chunks = {name: first.chunks[name] + second.chunks[name] for name in first.names}
-    return TextTable(first.source, first.names, chunks, first.num_rows + second.num_rows, first.has_header)
+    num_rows, places = first.num_rows + second.num_rows, first.places + second.places
+    return TextTable(first.source, first.names, chunks, num_rows, first.has_header, first.delimiter, places)
 
 
 def listed(names: Iterable[str], *, most: int = 8) -> str:

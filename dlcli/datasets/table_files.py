@@ -18,13 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from dlcli.datasets.columns import Category, Column, as_plain, fit_column, numbers
-from dlcli.datasets.csv_text import TextTable, is_missing, is_number, joined, listed, read_table
+from dlcli.datasets.columns import MOSTLY, Category, Column, Number, as_plain, best_numbers, fit_column
+from dlcli.datasets.csv_text import TextTable, is_missing, joined, listed, read_table
+from dlcli.datasets.number_forms import COMMA, GROUPED, POINT, as_point, is_number
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.errors import ConfigError, DataError, EnvironmentFault, nearest, printable
 
 TEST_FRACTION = 0.2
 MOST_CATEGORIES = 100  # features of one column of words
+KINDS_NAMED = 4  # columns of each kind, in a note
+BAD_NAMED = 3  # cells, in a sentence
 MANY_NUMBERS = 20  # different fractions in a target: from here on they are no classes
 ADULT = (
     "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation", "relationship", "race",
@@ -35,11 +38,15 @@ DIABETES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted. values: (N,) int64, or float64 in the unit of the file; classes: () for a number."""
+    """What is predicted. values: (N,) int64, or float64 in the unit of the file; classes: () for a number.
+
+    form: how the file writes the numbers.
+    """
 
     name: str
     values: np.ndarray
     classes: tuple[str, ...]
+    form: str = POINT
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def _prepare_csv(
 ) -> Prepared:
     tables = [read_table(Path(path), delimiter=delimiter, header=header) for path, _, _ in stamps]
     table = joined(*tables) if len(tables) == 2 else tables[0]
-    return prepare(
+    prepared = prepare(
         table,
         target=column_of(table, target, "dataset.target"),
         target_kind=target_kind,
@@ -114,6 +121,22 @@ def _prepare_csv(
         categories=[column_of(table, name, "dataset.categories") for name in categories],
         ignore=[column_of(table, name, "dataset.ignore") for name in ignore],
     )
+    return replace(prepared, notes=(told_kinds(prepared), *prepared.notes))
+
+
+def told_kinds(prepared: Prepared) -> str:
+    """`columns: 2 numbers (size, count), 1 category (colour); predicted: class, one of no and yes`."""
+    columns: dict[str, list[str]] = {"number": [], "yes or no": [], "category": []}
+    for column in prepared.fitted["columns"]:
+        columns["yes or no" if column.get("pair") else column["kind"]].append(column["name"])
+    plural = {"number": "numbers", "yes or no": "of yes or no", "category": "categories"}
+    parts = [
+        f"{len(names)} {kind if len(names) == 1 else plural[kind]} ({listed(names, most=KINDS_NAMED)})"
+        for kind, names in columns.items()
+        if names
+    ]
+    classes = f"one of {len(prepared.classes)} classes" if prepared.classes else "a number"
+    return f"columns: {', '.join(parts)}; predicted: {printable(prepared.fitted['target']['name'])}, {classes}"
 
 
 def locate(root: str | None, path: str | None) -> Path:
@@ -198,11 +221,14 @@ def prepare(
     cells = table.cells(target)
     present = np.flatnonzero([not is_missing(cell) for cell in cells])
     kind = class_target if target_kind == "class" else number_target
-    goal = kind(table.source, target, [cells[row] for row in present])
+    goal = kind(table, target, present)
     own_test = None if num_own_test is None else present >= table.num_rows - num_own_test
     splits = split_rows(goal, own_test, val_size)
     rows = {split: present[places] for split, places in splits.items()}
     columns, parts, notes = fit(table, rows["train"], skip=(target, *ignore), categories=categories)
+    commas = [c.name for c in (goal, *columns) if getattr(c, "form", POINT) != POINT]
+    if commas:
+        notes.insert(0, f"read with a decimal comma: {listed(commas)}")
     features = np.concatenate(parts, axis=1)
     if num_lacking := table.num_rows - len(present):
         notes.append(f"{num_lacking:,} rows without a {printable(target)} are left out")
@@ -234,12 +260,16 @@ def fit(
     parts: list[np.ndarray] = []
     dropped: dict[str, list[str]] = {}
     gaps: list[str] = []
-    wrong: list[str] = []
+    notes: list[str] = []
     for name in table.names:
         if name in skip:
             continue
-        cells = table.cells(name)
-        column = fit_column(name, cells, train, max_categories=MOST_CATEGORIES, is_category=name in categories)
+        cells, is_category = table.cells(name), name in categories
+        column = fit_column(
+            name, cells, train, max_categories=MOST_CATEGORIES, is_category=is_category, delimiter=table.delimiter
+        )
+        if not is_category and not isinstance(column, Number):
+            check_forms(table, name, [(row, cells[row]) for row in train])
         if isinstance(column, str):
             dropped.setdefault(column, []).append(name)
             continue
@@ -248,21 +278,43 @@ def fit(
         parts.append(encoded.features)
         if num_missing := int(encoded.is_missing.sum()):
             gaps.append(f"{printable(name)} {num_missing:,}")
-        if num_bad := int(encoded.is_bad.sum()):
-            wrong.append(f"{printable(name)} {num_bad:,}")
+        if encoded.is_bad.any():
+            bad = told_cells(table, cells, np.flatnonzero(encoded.is_bad))
+            told = (
+                f"cells that are no numbers, taken for missing: {printable(name)} {int(encoded.is_bad.sum()):,} ({bad})"
+            )
+            notes.append(f"{told}; if it has names: dataset.categories=[{printable(name)}]")
     if not columns:
         raise DataError(f"no column of {printable(table.source)} tells anything about the target.", hint=_told(dropped))
-    return columns, parts, _notes(dropped, gaps, wrong, columns)
+    return columns, parts, [*notes, *_notes(dropped, gaps, columns)]
 
 
-def _notes(
-    dropped: dict[str, list[str]], gaps: Sequence[str], wrong: Sequence[str], columns: Sequence[Column]
-) -> list[str]:
+def told_cells(table: TextTable, cells: Sequence[str], rows: np.ndarray) -> str:
+    """`line 7: four; line 9: inf`, and how many more."""
+    more = f" and {len(rows) - BAD_NAMED:,} more" if len(rows) > BAD_NAMED else ""
+    told = (f"{table.place(row)}: {printable(cells[row], limit=40)}" for row in rows[:BAD_NAMED].tolist())
+    return "; ".join(told) + more
+
+
+def check_forms(table: TextTable, name: str, cells: Sequence[tuple[int, str]]) -> None:
+    """Raise DataError where the most cells, of (row, cell), are numbers, some with a point and some with a comma."""
+    filled = [(row, cell) for row, cell in cells if not is_missing(cell)]
+    comma = [(r, c) for r, c in filled if "," in c and (is_number(c, COMMA) or is_number(c, GROUPED))]
+    point = [(r, c) for r, c in filled if is_number(c)]
+    if table.delimiter == "," or not comma or not point or len(comma) + len(point) < MOSTLY * len(filled):
+        return
+    examples = " and ".join(f"{printable(cell)} ({table.place(int(row))})" for row, cell in (point[0], comma[0]))
+    raise DataError(
+        f"the column {printable(name)} has numbers of two kinds: {examples}.",
+        hint=f"Write all of them the same way; names of numbers: dataset.categories=[{printable(name)}]",
+    )
+
+
+def _notes(dropped: dict[str, list[str]], gaps: Sequence[str], columns: Sequence[Column]) -> list[str]:
     cut = [c.name for c in columns if isinstance(c, Category) and len(c.values) == MOST_CATEGORIES]
     told = [
         _told(dropped),
         f"missing cells, of a number the mean with a mark, else a category: {', '.join(gaps)}" if gaps else "",
-        f"held-out cells that are no numbers, taken for missing: {', '.join(wrong)}" if wrong else "",
         f"of {listed(cut)} the {MOST_CATEGORIES} commonest values are told apart" if cut else "",
     ]
     return [sentence for sentence in told if sentence]
@@ -313,27 +365,41 @@ def scattered(count: int, word: str) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------- the target
 
 
-def class_target(source: str, name: str, cells: Sequence[str]) -> Target:
-    """Classes in the order of their numbers or letters. Raises DataError for what looks like a number instead."""
+def class_target(table: TextTable, name: str, rows: np.ndarray) -> Target:
+    """Classes in the order of their numbers or letters. Raises DataError for what looks like a number instead.
+
+    rows: those with a target, int64.
+    """
+    all_cells = table.cells(name)
+    cells = [all_cells[row] for row in rows]
     found = {*cells}
-    are_numbers = all(map(is_number, found))
-    where = f"the target {printable(name)} of {printable(source)}"
+    form, _, is_bad = best_numbers(list(found), table.delimiter)
+    are_numbers = not is_bad.any()
+    where = f"the target {printable(name)} of {printable(table.source)}"
     if len(found) < 2:
         has = f"is {printable(min(found))} in every row" if found else "is empty"
         raise DataError(f"{where} {has}: there is nothing to tell apart.", hint="dataset.target=COLUMN")
-    is_fraction = are_numbers and any(float(cell) % 1 for cell in found)
+    value = {cell: float(as_point(cell, form)) for cell in found} if are_numbers else {}
+    is_fraction = any(number % 1 for number in value.values())
     if (is_fraction and len(found) > MANY_NUMBERS) or len(found) > len(cells) / 2 > MANY_NUMBERS:
         hint = "To predict a number: task=regression" if are_numbers else "dataset.target=COLUMN"
         raise DataError(f"{where} has {len(found):,} different values in {len(cells):,} rows: no classes.", hint=hint)
-    classes = sorted(found, key=lambda cell: (float(cell), cell)) if are_numbers else sorted(found)
+    classes = sorted(found, key=lambda cell: (value.get(cell, 0.0), cell))
     label = {cls: i for i, cls in enumerate(classes)}
     return Target(name, np.array([label[cell] for cell in cells], dtype=np.int64), tuple(classes))
 
 
-def number_target(source: str, name: str, cells: Sequence[str]) -> Target:
-    values, is_bad = numbers(cells)
-    if not len(values) or is_bad.any():
-        where = f"the target {printable(name)} of {printable(source)}"
-        has = f"is {printable(cells[int(is_bad.argmax())])} in a row, which is no number" if len(values) else "is empty"
-        raise DataError(f"{where} {has}.", hint="To predict a class: task=classification; or dataset.target=COLUMN")
-    return Target(name, values, ())
+def number_target(table: TextTable, name: str, rows: np.ndarray) -> Target:
+    """The same of numbers. Raises DataError, with the first lines, where some cells are none."""
+    cells = table.cells(name)
+    form, values, is_bad = best_numbers([cells[row] for row in rows], table.delimiter)
+    where = f"the target {printable(name)} of {printable(table.source)}"
+    hint = "To predict a class: task=classification; or dataset.target=COLUMN"
+    if not len(values):
+        raise DataError(f"{where} is empty.", hint=hint)
+    if is_bad.any():
+        if is_bad.mean() <= 1 - MOSTLY:
+            hint = "Mend them, or leave them empty: rows without a target are left out."
+        told = told_cells(table, cells, rows[is_bad])
+        raise DataError(f"{where} is no number in {int(is_bad.sum()):,} of {len(rows):,} rows ({told}).", hint=hint)
+    return Target(name, values, (), form)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlcli.datasets.roots import exists
 from dlcli.errors import CheckpointError, ConfigError, DataError, printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from dlcli.datasets.csv_text import TextTable
     from dlcli.trained import Trained
 
-COLUMNS = ("table", "row", "answer", "probability", "others", "error")
+COLUMNS = ("table", "row", "answer", "probability", "others")
 AT_ONCE = 4096
 Answer = dict[str, Any]
 
@@ -47,6 +48,8 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
     found: list[Answer] = []
     for name in names:
         try:
+            if (told := told_of_a_row(name, fitted)) is not None:
+                raise DataError(told)
             table = matched(read(name, trained), fitted)
             found += answers_of(trained, fitted, table, name, top)
         except DataError as error:
@@ -58,12 +61,10 @@ def row(answer: Answer) -> list[str | None]:
     """A line of the table."""
     from dlcli.predicting.images import class_cells
 
-    place = [printable(answer["input"]), str(answer["row"]) if "row" in answer else None]
-    if "error" in answer:
-        return [*place, None, None, None, printable(answer["error"].removesuffix("."))]
+    place = [printable(answer["input"]), str(answer["row"])]
     if "number" in answer:
-        return [*place, f"{answer['number']:.6g}", None, None, None]
-    return [*place, *class_cells(answer["classes"]), None]
+        return [*place, f"{answer['number']:.6g}", None, None]
+    return [*place, *class_cells(answer["classes"])]
 
 
 def stored_columns(trained: Trained) -> Fitted:
@@ -96,6 +97,19 @@ def read(name: str, trained: Trained) -> TextTable:
     return parse_table(lines, "stdin", delimiter=delimiter, header=header)
 
 
+def told_of_a_row(name: str, fitted: Fitted) -> str | None:
+    """Where no file is named but the cells of a row are typed: how to give them."""
+    if name == "-" or exists(Path(name).expanduser()):
+        return None
+    cells = [cell.strip() for cell in name.split(next((sign for sign in "\t;," if sign in name), ","))]
+    names = [column for column in fitted.names if column != fitted.target]
+    if len(cells) < min(2, len(names)) or "/" in name or "=" in name:
+        return None
+    lines = ",".join(names) + "\\n" if fitted.has_header else ""
+    values = ",".join([*cells[: len(names)], *["..."] * (len(names) - len(cells))])
+    return f"is no file; a row is given on stdin:  printf '{lines}{values}\\n' | dlcli predict -"
+
+
 def matched(table: TextTable, fitted: Fitted) -> TextTable:
     """The table with the run's names for its columns. Raises DataError where one is lacking; others are told of."""
     from dlcli.datasets.csv_text import listed
@@ -124,13 +138,16 @@ def answers_of(trained: Trained, fitted: Fitted, table: TextTable, name: str, to
     import numpy as np
     import torch
 
+    from dlcli.datasets.number_forms import POINT
+
     parts: list[np.ndarray] = []
     wrong: dict[int, str] = {}
     for column in fitted.columns:
         encoded = column.encode(cells := table.cells(column.name))
         parts.append(encoded.features)
         for i in np.flatnonzero(encoded.is_bad).tolist():
-            wrong.setdefault(i, f"{column.name} is {printable(cells[i])}, which is no number")
+            comma = " with a decimal comma, as in training" if getattr(column, "form", POINT) != POINT else ""
+            wrong.setdefault(i, f"{column.name} is {printable(cells[i])}, which is no number{comma}")
     outputs = predicted(trained, torch.from_numpy(np.concatenate(parts, axis=1)))
     found: list[Answer] = []
     for i in range(table.num_rows):

@@ -228,6 +228,7 @@ def test_a_table_becomes_splits_facts_and_notes(write: Write) -> None:
     assert (len(data.train), len(data.val), len(data.test)) == (144, 16, 40)
     assert data.facts == {"num_classes": 2, "num_features": 2 + 3 + 1}
     assert data.notes == (
+        "columns: 1 number (size), 1 yes or no (open), 1 category (city); predicted: much, one of 2 classes",
         "columns left out: id, for it numbers the rows",
         "missing cells, of a number the mean with a mark, else a category: size 19",
     )
@@ -321,7 +322,11 @@ def test_a_table_without_header_names_columns_by_their_number(write: Write) -> N
         ({"target": 7}, "target=7", "Choose"),
         ({"ignore": ["earn"]}, "dataset.ignore=earn", "dataset.ignore=earned"),
         ({"target": "earned"}, "200 different values in 200 rows: no classes", "task=regression"),
-        ({"target_kind": "number"}, "the target much of .* is (much|little) in a row", "task=classification"),
+        (
+            {"target_kind": "number"},
+            "the target much of .* is no number in 200 of 200 rows .line 2: ",
+            "task=classification",
+        ),
         ({"val_size": 160}, "does not leave any of the 160", "1 to 159"),
         ({"ignore": ["id", "size", "city", "open", "earned"]}, "no column of .* tells anything", ""),
     ],
@@ -369,6 +374,94 @@ def test_made_up_rows_have_the_shapes_that_are_said() -> None:
     numbers = made_up({"num_features": 5, "num_classes": 1}, 8).batch(torch.arange(4))
     assert (classes.features.shape, classes.labels.dtype) == ((4, 5), torch.int64)
     assert (numbers.features.shape, numbers.targets.dtype) == ((4, 5), torch.float32)
+
+
+# ------------------------------------------------------------------------------------------ numbers of other countries
+
+
+def in_half_of_europe(rows: list[list[str]]) -> str:
+    """The shop as a spreadsheet there writes it: semicolons, and a comma in what is earned."""
+    header = "id;size;city;open;earned;much"
+    return "\n".join([header, *(";".join([*row[:4], row[4].replace(".", ","), row[5]]) for row in rows)]) + "\n"
+
+
+def test_a_decimal_comma_behind_semicolons_is_a_decimal_point(write: Write) -> None:
+    rows = [[*row[:2], row[2].replace(",", ""), *row[3:]] for row in shop()]
+    point, comma = write(text_of(rows)), write(in_half_of_europe(rows), "comma.csv")
+    settings: dict[str, Any] = {"target": "earned", "target_kind": "number", "ignore": ["much", "id"]}
+    theirs, ours = (read(path, **settings) for path in (point, comma))
+    assert ours.fingerprints() == theirs.fingerprints()
+    assert "read with a decimal comma: earned" in ours.notes
+    settings = {"ignore": ["id"]}
+    theirs, ours = (read(path, **settings) for path in (point, comma))
+    assert ours.fingerprints() == theirs.fingerprints()
+    assert "read with a decimal comma: earned" in ours.notes
+    assert ours.notes[0].startswith("columns: 2 numbers (size, earned), 1 yes or no (open), 1 category (city)")
+    with pytest.raises(DataError, match="no classes") as caught:
+        read(comma, target="earned", ignore=[])
+    assert caught.value.hint == "To predict a number: task=regression"
+
+
+@pytest.mark.parametrize(
+    ("cells", "delimiter", "values"),
+    [
+        (["0,5", "1,25", "3", "-2"], ";", [0.5, 1.25, 3, -2]),
+        (["0,5", "1,5e3"], "\t", [0.5, 1500]),
+        (["1,234", "2,345"], ";", [1.234, 2.345]),  # the comma is why there are semicolons
+        (["1.234,5", "1.000", "7"], ";", [1234.5, 1000, 7]),
+        (["1,234", "2,345"], "\t", None),  # English thousands, or fractions
+        (["0,5", "0,6"], ",", None),
+        (["1,2,3", "1,2"], ";", None),
+    ],
+)
+def test_which_commas_are_decimal(cells: list[str], delimiter: str, values: list[float] | None) -> None:
+    column = fitted(cells * 2, delimiter=delimiter)
+    if values is None:
+        assert isinstance(column, Category)
+    else:
+        assert column.mean == pytest.approx(np.mean(values)) and column.std == pytest.approx(np.std(values))
+        assert from_plain(json.loads(json.dumps(as_plain([column])))) == [column]
+
+
+def test_points_and_commas_in_one_column_are_refused(write: Write) -> None:
+    path = write("v;much\n" + "".join(f"{('0.5', '0,7')[i % 2]};{i % 3}\n" for i in range(60)))
+    with pytest.raises(DataError, match=r"column v has numbers of two kinds: 0\.5 \(line 2\) and 0,7 \(line 3\)"):
+        read(path, ignore=[])
+    assert len(read(path, ignore=[], categories=["v"]).train) > 0
+
+
+def test_fractions_with_a_comma_are_no_delimiters_and_no_header(write: Write) -> None:
+    table = read_table(write("0,5;1,5;0,7\n0,6;1,6;0,8\n0,1;1,7;0,9\n"))
+    assert (table.delimiter, table.has_header, table.cells("column 2")) == (";", False, ["1,5", "1,6", "1,7"])
+    assert read_table(write("a,b;c\nd,e;f\n")).delimiter == ",", "these are words"
+
+
+def test_a_slip_in_a_column_of_numbers_is_missing_and_told_with_its_line(write: Write) -> None:
+    rows = shop()
+    train = next(i for i in range(len(rows)) if i not in held_out_rows(len(rows), [row[5] for row in rows]))
+    for i, cell in ((train, "four"), (held_out_rows(len(rows), [row[5] for row in rows])[0], "inf")):
+        rows[i][1] = cell
+    data = read(write(text_of(rows)))
+    (told,) = [note for note in data.notes if "no numbers" in note]
+    assert "taken for missing: size 2 (" in told and f"line {train + 2}: four" in told and ": inf" in told
+    assert told.endswith("dataset.categories=[size]")
+    column = next(column for column in data.fitted["columns"] if column["name"] == "size")
+    assert column["kind"] == "number" and column["marks_missing"]
+    own = read(write(text_of(rows)), test_path=str(write(text_of(rows), "test.csv")))
+    assert any(f"test.csv, line {train + 2}: four" in note for note in own.notes)
+
+
+def test_many_words_make_a_column_one_of_categories() -> None:
+    cells = ["1", "2"] * 9 + ["x", "x"]
+    assert isinstance(fitted(cells), Number) and isinstance(fitted([*cells, "y"]), Category)
+
+
+def test_a_bad_number_to_predict_is_told_with_its_line(write: Write) -> None:
+    rows = shop()
+    rows[4][4], rows[8][4] = "four", "inf"
+    with pytest.raises(DataError, match=r"is no number in 2 of 200 rows \(line 6: four; line 10: inf\)") as caught:
+        read(write(text_of(rows)), target="earned", target_kind="number", ignore=["much"])
+    assert "leave them empty" in (caught.value.hint or "")
 
 
 # ---------------------------------------------------------------------------------------------------------- real tables
