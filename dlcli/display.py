@@ -300,7 +300,8 @@ def clean(text: object) -> str:
 
 def _start_line(event: dict[str, Any]) -> str:
     config = event.get("config") or {}
-    facts = {"run": event.get("run"), "experiment": event.get("experiment"), "model": choice(config.get("model"))}
+    model = option_of("model", config, event.get("choices"))
+    facts = {"run": event.get("run"), "experiment": event.get("experiment"), "model": model}
     return pairs(
         "start", facts | {"seed": event.get("seed"), "changed": " ".join(event.get("overrides") or ()) or None}
     )
@@ -371,6 +372,14 @@ def place(path: object) -> str:
         return str(Path(str(path)).relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def option_of(group: str, config: Mapping[str, Any], choices: object) -> str | None:
+    """What was chosen of a group: as recorded in `choices`; of a run that records none, as far as its config says."""
+    if isinstance(choices, Mapping) and choices.get(group):
+        return str(choices[group])
+    node = config.get(group)
+    return (node.get("name") or choice(node)) if isinstance(node, Mapping) else None
 
 
 def choice(node: object) -> str | None:

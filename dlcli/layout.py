@@ -75,18 +75,24 @@ def _rank(name: str) -> int:
 # -------------------------------------------------------------------------------------------------------------- facts
 
 
-def summary_of(config: Mapping[str, Any], choice: Callable[[object], str | None]) -> list[str]:
-    """The choices of a config that a person compares: ["model mlp", "optimizer adam lr=0.001", ..., "seed 0"]."""
+def summary_of(config: Mapping[str, Any], option: Callable[[str], str | None]) -> list[str]:
+    """The choices of a config that a person compares: ["model mlp", "optimizer adam lr=0.001", ..., "seed 0"].
+
+    option: gives what was chosen of a group, by name.
+    """
     items = []
     for group in ("dataset", "model", "task", "optimizer", "schedule"):
-        name = (config.get(group) or {}).get("name") or choice(config.get(group))
+        name = option(group)
         # The experiment's own name tells the data set as a rule, and classification is the ordinary task.
         if name and group != "dataset" and name != "classification":
             items.append(f"{group} {name}")
         if name and group == "optimizer" and _node(config, "optimizer", "lr") is not None:
             items[-1] += f" lr={_node(config, 'optimizer', 'lr'):g}"
     for group in ("regularization", "augmentation"):
-        items.append(f"{group} {' '.join(_active(config.get(group))) or 'none'}")
+        active = _active(config.get(group))
+        if active and active[-1].startswith("edge=") and len(active) == 1:  # of pictures that are not moved
+            active = []
+        items.append(f"{group} {' '.join(active) or 'none'}")
     epochs, steps, time = (_node(config, "trainer", key) for key in ("epochs", "max_steps", "max_time"))
     limits = [
         f"{epochs} epoch{'s' if epochs != 1 else ''}" if epochs and not (time or steps) else "",

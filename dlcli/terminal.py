@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from rich.style import Style
 from rich.text import Text
 
 from dlcli import __version__
-from dlcli.display import Output, choice, clean, encodable, place, size_of, time_shares
+from dlcli.display import Output, clean, encodable, option_of, place, size_of, time_shares
 from dlcli.layout import Columns, count, duration, flow, metric_name, metric_value, spark_value, sparkline, summary_of
 
 REDRAW_S = 0.25
@@ -88,7 +89,9 @@ class RichDisplay:
         words = [f"dlcli {version}", str(event.get("experiment")), place(event.get("run"))]
         title = flow(words, self._width, indent="")
         self._print(Text(clean(title[0]), STRONG), *title[1:])
-        self._print(*flow(summary_of(event.get("config") or {}, choice), self._width))
+        config = event.get("config") or {}
+        option = partial(option_of, config=config, choices=event.get("choices"))
+        self._print(*flow(summary_of(config, option), self._width))
         if event.get("overrides"):
             self._labelled("changed", event["overrides"])
 

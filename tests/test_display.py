@@ -15,6 +15,7 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +29,7 @@ from dlcli.display import (
     choice,
     encodable,
     open_display,
+    option_of,
     print_error,
     print_table,
     render_error,
@@ -635,4 +637,16 @@ def test_a_node_is_called_by_a_short_name(node: object, name: str | None) -> Non
 
 
 def test_a_summary_of_an_empty_config_is_short_but_there() -> None:
-    assert summary_of({}, choice) == ["regularization none", "augmentation none"]
+    assert summary_of({}, partial(option_of, config={}, choices=None)) == ["regularization none", "augmentation none"]
+
+
+def test_a_summary_calls_the_model_as_it_was_chosen_and_augmentation_none_where_nothing_is_moved() -> None:
+    config = {
+        "model": {"_target_": "dlcli.models.recurrent.Recurrent"},
+        "augmentation": {"rotation": None, "flip": None, "edge": "black"},
+    }
+    chosen = partial(option_of, config=config, choices={"model": "lstm"})
+    assert summary_of(config, chosen) == ["model lstm", "regularization none", "augmentation none"]
+    config["augmentation"]["rotation"] = 10
+    assert "augmentation rotation=10 edge=black" in summary_of(config, partial(option_of, config=config, choices=None))
+    assert "model recurrent" in summary_of(config, partial(option_of, config=config, choices={}))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dlcli.confdir import GROUPS, options
 from dlcli.config.tree import ABSENT, leaves, lookup
-from dlcli.display import choice
+from dlcli.display import option_of
 
 OPTION_GROUPS = [group for group in GROUPS if group != "experiment"]
 NO_SETTINGS = ("name", "seed")  # told elsewhere, or of no effect
@@ -58,8 +58,7 @@ def _measured(record: Record) -> dict[str, Any]:
 
 def _option(record: Record, group: str) -> str | None:
     """As recorded; of a run that records none, what its config says."""
-    node = record["config"].get(group) or {}
-    return (record.get("choices") or {}).get(group) or node.get("name") or choice(node)
+    return option_of(group, record["config"], record.get("choices"))
 
 
 def _follows(key: str, record: Record, settings: Mapping[str, Any], followed: Mapping[str, str]) -> bool:

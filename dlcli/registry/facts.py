@@ -70,10 +70,9 @@ class RunFacts:
         return _recorded_choices(self.run.run_yaml) or self._derived_choices()
 
     def _derived_choices(self) -> dict[str, str]:
-        from dlcli.display import choice
+        from dlcli.display import option_of
 
-        nodes = ((group, self.config.get(group)) for group in CHOICES)
-        told = {group: node.get("name") or choice(node) for group, node in nodes if isinstance(node, dict)}
+        told = {group: option_of(group, self.config, None) for group in CHOICES}
         return {group: str(option) for group, option in told.items() if option}
 
     @property

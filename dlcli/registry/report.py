@@ -84,12 +84,11 @@ def _device(facts: object) -> object:
 
 def _choices(config: object, chosen: dict[str, str]) -> dict[str, str]:
     """What was chosen in each group: as recorded, otherwise as far as the config says it."""
-    from dlcli.display import choice
+    from dlcli.display import option_of
 
     if not isinstance(config, dict):
         return {}
-    named = {group: node.get("name") or choice(node) for group in GROUPS if isinstance(node := config.get(group), dict)}
-    named |= chosen
+    named = {group: option_of(group, config, chosen) for group in GROUPS} | chosen
     optimizer = config.get("optimizer")
     if isinstance(optimizer, dict) and "lr" in optimizer:
         named["optimizer"] = f"{named.get('optimizer') or ''} lr={optimizer['lr']}".strip()

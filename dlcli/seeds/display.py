@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import Any, TextIO
 
 from dlcli.display import (
     Display,
     PlainDisplay,
-    choice,
     clean,
     is_terminal,
     open_display,
+    option_of,
     pairs,
     place,
     print_table,
@@ -52,7 +53,8 @@ class PlainSeeds(PlainDisplay):
 
     def _on_seeds_started(self, event: dict[str, Any]) -> None:
         facts = {"run": event["run"], "experiment": event["experiment"]}
-        facts |= {"model": choice(event["config"].get("model")), "seeds": told_seeds(event["seeds"]).replace(" ", "")}
+        facts |= {"model": option_of("model", event["config"], event.get("choices"))}
+        facts |= {"seeds": told_seeds(event["seeds"]).replace(" ", "")}
         self._out.write(pairs("start", facts | {"changed": " ".join(event.get("overrides") or ()) or None}) + "\n")
 
     def _on_seed_started(self, event: dict[str, Any]) -> None:
@@ -102,7 +104,8 @@ class TerminalSeeds(PlainSeeds):
                 indent="",
             )
         )
-        facts = summary_of({**event["config"], "seed": None}, choice)
+        option = partial(option_of, config=event["config"], choices=event.get("choices"))
+        facts = summary_of({**event["config"], "seed": None}, option)
         self._show(*flow([*facts, f"seeds {told_seeds(event['seeds'])}"], self._width()))
         if event.get("overrides"):
             lines = flow(event["overrides"], self._width(), indent=" " * 12, between="  ")
