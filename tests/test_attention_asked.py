@@ -1,4 +1,4 @@
-"""Attention that is asked for: the weights are those of the forward pass, and `dlcli predict --attention` shows them."""
+"""Attention can be asked for: the weights are the forward pass's own, and `dlcli predict --attention` shows them."""
 
 from __future__ import annotations
 

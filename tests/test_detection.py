@@ -26,7 +26,7 @@ from dlcli.errors import ConfigError
 from dlcli.models import yolo
 from dlcli.models.faster_rcnn import FasterRCNN
 from dlcli.models.yolo import Yolo
-from dlcli.predicting.boxes import COLUMNS, row
+from dlcli.predicting import as_table, predictor
 from dlcli.tasks.detection import Detection
 
 SETTINGS = {"image_shape": [3, 64, 96], "num_classes": 3, "mean": [0.5], "std": [0.25]}
@@ -280,7 +280,10 @@ def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -
     asked = dlcli("predict", "0.png", "bad.png", "--run", str(run), "--save", "out", "--json", cwd=tmp_path)
     assert asked.returncode == 3, asked.stderr
     good, bad = (json.loads(line) for line in asked.stdout.splitlines())
-    assert "no image" in bad["error"] and len(row(bad)) == len(row(good)) == len(COLUMNS)
+    names, rows = as_table(predictor("boxes"), [good, bad])
+    assert (names[0], names[-1]) == ("image", "error")
+    assert rows[0][-1] is None and rows[1][-1] == bad["error"].removesuffix(".")
+    assert "no image" in bad["error"] and all(cell is None for cell in rows[1][1:-1])
     with Image.open(tmp_path / good["picture"]) as picture:
         assert picture.size == (64, 64)
 

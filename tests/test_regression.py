@@ -168,6 +168,19 @@ def test_one_bad_row_or_table_spoils_no_other(trained: dict[str, Any], tmp_path:
     assert "line 3: 2 cells" in ragged["error"] and "no.csv cannot be read" in absent["error"]
 
 
+def test_a_row_that_is_typed_is_told_how_to_be_given(trained: dict[str, Any], tmp_path: Path) -> None:
+    """And given like that it is answered for."""
+    ask = partial(dlcli, "predict", "--run", trained["run"], "--json", cwd=tmp_path)
+    (typed,) = events_of(ask(PERSON).stdout)
+    told, _, command = typed["error"].partition("  ")
+    assert told == "is no file; a row is given on stdin:" and command.endswith("' | dlcli predict -")
+    piped = command.split("'")[1].replace("\\n", "\n")
+    (answered,) = events_of(ask("-", stdin=piped.encode()).stdout)
+    assert piped == f"{NAMES}\n{PERSON}\n" and isinstance(answered["number"], float)
+    (absent,) = events_of(ask("no.csv").stdout)
+    assert absent["error"].startswith("no.csv cannot be read")
+
+
 def test_a_run_is_scored_again_from_its_checkpoint_alone(trained: dict[str, Any], tmp_path: Path) -> None:
     done = dlcli("eval", trained["run"], "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -193,6 +206,10 @@ def test_a_table_of_ones_own_is_classified_from_training_to_prediction(tmp_path:
     answers = events_of(dlcli("predict", "-", "--json", cwd=tmp_path, stdin=asked.encode()).stdout)
     assert [answer["class"] for answer in answers[:3]] == ["in", "out", "out"]
     assert sum(c["probability"] for c in answers[3]["classes"]) == pytest.approx(1)
+    (typed,) = events_of(dlcli("predict", "0;0;red", "--json", cwd=tmp_path).stdout)
+    assert typed["error"].endswith(r"printf 'x,y,colour\n0,0,red\n' | dlcli predict -"), "under the columns' own names"
+    (given,) = events_of(dlcli("predict", "-", "--json", cwd=tmp_path, stdin=b"x,y,colour\n0,0,red\n").stdout)
+    assert given["class"] == "in"
 
 
 def test_adult_is_learned_above_the_commonest_class(data_root: Path, tmp_path: Path) -> None:

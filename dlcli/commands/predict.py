@@ -54,15 +54,10 @@ def print_answers(answers: list[dict[str, Any]], module: Any, *, as_json: bool) 
     import json
 
     from dlcli.display import print_table
-    from dlcli.errors import printable
+    from dlcli.predicting import as_table
 
     if as_json:
         for answer in answers:
             print(json.dumps(answer))
         return
-    rows = [module.row(answer) for answer in answers]
-    target = next((answer["target"] for answer in answers if "target" in answer), "answer")
-    names = [printable(target) if name == "answer" else name for name in module.COLUMNS]
-    # A number has no probability, and where all went well there is no error.
-    used = [i for i in range(len(names)) if not rows or any(row[i] is not None for row in rows)]
-    print_table("predictions", [names[i] for i in used], [[row[i] for i in used] for row in rows])
+    print_table("predictions", *as_table(module, answers))

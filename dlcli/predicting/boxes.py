@@ -71,13 +71,10 @@ def _objects(trained: Trained, data: bytes) -> list[dict[str, Any]]:
 
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
-    name = printable(answer["image"])
-    if "error" in answer:
-        return [name, "error", printable(answer["error"].removesuffix(".")), None]
     objects = answer["objects"]
     found = ", ".join(f"{count} {printable(word)}" for word, count in answer["counts"].items())
     surest = f"{printable(objects[0]['class'])} {100 * objects[0]['score']:.0f} %" if objects else None
-    return [name, str(len(objects)), found or "nothing", surest]
+    return [printable(answer["image"]), str(len(objects)), found or "nothing", surest]
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing

@@ -50,10 +50,7 @@ def most_probable(probabilities_K: Tensor, classes: Sequence[str], top: int) -> 
 
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
-    name = printable(answer["image"])
-    if "error" in answer:
-        return [name, "error", None, printable(answer["error"].removesuffix("."))]
-    return [name, *class_cells(answer["classes"])]
+    return [printable(answer["image"]), *class_cells(answer["classes"])]
 
 
 def class_cells(classes: Sequence[dict[str, Any]]) -> list[str]:

@@ -52,8 +52,6 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
     name = printable(answer["input"])
-    if "error" in answer:
-        return [name, f"error: {printable(answer['error'].removesuffix('.'))}", None]
     told = ", ".join(f"{printable(s['class'])} {100 * s['share']:.1f} %" for s in answer["shares"])
     return [name, told, printable(answer["overlay"]) if "overlay" in answer else None]
 

@@ -33,8 +33,6 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
-    if "error" in answer:
-        return [printable(answer["input"]), "error", printable(answer["error"])]
     others = " | ".join(map(printable, answer["others"]))
     return [printable(answer["input"]), printable(answer["translation"], limit=1_000), others]
 

@@ -53,10 +53,7 @@ def row(answer: Answer) -> list[str | None]:
     """A line of the table."""
     from dlcli.predicting.images import class_cells
 
-    name = printable(answer["input"])
-    if "error" in answer:
-        return [name, "error", None, printable(answer["error"].removesuffix("."))]
-    return [name, *class_cells(answer["classes"])]
+    return [printable(answer["input"]), *class_cells(answer["classes"])]
 
 
 def as_sentiment(classes: list[Answer]) -> Answer:

@@ -47,8 +47,6 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
     name = printable(answer["input"])
-    if "error" in answer:
-        return [name, "error", None, printable(answer["error"].removesuffix("."))]
     others = ", ".join(f"{printable(r['text'])} {100 * r['probability']:.1f} %" for r in answer["readings"][1:])
     return [name, printable(answer["transcript"], limit=2_000), f"{100 * answer['probability']:.1f} %", others]
 

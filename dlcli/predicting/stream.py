@@ -38,8 +38,6 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
-    if "error" in answer:
-        return [printable(answer["input"]), "error", printable(answer["error"])]
     likely = ", ".join(f"{printable(n['token'])!r} {100 * n['probability']:.1f} %" for n in answer["next"])
     return [printable(answer["input"]), printable(answer["continuation"], limit=400), likely]
 

@@ -105,9 +105,8 @@ def told_of_a_row(name: str, fitted: Fitted) -> str | None:
     names = [column for column in fitted.names if column != fitted.target]
     if len(cells) < min(2, len(names)) or "/" in name or "=" in name:
         return None
-    lines = ",".join(names) + "\\n" if fitted.has_header else ""
     values = ",".join([*cells[: len(names)], *["..."] * (len(names) - len(cells))])
-    return f"is no file; a row is given on stdin:  printf '{lines}{values}\\n' | dlcli predict -"
+    return f"is no file; a row is given on stdin:  printf '{','.join(names)}\\n{values}\\n' | dlcli predict -"
 
 
 def matched(table: TextTable, fitted: Fitted) -> TextTable:
