@@ -103,6 +103,12 @@ def any_of(names: Iterable[str], *, most: int = 8) -> str:
     return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
+def first_of(problems: Iterable[str], *, most: int = 10) -> str:
+    """What was found wrong, one after the other, and how many more there are: a; b; and 3 more."""
+    found = list(problems)
+    return "; ".join([*found[:most], *([f"and {len(found) - most:,} more"] if len(found) > most else [])])
+
+
 def printable(text: object, *, limit: int = 200) -> str:
     """`text` with control characters escaped and cut at `limit`, so that no value can steer a terminal."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dlcli.datasets.roots import data_roots, exists, find_under, missing
-from dlcli.datasets.sentence_files import Notes, key_of, read_text
+from dlcli.datasets.sentence_files import Notes, key_of, read_text, wrong_lines
 from dlcli.datasets.tokenizing import Tokenizer
 from dlcli.errors import DataError, printable
 
@@ -117,7 +117,8 @@ def read_pairs(path: Path, target_path: Path | None, notes: Notes) -> list[Pair]
 
 
 def tab_lines(path: Path) -> list[tuple[int, Pair]]:
-    found = []
+    """Raises DataError for all the lines together that are no pairs."""
+    found, wrong = [], []
     for number, line in enumerate(lines_of(path), 1):
         fields = line.split("\t")
         if not line.strip():
@@ -125,8 +126,9 @@ def tab_lines(path: Path) -> list[tuple[int, Pair]]:
         elif len(fields) == 2:
             found.append((number, (fields[0], fields[1])))
         else:
-            told = f"{path}, line {number}: {len(fields)} column{'s' * (len(fields) > 1)} instead of 2."
-            raise DataError(told, hint="Expected SOURCE<TAB>TARGET; of two files: dataset.target_path=train.de")
+            wrong.append((number, f"{len(fields)} column{'s' * (len(fields) > 1)} instead of 2"))
+    if wrong:
+        raise wrong_lines(path, wrong, hint="Expected SOURCE<TAB>TARGET; of two files: dataset.target_path=train.de")
     return found
 
 

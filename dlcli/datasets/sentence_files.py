@@ -24,7 +24,7 @@ from typing import NamedTuple
 from dlcli.datasets.pretrained_tokenizer import PretrainedTokenizer
 from dlcli.datasets.roots import data_roots, exists, find_under
 from dlcli.datasets.tokenizing import Tokenizer
-from dlcli.errors import ConfigError, DataError, nearest, printable
+from dlcli.errors import ConfigError, DataError, first_of, nearest, printable
 
 TEST_FRACTION = 0.2
 TEXT_NAMES = ("sentence", "text", "review", "phrase", "comment", "message", "tweet", "content", "body", "document")
@@ -107,7 +107,7 @@ def read_splits(
     for split, other in (("val", val_path), ("test", test_path)):
         if other is not None:
             files[split] = locate(other, root, f"dataset.{split}_path")
-    rows = {split: read_rows(file) for split, file in files.items()}
+    rows = {split: read_rows(file, notes) for split, file in files.items()}
     columns = find_columns(files["train"], rows["train"], text_column, label_column)
     splits = {
         split: read_sentences(file, rows[split], columns.within(rows[split]), notes) for split, file in files.items()
@@ -232,12 +232,12 @@ class Columns:
 def read_sentences(path: Path, rows: Sequence[Row], columns: Columns, notes: Notes) -> list[Sentence]:
     """The sentences of one file. Lines without a label or without text are left out and noted."""
     width = len(rows[0][1])
+    wide = [(line, f"{len(fields)} columns instead of {width}") for line, fields in rows if len(fields) > width]
+    if wide:
+        raise wrong_lines(path, wide, hint="A tab within a sentence? A .csv may have any sign within quotes.")
     found = []
     for line, fields in rows[columns.header is not None :]:
         place = f"{path.name}, line {line}"
-        if len(fields) > width:
-            told = f"{path}, line {line}: {len(fields)} columns instead of {width}."
-            raise DataError(told, hint="A tab within a sentence? A .csv may have any sign within quotes.")
         text, label = (fields[at].strip() if at < len(fields) else "" for at in (columns.text, columns.label))
         if not text:
             notes.add("lines without a sentence left out", place)
@@ -250,11 +250,30 @@ def read_sentences(path: Path, rows: Sequence[Row], columns: Columns, notes: Not
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The lines that are not blank, cut into fields. Raises DataError, with the line, for what cannot be read."""
+def wrong_lines(path: Path, wrong: Sequence[tuple[int, str]], *, hint: str) -> DataError:
+    """One error for all the lines of a file that cannot be read. wrong: (line, clause), one at least."""
+    if len(wrong) == 1:
+        return DataError(f"{path}, line {wrong[0][0]}: {wrong[0][1]}.", hint=hint)
+    told = first_of(f"line {line}: {clause}" for line, clause in wrong)
+    return DataError(f"{path}: {len(wrong):,} lines cannot be read: {told}.", hint=hint)
+
+
+def read_rows(path: Path, notes: Notes) -> list[Row]:
+    """The lines that are not blank, cut into fields; blank ones are noted, but for those at the end.
+
+    Raises DataError, with the line, for what cannot be read.
+    """
     text = read_text(path)
     is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
-    rows = list(csv_rows(path, text) if is_csv else tab_rows(text))
+    rows, blank = [], []
+    for line, fields in csv_rows(path, text) if is_csv else tab_rows(text):
+        if any(value.strip() for value in fields):
+            rows.append((line, fields))
+        else:
+            blank.append(line)
+    for line in blank:
+        if rows and line < rows[-1][0]:
+            notes.add("blank lines left out", f"{path.name}, line {line}")
     if not rows:
         raise DataError(f"{path} is empty.", hint="Expected lines of SENTENCE<TAB>LABEL.")
     if len(rows[0][1]) < 2:
@@ -282,8 +301,7 @@ def read_text(path: Path) -> str:
 def tab_rows(text: str) -> Iterator[Row]:
     # str.splitlines would also cut at U+2028, form feeds and the like, which sentences contain.
     for line, content in enumerate(text.split("\n"), 1):
-        if content.strip():
-            yield line, content.removesuffix("\r").split("\t")
+        yield line, content.removesuffix("\r").split("\t")
 
 
 def csv_rows(path: Path, text: str) -> Iterator[Row]:
@@ -292,8 +310,7 @@ def csv_rows(path: Path, text: str) -> Iterator[Row]:
     line = 1
     try:
         for fields in reader:
-            if any(value.strip() for value in fields):
-                yield line, fields
+            yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: no CSV: {error}.", hint="Is a quote left open?") from error

@@ -123,7 +123,7 @@ def read_sst2(
     files = {split: find_sst2(name, root) for split, name in names.items()}
     notes, splits = Notes(), {}
     for split, file in files.items():
-        rows = read_rows(file)
+        rows = read_rows(file, notes)
         columns = find_columns(file, rows) if "glue" in names[split] else Columns(0, 1, None)
         sentences = read_sentences(file, rows, columns, notes)
         splits[split] = [s._replace(label=SST2_CLASSES[s.label == "1"]) for s in sentences]

@@ -26,8 +26,8 @@ from dlcli.datasets.image_tree import archive_key
 from dlcli.datasets.records import Padded, Ragged, Records, fingerprint_of, ragged
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.datasets.sound import SCALE, Sound, decode_sound, read_bytes
-from dlcli.datasets.speech_table import NAMED, UNKNOWN, alphabet_of, locate, read_table, say_some
-from dlcli.errors import DataError, printable
+from dlcli.datasets.speech_table import NAMED, UNKNOWN, alphabet_of, locate, read_table, say_some, told_of_absent
+from dlcli.errors import DataError, first_of, printable
 
 VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -95,17 +95,19 @@ def read_speech(
     sample_rate: Hz, to which all are resampled. frame_ms: of a recogniser's output; a transcript with more characters
     than its recording has frames is left out.
     """
-    table = read_table(locate(path, root), lowercase=lowercase)
+    place = locate(path, root)
+    table = read_table(place, lowercase=lowercase)
     said = {split: [(line.name, line.text) for line in lines] for split, lines in table.items()}
     files = times_key(line.file for lines in table.values() for line in lines)
     key = content_key((), "speech", VERSION, sample_rate, frame_ms, said, files)
 
     def decode() -> Decoded:
         splits = {
-            split: [Utterance(line.name, line.text, partial(read_bytes, line.file)) for line in lines]
+            split: [Utterance(line.name, line.text, partial(read_bytes, line.file)) for line in lines if line.is_there]
             for split, lines in table.items()
         }
-        return decoded(splits, alphabet_of(table), sample_rate=sample_rate, frame_ms=frame_ms)
+        absent = told_of_absent(place, table)
+        return decoded(splits, alphabet_of(table), sample_rate=sample_rate, frame_ms=frame_ms, absent=absent)
 
     return to_data(cached("speech", key, decode))
 
@@ -199,17 +201,23 @@ class Findings:
 
 
 def decoded(
-    splits: Mapping[str, Sequence[Utterance]], alphabet: Sequence[str], *, sample_rate: int, frame_ms: int
+    splits: Mapping[str, Sequence[Utterance]],
+    alphabet: Sequence[str],
+    *,
+    sample_rate: int,
+    frame_ms: int,
+    absent: str = "",
 ) -> Decoded:
-    """Reads every recording. Raises DataError for those that cannot be read, all at once."""
+    """Reads every recording. Raises DataError for those that cannot be read, all at once with what is absent."""
     found = Findings()
     arrays = {
         split: decode_split(utterances, alphabet, found, sample_rate=sample_rate, frame_ms=frame_ms)
         for split, utterances in splits.items()
     }
-    if found.damaged:
-        more = f" and {len(found.damaged) - NAMED} more" if len(found.damaged) > NAMED else ""
-        raise DataError(f"{'; '.join(found.damaged[:NAMED])}{more}.", hint="Replace these files, or take them out.")
+    if found.damaged or absent:
+        damaged = first_of(found.damaged, most=NAMED)
+        told = "; ".join(filter(None, (absent, damaged)))
+        raise DataError(f"{told}.", hint="Replace these files, or take them out.")
     notes = [f"recordings: {note}" for note in found.notes(sample_rate)]
     if UNKNOWN in alphabet:
         notes.append("some characters are in no training transcript: where they are said counts as an error")

@@ -19,7 +19,7 @@ from typing import Any
 
 from dlcli.datasets.image_tree import SPLITS as SPLIT_NAMES
 from dlcli.datasets.roots import data_roots, exists, find_under
-from dlcli.errors import DataError, printable
+from dlcli.errors import DataError, first_of, printable
 
 TABLES = tuple(f"{stem}.{end}" for stem in ("transcripts", "metadata") for end in ("csv", "tsv"))
 FILE_NAMES = ("file", "filename", "file_name", "path", "audio", "wav", "recording", "id")
@@ -34,11 +34,15 @@ BLANK, UNKNOWN = "", "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True)
 class Line:
-    """file: where the recording lies; name: as the table calls it; text: as it is to be read."""
+    """file: where the recording lies, which may be nowhere; name: as the table calls it; text: as it is to be read."""
 
     file: Path
     name: str
     text: str
+
+    @property
+    def is_there(self) -> bool:
+        return self.file.is_file()
 
 
 def peek_speech(path: str | None, root: str | None = None, *, lowercase: bool = True) -> dict[str, int]:
@@ -82,22 +86,24 @@ def find_table(folder: Path) -> Path:
 def read_table(table: Path, *, lowercase: bool) -> dict[str, list[Line]]:
     """Lines by split, sorted by name in `test` where it is made here: a fifth, the same for every seed.
 
-    Raises DataError for what is no such table, and for recordings that are not there, all at once.
+    Raises DataError for what is no such table. Recordings that are not there are told with those that are damaged.
     """
     by_split: dict[str, list[Line]] = {"train": []}
-    absent = []
     for name, text, split in parse(table):
-        file = find_recording(table.parent, name)
-        if file is None:
-            absent.append(name)
-            continue
+        file = find_recording(table.parent, name) or table.parent / name
         by_split.setdefault(split, []).append(Line(file, name, cleaned(text, lowercase=lowercase)))
-    if absent:
-        raise DataError(
-            f"{printable(table)} names {say_some(absent)}, which {'is' if len(absent) == 1 else 'are'} not there.",
-            hint=f"Recordings are looked for in {printable(table.parent)} and its {', '.join(FOLDERS[1:])}.",
-        )
     return by_split if "test" in by_split else with_test(by_split)
+
+
+def told_of_absent(table: Path, by_split: Mapping[str, Iterable[Line]]) -> str:
+    """A sentence on the recordings that are not there, "" where all are."""
+    absent = [line.name for lines in by_split.values() for line in lines if not line.is_there]
+    if not absent:
+        return ""
+    places = f"in {printable(table.parent)} and its {', '.join(FOLDERS[1:])}"
+    return (
+        f"{printable(table)} names {say_some(absent)}, which {'is' if len(absent) == 1 else 'are'} not there ({places})"
+    )
 
 
 def parse(table: Path) -> list[tuple[str, str, str]]:
@@ -115,16 +121,21 @@ def parse(table: Path) -> list[tuple[str, str, str]]:
         raise DataError(told, hint=f"One should be called {', '.join(TEXT_NAMES[:-1])} or {TEXT_NAMES[-1]}.")
     else:  # without a header
         file, text, split, width = 0, len(names) - 1 if is_piped(table) else 1, None, max(2, len(names))
-    lines = []
+    lines, wide, unknown = [], [], []
     for number, row in rows:
         if len(row) != width:
-            told = f"{printable(table)}, line {number}: {len(row)} columns, not {width}"
-            raise DataError(told, hint="In a .csv a text that holds a comma stands in double quotes.")
+            wide.append(f"line {number}: {len(row)} columns, not {width}")
+            continue
         part = "train" if split is None else SPLITS.get(row[split].strip().lower())
         if part is None:
-            told = f"{printable(table)}, line {number}: {printable(row[split or 0])} is no split"
-            raise DataError(told, hint="train, val or test")
+            unknown.append(f"line {number}: {printable(row[split or 0])} is no split")
+            continue
         lines.append((row[file].strip(), row[text], part))
+    if wrong := [*wide, *unknown]:
+        hints = ["In a .csv a text that holds a comma stands in double quotes."] if wide else []
+        hints += ["A split is train, val or test."] if unknown else []
+        count = f": {len(wrong):,} lines are wrong: " if len(wrong) > 1 else ", "
+        raise DataError(f"{printable(table)}{count}{first_of(wrong)}", hint=" ".join(hints))
     return lines
 
 

@@ -94,6 +94,13 @@ def test_a_line_that_is_no_pair_is_named(tmp_path: Path, line: str, columns: str
         read(write(tmp_path / "pairs.tsv", ["one\teins", line]))
 
 
+def test_all_lines_that_are_no_pairs_are_told_at_once(tmp_path: Path) -> None:
+    lines = ["one\teins", *["no tab"] * 12, "a\tb\tc"]
+    told = r"13 lines cannot be read: line 2: 1 column instead of 2; line 3: .*; line 11: .*; and 3 more\."
+    with pytest.raises(DataError, match=told):
+        read(write(tmp_path / "pairs.tsv", lines))
+
+
 def test_a_line_separator_within_a_sentence_does_not_end_its_line(tmp_path: Path) -> None:
     pair = ("one\u2028two\x0cthree", "eins\u2028zwei")
     data = read(write_pairs(tmp_path, [*PAIRS, pair, pair]))

@@ -111,6 +111,14 @@ def test_lines_that_say_nothing_are_left_out_and_told(write: Writer) -> None:
     )
 
 
+def test_blank_lines_between_others_are_counted(write: Writer) -> None:
+    first, rest = lines(REVIEWS[:7]), lines(REVIEWS[7:])
+    for name in ("reviews.tsv", "reviews.csv"):
+        content = f"{first}\n  \n{rest}\n\n"
+        found = read_splits(write(content if name.endswith("tsv") else content.replace("\t", ","), name))
+        assert found.notes.sentences() == (f"blank lines left out: 2 (first: {name}, line 8)",)
+
+
 def test_a_sentence_with_two_labels_is_told(write: Writer) -> None:
     notes = read_splits(write(lines([*REVIEWS, (REVIEWS[0][0], "bad")]))).notes.sentences()
     assert notes[0] == "sentences with another label before, kept with both: 1 (first: reviews.tsv, line 61)"
@@ -123,6 +131,11 @@ def test_a_sentence_with_two_labels_is_told(write: Writer) -> None:
         (b"\xff\xfeg\x00", "utf16.tsv", "line 1: no UTF-8"),
         ("", "nothing.tsv", "is empty"),
         ("\n \n", "blank.tsv", "is empty"),
+        (
+            "a\tgood\nb\tc\tgood\n\na\tb\tc\tbad\n",
+            "tabs.tsv",
+            "2 lines cannot be read: line 2: 3 .*; line 4: 4 columns",
+        ),
         ("a film without a tab\n", "one_column.tsv", "line 1: one column"),
         ("a\tgood\n\na tab\twithin\tbad\n", "tab.tsv", "line 3: 3 columns instead of 2"),
         ("a\tgood\nb\tgood\nc\tgood\n", "one_class.tsv", "every sentence has the label good"),

@@ -225,6 +225,10 @@ def test_all_damaged_and_all_missing_recordings_are_told_at_once(write: Callable
     rows = "".join(f"{i}.wav,no,train\n" for i in range(9))
     with pytest.raises(DataError, match=r"names 0\.wav, 1\.wav, 2\.wav, 3\.wav, 4\.wav and 4 more, which are not"):
         read(write({}, TABLE + rows))
+    with pytest.raises(
+        DataError, match=r"names x\.wav, which is not there \(in .*\); a\.wav is empty; d\.wav is empty"
+    ):
+        read(write({}, TABLE.replace("b.wav", "x.wav")))
 
 
 MISTAKES = {
@@ -233,6 +237,9 @@ MISTAKES = {
     "file,transcript\na.wav,oh, no\n": "line 2: 3 columns, not 2",
     'file,transcript\na.wav,"oh no\n': "cannot be read: unexpected end of data",
     "file,transcript,split\na.wav,no,later\n": "line 2: later is no split",
+    "file,transcript,split\na.wav,no,later\nb.wav,a,b,train\nc.wav,no,val\n": (
+        "2 lines are wrong: line 3: 4 columns, not 3; line 2: later is no split"
+    ),
 }
 
 
