@@ -112,6 +112,8 @@ class Assembly:
 
             for phase in self.task.phases:
                 synchronise(getattr(self.task, phase), self.ranks)
+        if self.ranks.num_data_ranks > 1:
+            self.task.share(self.ranks.sum_in_place)
         how = self.tree["runtime"].get("parallel", "data")
         if how != "data":
             from dlcli import sharding

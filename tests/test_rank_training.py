@@ -52,6 +52,7 @@ CASES = {
         "digits", "trainer.accumulate=2", "regularization.clip_norm=0.5", "regularization.ema=0.9",
     ),
     "mixes": ("digits", "regularization.mixup=0.3", "regularization.cutmix=1.0", "augmentation=light"),
+    "contrastive, two views": ("digits_contrastive",),
     "one epoch, ragged": ("digits", "trainer.max_steps=12", "dataset.batch_size=50"),
 }  # fmt: skip
 

@@ -19,6 +19,11 @@ def sample_keys(seed: int, epoch: int, index_B: Tensor) -> Tensor:
     return splitmix_tensor(index_B + signed(base))
 
 
+def keys_of_view(keys_B: Tensor, view: int) -> Tensor:
+    """(B,) int64 keys of the same examples, looked at once more. view: from 1 on."""
+    return splitmix_tensor(keys_B + signed(splitmix(view)))
+
+
 def mirror_turns(seed: int, epoch: int, index_B: Tensor) -> Tensor:
     """(B,) bool: whose turn it is to be mirrored. For each example every other epoch; the first by seed and index."""
     first_B = shifted(sample_keys(seed, 0, index_B), 63)

@@ -64,8 +64,11 @@ class TrainSource:
         )
         self._augment = augment
 
-    def from_step(self, step: int) -> Iterator[list[Any]]:
-        """The micro-batches of each step from `step` (steps already done) on. Closing it ends its workers."""
+    def from_step(self, step: int, *, views: int = 1) -> Iterator[list[Any]]:
+        """The micro-batches of each step from `step` (steps already done) on. Closing it ends its workers.
+
+        views: how often each image is in its batch, augmented otherwise each time; what is not augmented is in it once.
+        """
         first_epoch, first_step = divmod(step, self.steps_per_epoch)
         skipped = first_step * self.accumulate * self._supply.batch_size * self._supply.share[1]
 
@@ -74,7 +77,7 @@ class TrainSource:
             for epoch in itertools.count(first_epoch + 1):
                 yield epoch, self._order(epoch)
 
-        batches = self._supply.batches(epochs, augment=self._augment, seed=self.seed)
+        batches = self._supply.batches(epochs, augment=self._augment, seed=self.seed, views=views)
         for step_in_epoch in itertools.chain(range(first_step, self.steps_per_epoch), self._steps()):
             left = self.batches_per_epoch - step_in_epoch * self.accumulate
             yield list(itertools.islice(batches, min(self.accumulate, left)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlcli.datasets.examples import Batch, Examples, LabelledImages
-from dlcli.datasets.keyed_random import mirror_turns, sample_keys
+from dlcli.datasets.keyed_random import keys_of_view, mirror_turns, sample_keys
 from dlcli.datasets.pixels import Pixels
 from dlcli.datasets.records import Records, bucketed
 from dlcli.datasets.workers import read_batches
@@ -44,8 +44,10 @@ class Supply:
         self.indices, self.batch_size, self.share = indices, batch_size, share
         self.device = torch.device(device)
 
-    def batches(self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0) -> Iterator[Any]:
-        """The batches of each epoch. seed: of the augmentation."""
+    def batches(
+        self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0, views: int = 1
+    ) -> Iterator[Any]:
+        """The batches of each epoch. seed: of the augmentation; views: of each labelled image that is augmented."""
         raise NotImplementedError
 
     def order(self, generator: torch.Generator, examples_per_step: int) -> Tensor:
@@ -84,7 +86,9 @@ class RecordSupply(Supply):
         self.records = examples.to(self.device)
         self.lengths = None if examples.lengths is None else examples.lengths[indices]
 
-    def batches(self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0) -> Iterator[Any]:
+    def batches(
+        self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0, views: int = 1
+    ) -> Iterator[Any]:
         for epoch, order in epochs():
             epoch_key = None if epoch < 0 else int(sample_keys(seed, epoch, torch.zeros(1, dtype=torch.int64)))
             for rows_B in self._rows(order):
@@ -138,7 +142,9 @@ class ImageSupply(Supply):
             )
         return images if self.device.type == "cpu" else images[self.indices].to(self.device)
 
-    def batches(self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0, views: int = 1
+    ) -> Iterator[Batch]:
         """The batches of each epoch. Per-epoch work is done for all its batches at once; a batch costs 3 operations."""
         fetch = self._gather if self.images is not None else self._open_loader(epochs)
         for epoch, order in epochs():
@@ -152,7 +158,12 @@ class ImageSupply(Supply):
             for rows_B, index_B, labels_B, *draws_B in zip(
                 *(values_n.split(sizes) for values_n in (rows_n, index_n, labels_n, *draws_n)), strict=True
             ):
-                yield Batch(self._prepare(fetch(rows_B), augment, draws_B), labels_B, index_B)
+                bytes_BCHW, num_views = fetch(rows_B), views if draws_B else 1
+                images = [self._prepare(bytes_BCHW, augment, of_view(draws_B, view)) for view in range(num_views)]
+                if num_views == 1:
+                    yield Batch(images[0], labels_B, index_B)
+                else:
+                    yield Batch(torch.cat(images), labels_B.repeat(num_views), index_B.repeat(num_views))
 
     def _gather(self, rows_B: Tensor) -> Tensor:
         assert self.images is not None
@@ -170,6 +181,14 @@ class ImageSupply(Supply):
         if augment is None:
             return self.pixels.from_bytes(images_BCHW)
         return self.pixels.normalise(augment(self.pixels.unit(images_BCHW), *draws_B))
+
+
+def of_view(draws_B: Sequence[Tensor], view: int) -> Sequence[Tensor]:
+    """The keys of another view of the same images, and the other turns in every second one."""
+    if view == 0:
+        return draws_B
+    keys_B, *turns = draws_B
+    return [keys_of_view(keys_B, view), *(turns_B ^ (view % 2 == 1) for turns_B in turns)]
 
 
 def batch_bounds(num_examples: int, batch_size: int, ranks: int) -> list[int]:

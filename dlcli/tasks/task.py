@@ -31,8 +31,8 @@ Values = dict[str, Value]
 class Source(Protocol):
     """Where training batches come from: endless, and its position is the number of steps already done."""
 
-    def from_step(self, step: int) -> Iterator[list[Any]]:
-        """The micro-batches of each step, from the step after `step` on."""
+    def from_step(self, step: int, *, views: int = 1) -> Iterator[list[Any]]:
+        """The micro-batches of each step, from the step after `step` on; each image so often, where it is augmented."""
 
 
 class Task(nn.Module):
@@ -82,6 +82,12 @@ class Task(nn.Module):
                 count[name] = count.get(name, 0) + value_B.numel()
         pooled = pool([*(t.item() for t in total.values()), *count.values()])
         return {name: pooled[i] / pooled[len(total) + i] for i, name in enumerate(total)}
+
+    def share(self, sum_in_place: Callable[[Tensor], None]) -> None:
+        """Called once where several ranks train. sum_in_place: replaces a tensor by its sum over them.
+
+        Override where training fills buffers of the task from its batches: they must be equal on all ranks.
+        """
 
     def after_step(self, step: int) -> None:
         """Moving averages, target networks, annealed temperatures."""

@@ -69,6 +69,26 @@ def test_loader_and_resident_batches_are_bit_identical(
     assert same(resident[6:], from_the_middle)
 
 
+@pytest.mark.parametrize("reading", [RESIDENT, *LOADERS], ids=["resident", "in this process", "two workers"])
+def test_two_views_are_the_same_images_augmented_otherwise(reading: dict, examples: LabelledImages) -> None:
+    def taken(source: TrainSource, views: int, step: int = 0) -> list[list[Batch]]:
+        steps = source.from_step(step, views=views)
+        try:
+            return list(itertools.islice(steps, 6 - step))
+        finally:
+            steps.close()  # type: ignore[attr-defined]
+
+    augment = Augment(rotation=10, flip="alternate", shift=1)
+    once, twice = (taken(train_source(examples, augment=augment, **reading), views) for views in (1, 2))
+    for one, two in zip(itertools.chain(*once), itertools.chain(*twice), strict=True):
+        first, second = two.images.chunk(2)
+        assert first.equal(one.images) and not (first == second).flatten(1).all(1).any()
+        assert two.labels.equal(one.labels.repeat(2)) and two.index.equal(one.index.repeat(2))
+    assert same(taken(train_source(examples, augment=augment, **reading), 2, step=4), twice[4:])
+    plain = take(train_source(examples, augment=None, **reading), 0, 6)
+    assert same(taken(train_source(examples, augment=None, **reading), 2), plain), "nothing to make a view with"
+
+
 def test_any_step_can_be_started_from(examples: LabelledImages) -> None:
     source = train_source(examples)
     whole = take(source, 0, 12)
