@@ -64,6 +64,15 @@ def test_label_smoothing_is_torchs() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(model(X), BATCH.labels, label_smoothing=0.1))
 
 
+def test_cross_entropy_is_the_negative_log_likelihood() -> None:
+    model = linear()
+    loss, _ = Classification(model).loss(BATCH, "model")
+    expected = nn.NLLLoss()(model(X).log_softmax(1), BATCH.labels)
+    torch.testing.assert_close(loss, expected)
+    ours, theirs = (torch.autograd.grad(value, list(model.parameters())) for value in (loss, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_probabilities_sum_to_one() -> None:
     rows = Classification(linear()).predict(X).sum(1)
     torch.testing.assert_close(rows, torch.ones(12))

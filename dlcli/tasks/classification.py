@@ -19,6 +19,9 @@ class Classification(Task):
     """Cross-entropy, optionally with label smoothing (Szegedy et al. 2016, section 7), mixup (Zhang et al. 2018) or
     cutmix (Yun et al. 2019).
 
+    Cross-entropy of logits is the negative log-likelihood (NLL) of the label under their softmax: torch's NLLLoss of
+    their log-softmax, to the same value and gradient.
+
     A batch has `inputs`, what the model is called with, and labels (B,) int64; the model gives logits (B, K). mixup and
     cutmix are of images (B, C, H, W) float: the alphas of their Beta distributions, 0 for off; with both on, each batch
     takes one of them at random. test_time_augmentation: {"mirror": bool, "shift": pixels}, of held-out images; see
