@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import subprocess
@@ -203,6 +204,47 @@ def test_a_file_holds_a_sentence_a_line_and_a_bad_input_spoils_no_other(
         "holds no sentence",
     ]
     assert [answer["input"] for answer in found[:2]] == ["a great film", "an awful film"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("two.tsv", "sentence\tlabel\na great film\tgood\n\nan awful, dull film\tbad\n"),
+        ("label-first.tsv", "good\ta great film\nbad\tan awful, dull film\n"),
+        ("one.tsv", "sentence\na great film\nan awful, dull film\n"),
+        ("three.csv", 'id,text,by\n1,a great film,"Ann, B."\n2,"an awful, dull film",Bo\n'),
+        ("plain.txt", "a great film\nan awful, dull film\n"),
+        ("noted", "a great film\nan awful, dull film\n"),
+    ],
+)
+def test_a_file_that_exists_is_read_a_sentence_a_line(
+    loaded: trained.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(content)
+    Path(f"{name}.gz").write_bytes(gzip.compress(content.encode()))
+    for file in (name, f"{name}.gz"):
+        found = answers(loaded, file)
+        assert [answer["input"] for answer in found] == ["a great film", "an awful, dull film"]
+        assert [answer["class"] for answer in found] == ["good", "bad"]
+
+
+def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(
+    loaded: trained.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is meant where it is written as a path; a sentence may end like a file's name."""
+    monkeypatch.chdir(tmp_path)
+    Path("great").mkdir()
+    Path("odd.csv").write_text("a,b,c\n1,2,3\n")
+    names = ["none.tsv", "none.csv.gz", "great/", "odd.csv", "great", "great is reviews.tsv", "~nobody", "great " * 200]
+    *bad, word, sentence, tilde, long = answers(loaded, *names)
+    assert [answer["error"] for answer in bad] == [
+        "cannot be read: No such file or directory",
+        "cannot be read: No such file or directory",
+        "is a folder; name its files:  great/*.txt",
+        "has 3 columns (a, b, c); the one of the sentences is not called sentence",
+    ]
+    assert word["class"] == sentence["class"] == long["class"] == "good" and "class" in tilde
 
 
 def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:

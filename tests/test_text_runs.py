@@ -52,6 +52,9 @@ def test_a_killed_language_model_ends_like_one_that_was_not_and_goes_on_with_tex
     assert answers("generate", "--prompt", "she", "--tokens", "20", "--seed", "4") == [second]
     (answered,) = answers("predict", "she")
     assert answered["continuation"] and len(answered["next"]) == 3
+    (tmp_path / "beginning.txt").write_text("she")
+    in_file, absent = answers("predict", str(tmp_path / "beginning.txt"), "none.txt")
+    assert in_file == answered and absent["error"] == "cannot be read: No such file or directory"
 
 
 def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Forge, tmp_path: Path) -> None:
@@ -76,3 +79,7 @@ def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Fo
     told = [first["translation"], *first["others"]]
     assert 1 <= len(told) <= 3 and len(set(told)) == len(told), "three at most, no two alike"
     assert second == {"input": " ", "error": "is empty"}
+    (tmp_path / "killed" / "some.tsv").write_text("the red bird\tla bird red\n")
+    child = forge.run("predict", "some.tsv", "none.tsv", "--json", cwd=tmp_path / "killed")
+    in_file, absent = events_of(child.stdout)
+    assert in_file == first and absent["error"] == "cannot be read: No such file or directory"

@@ -14,7 +14,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="What the run was trained on: files or folders of them, or sentences; - reads stdin.",
+            help="What the run was trained on: files, folders of images or recordings, sentences or files "
+            "with one a line; - reads stdin.",
         ),
     ],
     run: Annotated[

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import printable
-from dlcli.predicting.sentences import find_sentences, stored_tokenizer
+from dlcli.predicting.sentences import stored_tokenizer
+from dlcli.predicting.text_inputs import find_sentences
 
 if TYPE_CHECKING:
     from dlcli.datasets.tokenizing import Tokenizer
@@ -19,10 +20,10 @@ BEAM, AT_ONCE = 4, 64
 def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
     """One answer per sentence: {input, translation, others: [texts]}, or {input, error}.
 
-    names: sentences; .txt files of them, one a line; - for the lines of stdin.
+    names: sentences, files of them, - for the lines of stdin; see text_inputs. Of a table the first column.
     """
     tokenizer = stored_tokenizer(trained)
-    found = [answer for group in find_sentences(names) for answer in group]
+    found = [answer for group in find_sentences(names, column=1) for answer in group]
     asked = [answer for answer in found if "error" not in answer]
     for start in range(0, len(asked), AT_ONCE):
         part = asked[start : start + AT_ONCE]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from dlcli.errors import CheckpointError, ConfigError, DataError, printable
+from dlcli.errors import CheckpointError, DataError, printable
+from dlcli.predicting.text_inputs import Answer, find_sentences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 COLUMNS = ("sentence", "class", "probability", "others")
 AT_ONCE = 256
 SENTIMENTS = {"negative", "neutral", "positive"}
-Answer = dict[str, Any]
 AnyTokenizer: TypeAlias = "Tokenizer | PretrainedTokenizer"
 Fitting = TypeVar("Fitting", "Tokenizer", "PretrainedTokenizer")
 
@@ -29,12 +27,13 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 
     Where the classes are sentiments, {sentiment, confidence, probabilities: {class: probability}} besides.
 
-    names: sentences; .txt files of them, one a line; - for the lines of stdin.
+    names: sentences, files of them, - for the lines of stdin; see text_inputs.
     """
     from dlcli.predicting.images import most_probable
 
     tokenizer = tokenizer_of(trained)
-    found = [answer for group in find_sentences(names) for answer in group]
+    column, classes = trained.tree["dataset"].get("text_column"), trained.manifest.classes
+    found = [answer for group in find_sentences(names, column=column, classes=classes) for answer in group]
     asked = [answer for answer in found if "error" not in answer]
     ids = encoded([answer["input"] for answer in asked], trained, tokenizer)
     # Sorted by length, so that little is padded.
@@ -62,37 +61,6 @@ def as_sentiment(classes: list[Answer]) -> Answer:
         "confidence": classes[0]["probability"],
         "probabilities": {c["class"]: c["probability"] for c in classes},
     }
-
-
-def find_sentences(names: Sequence[str]) -> Iterator[list[Answer]]:
-    """What each name stands for: [{input}, ...], or {input, error} where it stands for nothing."""
-    if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin is read once", hint="dlcli predict - < sentences.txt")
-    for name in names:
-        try:
-            if name == "-":
-                yield lines_of(sys.stdin.buffer.read())
-            elif name.lower().endswith(".txt"):
-                yield lines_of(Path(name).expanduser().read_bytes())
-            elif not name.strip():
-                yield [{"input": name, "error": "is empty"}]
-            else:
-                yield [{"input": name}]
-        except DataError as error:
-            yield [{"input": name, "error": error.message}]
-        except OSError as error:
-            yield [{"input": name, "error": f"cannot be read: {error.strerror}"}]
-
-
-def lines_of(content: bytes) -> list[Answer]:
-    try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"line {line} is no UTF-8") from error
-    if not any(line.strip() for line in lines):
-        raise DataError("holds no sentence")
-    return [{"input": line.strip()} for line in lines if line.strip()]
 
 
 def stored_tokenizer(trained: Trained) -> Tokenizer:

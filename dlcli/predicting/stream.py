@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlcli.errors import CheckpointError, ConfigError, printable
+from dlcli.errors import CheckpointError, ConfigError, DataError, printable
 from dlcli.predicting.sentences import stored_tokenizer
+from dlcli.predicting.text_inputs import read_whole
 
 if TYPE_CHECKING:
     from dlcli.datasets.tokenizing import Tokenizer
@@ -19,18 +19,23 @@ NUM_TOKENS, TEMPERATURE, SEED = 100, 0.8, 0  # of an answer; `dlcli generate` ha
 
 
 def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
-    """One answer per text: {input, continuation, next: [{token, probability}]}, or {input, error}."""
+    """One answer per text: {input, continuation, next: [{token, probability}]}, or {input, error}.
+
+    names: texts, files that hold one each, - for stdin.
+    """
     from dlcli.predicting.generation import Sampling
 
+    if names.count("-") > 1:
+        raise ConfigError("- stands twice; stdin is read once", hint="dlcli predict - < beginning.txt")
     found: list[dict[str, Any]] = []
     for name in names:
-        prompt = sys.stdin.read() if name == "-" else name
-        answer: dict[str, Any] = {"input": prompt}
+        answer: dict[str, Any] = {"input": name}
         try:
+            answer["input"] = prompt = read_whole(name)
             pieces = write(trained, prompt, num_tokens=NUM_TOKENS, sampling=Sampling(TEMPERATURE), seed=SEED)
             answer["continuation"] = "".join(pieces)
             answer["next"] = next_tokens(trained, prompt, top)
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             answer["error"] = error.message
         found.append(answer)
     return found
