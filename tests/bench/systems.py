@@ -41,6 +41,8 @@ SYSTEMS = (
     System("A13", ("mnist_rows_moe",), "test/accuracy", 0.97),
     System("T2", ("sst2_lstm",), "test/accuracy", 0.80),
     System("T2", ("sst2_transformer",), "test/accuracy", 0.78),
+    System("T2", ("sst2_sentences_lstm",), "test/accuracy", 0.80),
+    System("T2", ("sst2_sentences_transformer",), "test/accuracy", 0.78),
     System("T4", ("spoken_digits",), "test/cer", 0.10, is_error=True),
     System("T4", ("spoken_digits_conformer",), "test/cer", 0.10, is_error=True),
     System("T6", ("blood_cells",), "test/map50", 0.60),
