@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from dlcli.config import compose_command
+from dlcli.config.tree import lookup
 from dlcli.errors import ConfigError
 from dlcli.schema import SETTINGS
 
@@ -49,3 +52,52 @@ def test_a_setting_names_its_choices_and_a_range_has_none() -> None:
     assert SETTINGS["dataset.resident"].choices == [True, False, "auto"]
     assert SETTINGS["model.depth"].choices == [18, 34, 50, 101, 152]
     assert SETTINGS["optimizer.lr"].choices == SETTINGS["name"].choices == []
+
+
+GROUPS = 'parameter_groups={biases:{match:"*.bias",weight_decay:0.0,from_epoch:2},first:{match:layers.0.*}}'
+
+
+def pasted(hint: str | None) -> list[str]:
+    """The words that a shell makes of a proposed command, without the program and its verb."""
+    assert hint is not None
+    return shlex.split(hint.removeprefix("try:"))[2:]
+
+
+def test_a_group_given_whole_is_proposed_setting_by_setting_and_the_command_runs_as_pasted() -> None:
+    told = refused("digits", GROUPS)
+    assert "is a group of settings, which are set one by one" in told.problems[0].message
+    groups = compose_command(pasted(told.hint)).tree["parameter_groups"]
+    assert groups == {
+        "biases": {"match": "*.bias", "weight_decay": 0.0, "from_epoch": 2},
+        "first": {"match": "layers.0.*"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"),
+    [
+        ('parameter_groups.biases={match:"*.bias",lr:0.1}', "parameter_groups.biases.match", "*.bias"),
+        ("regularization.early_stopping={patience:null}", "regularization.early_stopping.patience", None),
+    ],
+)
+def test_a_group_given_in_part_is_proposed_too(word: str, key: str, value: object) -> None:
+    assert lookup(compose_command(pasted(refused("digits", word).hint)).tree, key) == value
+
+
+def test_an_empty_group_names_the_form() -> None:
+    (problem,) = refused("digits", "parameter_groups=none").problems
+    assert "parameter_groups.GROUP.match, parameter_groups.GROUP.SETTING" in problem.message
+
+
+def test_another_model_is_proposed_beside_what_asked_for_it() -> None:
+    told = refused("digits", "trainer.pretrained=imagenet", "model.dropout=0.1")
+    better = told.problems[0].better
+    assert better in ("model=mobilenet", "model=resnet", "model=shufflenet")
+    assert pasted(told.hint) == ["digits", "trainer.pretrained=imagenet", "model.dropout=0.1", better]
+    told = refused("digits", "model=lenet5", "trainer.pretrained=imagenet")
+    assert pasted(told.hint) == ["digits", better, "trainer.pretrained=imagenet"]
+
+
+def test_a_proposed_command_is_quoted_for_the_shell() -> None:
+    told = refused("sentences", "dataset.path=my good file.tsv", "dataset.tokenizer=charcters")
+    assert pasted(told.hint) == ["sentences", "dataset.path=my good file.tsv", "dataset.tokenizer=characters"]

@@ -13,6 +13,7 @@ group belonged to the option it replaced.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -177,20 +178,23 @@ def _as_error(reading: Reading, words: Sequence[str], command: str) -> ConfigErr
     hint = None
     if all(p.better for p in reading.problems):
         better = {p.where: str(p.better) for p in reading.problems}
-        given = list(_proposed(words, better))
-        missing = [b for where, b in better.items() if not any(w.startswith(where) for w in order) and b not in given]
-        hint = "try:  " + " ".join(["dlcli", command, *given, *missing])
+        hint = "try:  " + " ".join(["dlcli", command, *_proposed(words, better)])
     return ConfigError(message, hint=hint, problems=reading.problems)
 
 
 def _proposed(words: Sequence[str], better: Mapping[str, str]) -> Iterator[str]:
-    """The command with its better words. A problem shows a long word cut, and a flag together with its value."""
-    rest = list(words)
+    """The command with its better words, behind them those that take no word's place; to be pasted into a shell.
+
+    A problem shows a long word cut, and a flag together with its value.
+    """
+    rest, open_problems, given = list(words), dict(better), set()
     while rest:
         word = rest.pop(0)
-        pair = printable(" ".join([word, *rest[:1]]), limit=80)
+        pair, alone = (printable(text, limit=80) for text in (" ".join([word, *rest[:1]]), word))
         if rest and pair in better:
             rest.pop(0)
-            yield better[pair]
-        else:
-            yield better.get(printable(word, limit=80), word)
+        where = pair if pair in better else alone
+        open_problems.pop(where, None)
+        given.add(text := better.get(where) or shlex.quote(word))
+        yield text
+    yield from (text for text in open_problems.values() if text not in given)

@@ -154,7 +154,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
         yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
     if tree["trainer"].get("pretrained") == "imagenet" and "imagenet" not in model_facts:
         better = _option("model", search, given=gives(data), kind=facts.get("models"), having="imagenet")
-        yield "trainer.pretrained=imagenet", "torchvision has no weights for this model", better
+        yield "model", "torchvision has no weights for this model, which trainer.pretrained=imagenet asks for", better
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
@@ -62,7 +63,7 @@ def _shown_default(key: str, tree: Mapping[str, Any]) -> str | None:
     value = lookup(tree, key)
     if value is None or value is ABSENT or isinstance(value, Mapping) or "${" in str(value):
         return None
-    return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "").replace("'", "")
+    return _written(value)
 
 
 def _wrong_value(word: Word, old: Any) -> str | None:
@@ -77,9 +78,8 @@ def _wrong_value(word: Word, old: Any) -> str | None:
 
 def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any, reading: Reading) -> None:
     value = _typed(word.text)
-    if isinstance(old, Mapping):
-        inside = ", ".join(f"{word.key}.{name}" for name in old if name not in BUILD_KEYS)
-        reading.wrong(word.text, f"is a group of settings: {inside}")
+    if isinstance(old, Mapping) or (isinstance(word.value, Mapping) and word.key.startswith(OPEN_NODES)):
+        _whole_group(word, old, reading)
         return
     if others := _options_that_have(word.key, reading):
         group = word.key.split(".", 1)[0]
@@ -97,6 +97,24 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
         told if better or not siblings else f"{told} ({', '.join(siblings[:8])})",
         f"{better}={value}" if better else None,
     )
+
+
+def _whole_group(word: Word, old: Any, reading: Reading) -> None:
+    """A group's settings are set one by one; what was given as {...} is proposed so."""
+    inside = [f"{word.key}.{name}" for name in old if name not in BUILD_KEYS] if isinstance(old, Mapping) else []
+    if word.key in OPEN_NODES:
+        inside = [f"{word.key}.GROUP.match", f"{word.key}.GROUP.SETTING"]
+    named = f": {', '.join(inside)}" if inside else ""
+    given = word.value if isinstance(word.value, Mapping) and "${" not in word.text else {}
+    better = " ".join(shlex.quote(f"{key}={_written(value)}") for key, value in leaves(given, word.key + "."))
+    reading.wrong(word.text, f"is a group of settings, which are set one by one{named}", better or None)
+
+
+def _written(value: Any) -> str:
+    """A value as it is typed behind `=`."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _typed(text: str) -> str:
