@@ -12,6 +12,7 @@ import io
 import tarfile
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ VERSION = 1  # of the readers of masks: count up when their output changes, and 
 IGNORED = 255  # in an encoded mask: no class
 MOST_CLASSES = 255
 NAMED = 3  # files in a sentence
+FEWEST_IMAGES, FEWEST_IDS = 10, 5  # from which on values are looked at for being ids of objects
 LAYOUT = "Expected images/NAME.png and masks/NAME.png, or {train,val,test}/images and .../masks."
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM", "JPEG", "WEBP")
 
@@ -263,6 +265,10 @@ def coding_of(
     if num_classes and not is_colour and max(values, default=0) < num_classes:
         values = set(range(num_classes))
     check_values(values, found, num_classes, is_grey_rgb=is_grey_rgb)
+    if num_classes is None and (why := looks_like_objects(found.values(), ignored)):
+        told = f"the masks hold {len(values):,} values, {why}: these look like ids of objects, not like classes."
+        hint = f"dataset.instances=true; or, if each is a class of its own, dataset.num_classes={len(values)}"
+        raise DataError(told, hint=hint)
     ordered = tuple(sorted(values))
     names = tuple(f"#{v:06x}" if is_colour else str(v) for v in ordered)
     return Coding(names, ordered, is_rgb=is_colour, is_grey_rgb=is_grey_rgb, ignored=ignored)
@@ -283,3 +289,22 @@ def check_values(
     if len(values) < 2:
         told = f"the masks hold one value only ({', '.join(map(str, values)) or 'none that counts'})."
         raise DataError(told, hint="There must be at least two classes.")
+
+
+def looks_like_objects(found: Iterable[np.ndarray], ignored: int | None) -> str:
+    """Why the values, distinct ones of each mask, look like ids of objects; "" where they do not.
+
+    Classes come again in other images, and an image need not have the first ones; ids are new in each, or begin at 1.
+    """
+    masks = [{*values.tolist()} - {0, ignored} for values in found]
+    masks = [values for values in masks if values]
+    images = Counter(value for values in masks for value in values)
+    if len(masks) < FEWEST_IMAGES or len(images) < FEWEST_IDS:
+        return ""
+    alone = sum(count == 1 for count in images.values())
+    if alone >= max(FEWEST_IDS, 2 / 3 * len(images)) and alone >= len(masks) / 2:
+        return f"{alone:,} of them in one image each"
+    are_counted = all(values == set(range(1, len(values) + 1)) for values in masks)
+    if are_counted and max(images) >= FEWEST_IDS and len({*map(len, masks)}) > 2:
+        return f"in every image 1, 2, 3 and so on, up to {max(images):,}"
+    return ""

@@ -40,7 +40,8 @@ def write(folder: Path, masks: dict[str, Image.Image], sizes: tuple[int, int] = 
 
 def read(path: Path, **settings: Any) -> Data:
     asked = {k: settings[k] for k in ("instances", "ignored") if k in settings}
-    settings = {"num_classes": peek_masks(str(path), **asked)["num_classes"]} | settings
+    if "num_classes" not in settings:
+        settings = {"num_classes": peek_masks(str(path), **asked)["num_classes"]} | settings
     return read_masks(str(path), image_shape=[3, SIDE, SIDE], mean=[0.5], std=[0.5], **settings)
 
 
@@ -90,6 +91,41 @@ def test_every_usual_form_of_a_mask_is_read(form: str, tmp_path: Path) -> None:
     assert data.classes == classes
     assert (len(data.train), len(data.test)) == (4, 1)
     assert (masks_of(data) == torch.from_numpy(ids(*expected))).all()
+
+
+OBJECTS = {
+    "new in each image": (lambda i: (0, 300 + i), "12 of them in one image each"),
+    "counted from 1": (lambda i: range(2 + i % 5), "in every image 1, 2, 3 and so on, up to 5"),
+}
+
+
+@pytest.mark.parametrize("form", OBJECTS)
+def test_ids_of_objects_are_not_taken_for_classes(form: str, tmp_path: Path) -> None:
+    values, why = OBJECTS[form]
+    make = {f"{i}": Image.fromarray(ids(*values(i)).astype(np.uint16)) for i in range(12)}
+    path = write(tmp_path, make)
+    with pytest.raises(DataError, match=f"{why}: these look like ids of objects") as caught:
+        read(path)
+    num_values = len({value for i in range(12) for value in values(i)})
+    assert caught.value.hint == (
+        f"dataset.instances=true; or, if each is a class of its own, dataset.num_classes={num_values}"
+    )
+    assert read(path, instances=True).classes == ("background", "object")
+    assert len(read(path, num_classes=num_values).classes) == num_values
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda i: (0, 1 + i % 7, 1 + i * 3 % 7),  # any classes
+        lambda i: (0, 1, 2, 3, 4, 5, 6),  # always all of them
+        lambda i: (0, 1 + i % 2, 10 + i) if i < 4 else (0, 1 + i % 2),  # some rare ones
+        lambda i: range(2 + i % 2),  # 1, and sometimes 2
+    ],
+)
+def test_classes_are_not_taken_for_ids_of_objects(values: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, {f"{i}": grey(ids(*sorted({*values(i)}))) for i in range(12)})
+    assert len(read(path).classes) == len({value for i in range(12) for value in values(i)})
 
 
 def test_a_batch_is_normalised_images_and_whole_numbers(tmp_path: Path) -> None:
