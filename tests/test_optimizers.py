@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from dlcli import loop
+from dlcli.config import compose_command
 from dlcli.datasets.examples import Batch
 from dlcli.errors import ConfigError
+from dlcli.models.resnet import build_resnet
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay, triangle
 from dlcli.plan import Plan
@@ -124,6 +126,17 @@ def test_early_stopping_waits_and_never_takes_a_nan_for_the_best() -> None:
     assert should_stop([0.5, 0.4, 0.3, None], patience=3)
     assert should_stop([0.5, 0.505, 0.506], patience=2, min_delta=0.1)
     assert not should_stop([0.1] * 100, patience=None)
+
+
+def test_finetune_trains_all_of_its_network_in_steps_and_has_epochs_left_for_it() -> None:
+    tree = compose_command(["finetune", "dataset.root=photos"]).tree
+    with torch.device("meta"):
+        network = build_resnet(num_classes=3, **{k: tree["model"][k] for k in ("image_shape", "depth", "stem")})
+    optimizer = build_optimizer(network, partial(torch.optim.Adam, lr=1e-3), tree["parameter_groups"])
+    first = {id(p): g.get("from_step", 0) for g in optimizer.param_groups for p in g["params"]}
+    steps = [first[id(p)] for p in network.parameters()]
+    assert steps == sorted(steps, reverse=True), "later layers first"
+    assert sorted(set(steps)) == [0, 1, 2, 3, 4] and max(steps) + 1 < tree["trainer"]["epochs"]
 
 
 def test_a_group_rests_until_its_epoch_and_one_that_is_never_trained_for_ever() -> None:
