@@ -287,6 +287,17 @@ def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -
     with Image.open(tmp_path / good["picture"]) as picture:
         assert picture.size == (64, 64)
 
+    def ask(threshold: str, *words: str) -> str:
+        return dlcli("predict", "0.png", "--run", str(run), "--threshold", threshold, *words, cwd=tmp_path).stdout
+
+    everything, nothing = json.loads(ask("0", "--json")), json.loads(ask("1", "--json"))
+    best, count = everything["objects"][0], len(everything["objects"])
+    assert everything["weaker"] == {"count": 0, "surest": None} and nothing["objects"] == []
+    assert nothing["weaker"] == {"count": count, "surest": {"class": best["class"], "score": best["score"]}}
+    assert len(good["objects"]) == sum(one["score"] >= 0.4 for one in everything["objects"]), "what is told unasked"
+    told = f"nothing from 100 %; {count} weaker, the surest {best['class']} {100 * best['score']:.0f} %"
+    assert told in ask("1")
+
 
 def test_what_is_found_is_drawn_where_it_is() -> None:
     from dlcli.predicting.boxes import draw_boxes

@@ -256,6 +256,8 @@ def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:
     assert [answer["input"] for answer in found] == ["tedious", "not", "a great film"]
     assert [answer["class"] for answer in found][::2] == ["bad", "good"]
     assert set(found[0]) == {"input", "class", "probability", "classes"}
+    refused = subprocess.run([*words, "--threshold", "0.5"], cwd=REPOSITORY, env=environment(), capture_output=True)
+    assert refused.returncode == 2 and b"--threshold is of boxes" in refused.stderr
 
 
 @pytest.mark.parametrize(

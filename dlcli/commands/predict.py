@@ -25,6 +25,9 @@ def predict(
     save: Annotated[
         str | None, typer.Option("--save", help="A folder for pictures: boxes drawn, masks laid over.")
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Of boxes: the least score to tell; 0.4.", min=0.0, max=1.0)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per input.")] = False,
     config_dir: ConfigDir = None,
     outputs: Outputs = None,
@@ -35,6 +38,7 @@ def predict(
     Example: dlcli predict picture.png --run latest
     """
     from dlcli.confdir import search_path
+    from dlcli.errors import ConfigError
     from dlcli.runs import find_checkpoint, outputs_folder
 
     folder = find_checkpoint(run, outputs_folder(outputs))
@@ -45,8 +49,14 @@ def predict(
     from dlcli.predicting import predictor
 
     loaded = trained.load(folder, builder=Builder.for_search(search_path(config_dir), trust or []))
-    module = predictor(gives(loaded.tree["dataset"]))
-    answers = module.answers(loaded, inputs, top=top, save=save)
+    kind = gives(loaded.tree["dataset"])
+    module, wishes = predictor(kind), {}
+    if threshold is not None:
+        if kind != "boxes":
+            told = f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind}, whose answers have none"
+            raise ConfigError(told, hint="Leave it out.")
+        wishes["threshold"] = threshold
+    answers = module.answers(loaded, inputs, top=top, save=save, **wishes)
     print_answers(answers, module, as_json=as_json)
     return 3 if any("error" in answer for answer in answers) else 0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "objects", "found", "surest")
 READABLE = 60  # shorter side, in pixels, of pictures that have room for names
-SURE = 0.4  # scores from which on a thing is told: a detector lists many more, for the curve of precision and recall
+SURE = 0.4  # score from which on a thing is told: a detector lists many more, for the curve of precision and recall
 # Kelly's colours of greatest contrast (1965), without those that are lost on pictures.
 # fmt: off
 COLOURS = (
@@ -28,24 +28,30 @@ COLOURS = (
 # fmt: on
 
 
-def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+def answers(
+    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, threshold: float = SURE
+) -> list[dict[str, Any]]:
     """One answer per image: {image, counts: {class: number}, objects: [{class, score, box: [x0, y0, x1, y1]}]}.
 
     The surest first; boxes in pixels of the picture, turned as its EXIF says. picture: where it was drawn, in `save`.
+    threshold: the least score of what is told; weaker: {count, surest: {class, score} or None} of the rest.
     """
-    return [_answer(trained, name, save) for name in find_images(names)]
+    return [_answer(trained, name, save, threshold) for name in find_images(names)]
 
 
-def _answer(trained: Trained, name: str, save: str | None) -> dict[str, Any]:
+def _answer(trained: Trained, name: str, save: str | None, threshold: float) -> dict[str, Any]:
     found: dict[str, Any] = {"image": "stdin" if name == "-" else name}
     try:
         data = read_file(name)
-        objects = _objects(trained, data)
+        listed = _objects(trained, data)
     except (DataError, OSError) as error:
         told = error.message if isinstance(error, DataError) else f"cannot be read: {error.strerror}"
         return found | {"error": told}
+    objects = [one for one in listed if one["score"] >= threshold]
+    rest = [{"class": one["class"], "score": one["score"]} for one in listed if one["score"] < threshold]
     counts = Counter(one["class"] for one in objects)
     found |= {"counts": dict(counts.most_common()), "objects": objects}
+    found |= {"threshold": threshold, "weaker": {"count": len(rest), "surest": rest[0] if rest else None}}
     if save is not None:
         found["picture"] = _save(data, objects, trained.manifest.classes, Path(save), found["image"])
     return found
@@ -65,7 +71,6 @@ def _objects(trained: Trained, data: bytes) -> list[dict[str, Any]]:
     return [
         {"class": trained.manifest.classes[int(label)], "score": score, "box": [round(side, 1) for side in box]}
         for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
-        if score >= SURE
     ]
 
 
@@ -73,8 +78,20 @@ def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
     objects = answer["objects"]
     found = ", ".join(f"{count} {printable(word)}" for word, count in answer["counts"].items())
-    surest = f"{printable(objects[0]['class'])} {100 * objects[0]['score']:.0f} %" if objects else None
-    return [printable(answer["image"]), str(len(objects)), found or "nothing", surest]
+    surest = _surest(objects[0]) if objects else None
+    return [printable(answer["image"]), str(len(objects)), found or _nothing(answer), surest]
+
+
+def _surest(one: dict[str, Any]) -> str:
+    return f"{printable(one['class'])} {100 * one['score']:.0f} %"
+
+
+def _nothing(answer: dict[str, Any]) -> str:
+    """What there would be with a lower threshold."""
+    count, strongest = answer["weaker"]["count"], answer["weaker"]["surest"]
+    if not count:
+        return "nothing"
+    return f"nothing from {100 * answer['threshold']:g} %; {count:,} weaker, the surest {_surest(strongest)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
