@@ -13,10 +13,14 @@ from dlcli.datasets.examples import Data, content_fingerprint, in_memory
 
 @dataclass(frozen=True)
 class Images:
-    """What a reader decodes: by split name (train, test, maybe val) images (N, C, H, W) uint8 and labels (N,) int64."""
+    """What a reader decodes: by split name (train, test, maybe val) images (N, C, H, W) uint8 and labels (N,) int64.
+
+    notes: what was done to them, as sentences for the user.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, tuple[np.ndarray, np.ndarray]]
+    notes: tuple[str, ...] = ()
 
 
 def cached_images(name: str, key: str, decode: Callable[[], Images]) -> Data:
@@ -34,7 +38,7 @@ def as_arrays(decoded: Images) -> cache.Decoded:
     return cache.Decoded(
         splits={split: {"images": images, "labels": labels} for split, (images, labels) in decoded.splits.items()},
         fingerprints={split: content_fingerprint(*arrays) for split, arrays in decoded.splits.items()},
-        facts={"classes": list(decoded.classes)},
+        facts={"classes": list(decoded.classes), "notes": list(decoded.notes)},
     )
 
 
@@ -43,4 +47,5 @@ def as_data(decoded: cache.Decoded) -> Data:
         split: in_memory(arrays["images"], arrays["labels"], decoded.fingerprints[split])
         for split, arrays in decoded.splits.items()
     }
-    return Data(tuple(decoded.facts["classes"]), splits["train"], splits["test"], splits.get("val"))
+    notes = tuple(decoded.facts.get("notes", ()))  # what was stored before has none
+    return Data(tuple(decoded.facts["classes"]), splits["train"], splits["test"], splits.get("val"), notes=notes)

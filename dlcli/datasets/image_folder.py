@@ -7,6 +7,7 @@ import io
 import tarfile
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from dlcli.errors import ConfigError, DataError, printable
 if TYPE_CHECKING:
     from PIL import Image
 
-VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew
+VERSION = 2  # of this reader: count up when its output changes, and the cache is written anew
 TEST_FRACTION = 0.2
 DAMAGED_NAMED = 5  # in an error
 MEMBER_LIMIT = 512 * 2**20  # bytes of one image file in an archive
@@ -96,16 +97,31 @@ def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Images:
         splits[split] = (images, np.array([entry.label for entry in entries], dtype=np.int64))
         places.update({entry.name: (images, row) for row, entry in enumerate(entries)})
     damaged: list[str] = []
+    changes: Counter[str] = Counter()
     for name, file in open_all(tree):
         if name in places:
             images, row = places[name]
             try:
-                images[row] = decode_image(file, shape, source=name)
+                images[row] = decode_image(file, shape, source=name, changes=changes)
             except DataError as error:  # the others are looked at too, so that all of them are told at once
                 damaged.append(error.message.removesuffix("."))
     if damaged:
         raise damaged_images(tree, damaged)
-    return Images(tree.classes, splits)
+    return Images(tree.classes, splits, told_of_changes(changes, len(tree), shape))
+
+
+def told_of_changes(changes: Counter[str], num_images: int, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """Sentences on what decoding has changed, and in how many images."""
+    _, height, width = shape
+    what = {
+        "size": f"not of {height} x {width} pixels, scaled to cover these and cut at the centre",
+        "alpha": "with an alpha channel, which is dropped",
+        "bits": "of 16 bits, which are scaled to 8",
+        "colour": "in colour, and made grey",
+    }
+    return tuple(
+        f"images {told}: {changes[change]:,} of {num_images:,}" for change, told in what.items() if changes[change]
+    )
 
 
 def damaged_images(tree: ImageTree, damaged: Sequence[str]) -> DataError:
@@ -140,8 +156,13 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def decode_image(file: IO[bytes], shape: tuple[int, int, int], *, source: str) -> np.ndarray:
-    """(C, H, W) uint8: turned as its EXIF says, scaled to cover H x W, cut at the centre. `source` begins the error."""
+def decode_image(
+    file: IO[bytes], shape: tuple[int, int, int], *, source: str, changes: Counter[str] | None = None
+) -> np.ndarray:
+    """(C, H, W) uint8: turned as its EXIF says, scaled to cover H x W, cut at the centre. `source` begins the error.
+
+    changes: where what the image lost is counted, see told_of_changes.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
@@ -151,6 +172,8 @@ def decode_image(file: IO[bytes], shape: tuple[int, int, int], *, source: str) -
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as opened:
                 image = to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+            if changes is not None:
+                changes.update(changes_of(opened, image, (width, height)))
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
             return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
@@ -158,6 +181,18 @@ def decode_image(file: IO[bytes], shape: tuple[int, int, int], *, source: str) -
         unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a Python object
         what = "no image of a known format" if unknown else f"no image that can be read: {printable(error)}"
         raise DataError(f"{printable(source)} is {what}.".lstrip(), hint="Replace or remove this file.") from error
+
+
+def changes_of(opened: Image.Image, image: Image.Image, size: tuple[int, int]) -> Iterator[str]:
+    """What becomes of an image that is opened, and is in its new mode. size: (W, H)."""
+    if image.size != size:
+        yield "size"
+    if "A" in opened.getbands() or "transparency" in opened.info:
+        yield "alpha"
+    if opened.mode.startswith("I"):
+        yield "bits"
+    if image.mode == "L" and len(set(opened.getbands()) - {"A"}) > 1:
+        yield "colour"
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -100,6 +100,29 @@ def test_every_kind_of_pixel_is_read(mode: str, channels: int, write_images: Wri
         assert (read.int() - 128).abs().max() <= 2
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_decoding_changes_is_counted_also_at_the_second_start(packed: bool, write_images: Write) -> None:
+    folder = write_images({"cat": 5, "dog": 5})
+    random = np.random.default_rng(1)
+    Image.fromarray((random.random((7, 9)) * 65_535).astype(np.uint16)).save(folder / "cat" / "deep.png")
+    for name, size in (("a", (7, 9)), ("b", (14, 18))):
+        clear = random.integers(0, 255, (*size, 4), dtype=np.uint8)
+        Image.fromarray(clear, "RGBA").save(folder / "dog" / f"{name}.png")
+    path = str(pack(folder) if packed else folder)
+    told = (
+        "images not of 7 x 9 pixels, scaled to cover these and cut at the centre: 1 of 13",
+        "images with an alpha channel, which is dropped: 2 of 13",
+        "images of 16 bits, which are scaled to 8: 1 of 13",
+    )
+    for _ in range(2):
+        assert read_image_folder(path, image_shape=SHAPE).notes == told
+    assert "images in colour, and made grey: 12 of 13" in read_image_folder(path, image_shape=(1, 7, 9)).notes
+
+
+def test_images_as_they_are_wanted_need_no_word(write_images: Write) -> None:
+    assert read_image_folder(str(write_images({"cat": 3, "dog": 3})), image_shape=SHAPE).notes == ()
+
+
 def test_images_are_cut_at_the_centre_not_squeezed(write_images: Write) -> None:
     folder = write_images({"train/cat": 1, "train/dog": 1, "test/cat": 1})
     stripes = np.zeros((10, 30, 3), dtype=np.uint8)
