@@ -81,7 +81,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 def test_models_without_imagenet_weights_are_told_before_anything_starts() -> None:
     with pytest.raises(ConfigError) as caught:
-        compose_command(["digits", "trainer.pretrained=imagenet"])
+        compose_command(["mnist", "trainer.pretrained=imagenet"])
     assert caught.value.problems[0].better in ("model=mobilenet", "model=resnet", "model=shufflenet")
 
 

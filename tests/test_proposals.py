@@ -90,12 +90,19 @@ def test_an_empty_group_names_the_form() -> None:
 
 
 def test_another_model_is_proposed_beside_what_asked_for_it() -> None:
-    told = refused("digits", "trainer.pretrained=imagenet", "model.dropout=0.1")
+    told = refused("mnist", "trainer.pretrained=imagenet", "model.dropout=0.1")
     better = told.problems[0].better
     assert better in ("model=mobilenet", "model=resnet", "model=shufflenet")
-    assert pasted(told.hint) == ["digits", "trainer.pretrained=imagenet", "model.dropout=0.1", better]
-    told = refused("digits", "model=lenet5", "trainer.pretrained=imagenet")
-    assert pasted(told.hint) == ["digits", better, "trainer.pretrained=imagenet"]
+    assert pasted(told.hint) == ["mnist", "trainer.pretrained=imagenet", "model.dropout=0.1", better]
+    told = refused("mnist", "model=lenet5", "trainer.pretrained=imagenet")
+    assert pasted(told.hint) == ["mnist", better, "trainer.pretrained=imagenet"]
+    assert compose_command(pasted(told.hint)).choices["model"] == better.removeprefix("model=")
+
+
+def test_where_no_model_has_such_weights_the_command_without_them_is_proposed() -> None:
+    told = refused("digits", "trainer.pretrained=imagenet")  # 8 x 8 pixels, where these models need 16
+    assert pasted(told.hint) == ["digits", "trainer.pretrained=null"]
+    assert compose_command(pasted(told.hint)).choices["model"] == "mlp"
 
 
 def test_a_proposed_command_is_quoted_for_the_shell() -> None:

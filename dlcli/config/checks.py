@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -105,15 +106,19 @@ def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _option(
-    group: str, search: Sequence[Path], *, given: str, kind: object = None, having: str | None = None
+    group: str, search: Sequence[Path], *, given: str, kind: object = None, having: str | None = None, side: float = inf
 ) -> str | None:
-    """An option that takes such data, of models the one that takes the smallest images, and so any; as a word."""
+    """An option that takes such data, of models the one that takes the smallest images; as a word.
+
+    having: a fact that it has; side: of the images, in pixels, where that matters.
+    """
     fitting: dict[str, int] = {}
     for name, body in bodies(group, search):
         facts = _facts(body)
         fits = kind is None or facts.get("kind") == kind
-        if facts and given in takes(body) and fits and (having is None or having in facts):
-            fitting[name] = facts.get("min_size", 1)
+        smallest = facts.get("min_size", 1)
+        if facts and given in takes(body) and fits and smallest <= side and (having is None or having in facts):
+            fitting[name] = smallest
     return f"{group}={min(fitting, key=lambda name: fitting[name])}" if fitting else None
 
 
@@ -138,7 +143,8 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     if data.get("num_classes") == 1 and facts.get("models") == "classifier" and facts.get("target") != "number":
         yield "dataset.num_classes=1", "there must be two classes or more to tell apart", "dataset.num_classes=2"
     shape = data.get("image_shape")
-    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape):
+    is_shape = isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape)
+    if is_shape:
         smallest = model_facts.get("min_size", 1)
         if min(shape[1:]) < smallest:
             yield (
@@ -153,8 +159,13 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     if tree["name"] in RESERVED_NAMES:
         yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
     if tree["trainer"].get("pretrained") == "imagenet" and "imagenet" not in model_facts:
-        better = _option("model", search, given=gives(data), kind=facts.get("models"), having="imagenet")
-        yield "model", "torchvision has no weights for this model, which trainer.pretrained=imagenet asks for", better
+        side = min(shape[1:]) if is_shape else inf
+        better = _option("model", search, given=gives(data), kind=facts.get("models"), having="imagenet", side=side)
+        told = "torchvision has no weights for this model"
+        if better:
+            yield "model", f"{told}, which trainer.pretrained=imagenet asks for", better
+        else:
+            yield "trainer.pretrained=imagenet", f"{told}, nor for others of these data", "trainer.pretrained=null"
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")
