@@ -66,6 +66,8 @@ class Assembly:
         self.data = build.build_data(self.builder, self.tree)
         checking.check_data(self.data, self.tree)
         train, val_examples, val = build.split_training(self.tree, self.data)
+        small = checking.small_splits(self.tree["dataset"], {"validation": len(val), "test": len(self.data.test)})
+        self.data = replace(self.data, notes=(*self.data.notes, *small))
         self.train_source, self.source_reason = build.build_train_source(
             self.builder, self.tree, self.data.train, train, device, share=share
         )

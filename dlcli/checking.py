@@ -232,3 +232,16 @@ def _check_split(name: str, split: Examples, data: Data, settings: Tree) -> None
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= len(data.classes):
             raise DataError(f"the {name} split has the label {high}, outside its {len(data.classes)} classes")
+
+
+def small_splits(settings: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """A sentence for each held-out split with so few examples that chance alone could make its scores.
+
+    counts: of examples, by the split's name. A stream is scored by its characters, a picture by many pixels or things.
+    """
+    fewest = {"stream": 0, "boxes": 10, "masks": 10}.get(gives(settings), 30)
+    return tuple(
+        f"the {split} split has {count:,} example{'s' * (count != 1)}: its scores mean little"
+        for split, count in counts.items()
+        if 0 < count < fewest
+    )
