@@ -6,6 +6,7 @@ and everything before it is taken over. What was not taken is told.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from dlcli import hugging_face
 from dlcli.checkpoint import read
+from dlcli.datasets.roots import cache_folder, exists
 from dlcli.errors import ConfigError, DataError, EnvironmentFault, printable
 from dlcli.tasks.task import Task
 
 IMAGENET = "imagenet"
+SILENCE_S = 20.0  # a connection that says nothing for so long is given up
 FRESH_NAMED = 4  # in the note
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which files of other programs keep the weights
 
@@ -72,17 +75,34 @@ def _renamed(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _imagenet(model: Mapping[str, Any]) -> dict[str, Tensor]:
+    """torchvision's, read where torch keeps such files or where dlcli has them; fetched into dlcli's cache."""
     from torchvision.models import get_model_weights
 
     known: Any = get_model_weights(model["facts"][IMAGENET].replace(".", "_"))
-    published = known.DEFAULT
+    url = str(known.DEFAULT.url)
+    own = cache_folder() / "weights" / url.rpartition("/")[2]
+    torchs = Path(torch.hub.get_dir()) / "checkpoints" / own.name
+    return _stored(next((path for path in (own, torchs) if exists(path)), None) or _fetch(url, own))
+
+
+def _fetch(url: str, path: Path) -> Path:
+    """The file at `url`, whole and of the checksum in its name, or EnvironmentFault."""
+    named = torch.hub.HASH_REGEX.search(path.name)
+    earlier = socket.getdefaulttimeout()
     try:
-        return published.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        socket.setdefaulttimeout(SILENCE_S)  # torch sets none: a dropped connection would hang the run
+        torch.hub.download_url_to_file(url, str(path), named.group(1) if named else None, progress=False)
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no space, no permission; another checksum
+        reason = getattr(error, "reason", None) or error
+        reason = getattr(reason, "strerror", None) or reason
+        told = f"trainer.pretrained=imagenet: the weights cannot be fetched from {url}: {printable(reason)}"
         raise EnvironmentFault(
-            f"{published.url} cannot be fetched: {printable(error)}", hint=f"Put the file into {folder} yourself."
+            told, hint=f"Put that file into {path.parent}, or name it where it lies: trainer.pretrained=FILE"
         ) from error
+    finally:
+        socket.setdefaulttimeout(earlier)
+    return path
 
 
 def _stored(path: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from dlcli import hugging_face
 from dlcli.config import Composed, change_stored, check_stored
 from dlcli.datasets.kinds import check_size
 from dlcli.display import Display, Silent, open_display
-from dlcli.errors import CheckpointError, ConfigError, DlcliError
+from dlcli.errors import CheckpointError, ConfigError, DlcliError, nearest, printable
 from dlcli.extension import ENDS, check_extension, more
 from dlcli.pruning import Trial
 from dlcli.ranks import Alone, Ranks, find_ranks
@@ -258,7 +258,20 @@ def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
 def _weights(named: str, outputs: Path) -> Path:
     """A file of weights, a folder of transformers, or the checkpoint that a run or a path means."""
     path = hugging_face.found(named)
-    return path if path.is_file() or hugging_face.is_folder(path) else find_checkpoint(named, outputs).resolve()
+    if path.is_file() or hugging_face.is_folder(path):
+        return path
+    try:
+        return find_checkpoint(named, outputs).resolve()
+    except ConfigError as error:
+        names = ["imagenet", *(run.name for run in all_runs(outputs))]
+        if named == "latest" or any(name.startswith(named) for name in names[1:]):  # none yet, or several
+            raise
+        near = "imagenet" if "imagenet".startswith(named) else nearest(named, names)
+        what = f"a file of weights, a run of {printable(outputs)}, or imagenet"
+        told = f"trainer.pretrained={printable(named)}: there is no such file or run"
+        raise ConfigError(
+            told, hint=f"Did you mean trainer.pretrained={near}? It is {what}." if near else f"It is {what}."
+        ) from error
 
 
 DERIVED = ("num_classes", "num_tokens", "num_features")

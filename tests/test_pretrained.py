@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from dlcli import build
 from dlcli.build import Builder
 from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
-from dlcli.errors import ConfigError, DataError
+from dlcli.errors import ConfigError, DataError, EnvironmentFault
 from dlcli.pretrained import load_pretrained
 from dlcli.tasks.task import Task
 
@@ -45,11 +47,15 @@ def test_a_network_for_other_classes_keeps_its_fresh_head(tmp_path: Path, suffix
     assert own["fc.weight"].equal(head)
 
 
-def test_torchvisions_weights_are_found_where_torch_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["torch/hub/checkpoints", "cache/weights"])
+def test_torchvisions_weights_are_found_where_torch_or_dlcli_keeps_them(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.models import ResNet18_Weights
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    folder = tmp_path / "hub" / "checkpoints"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("DLCLI_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / place
     folder.mkdir(parents=True)
     weights = other_weights(num_classes=1000, stem="imagenet")
     torch.save(weights, folder / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
@@ -57,6 +63,62 @@ def test_torchvisions_weights_are_found_where_torch_keeps_them(tmp_path: Path, m
     told = load_pretrained(task, tree)
     assert "3 begin anew: conv1.weight, fc.weight, fc.bias" in told, "the stem for small images has a smaller kernel"
     assert task.get_parameter("model.layer1.0.conv1.weight").equal(weights["layer1.0.conv1.weight"])
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torchvision's ResNet-18 is fetched from: a file here. Torch's folder and dlcli's cache are empty."""
+    from torchvision.models import ResNet18_Weights
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("DLCLI_CACHE", str(tmp_path / "cache"))
+    unnamed, here = tmp_path / "resnet18.pth", tmp_path / "server"
+    torch.save(other_weights(num_classes=1000, stem="imagenet"), unnamed)
+    path = here / f"resnet18-{hashlib.sha256(unnamed.read_bytes()).hexdigest()[:8]}.pth"
+    here.mkdir()
+    unnamed.rename(path)
+    weights = ResNet18_Weights.DEFAULT
+    monkeypatch.setattr(weights, "_value_", replace(weights.value, url=path.as_uri()))
+    return path
+
+
+def test_torchvisions_weights_are_fetched_into_dlclis_cache_and_nowhere_else(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, tree = fresh("trainer.pretrained=imagenet")
+    first = load_pretrained(task, tree)
+    assert [path.name for path in (tmp_path / "cache" / "weights").iterdir()] == [published.name]
+    assert not (tmp_path / "torch").exists() and capsys.readouterr() == ("", "")
+    published.unlink()
+    assert load_pretrained(task, tree) == first, "the second time nothing is fetched"
+
+
+def test_weights_that_cannot_be_fetched_are_told_with_the_address_and_the_ways_out(
+    published: Path, tmp_path: Path
+) -> None:
+    task, tree = fresh("trainer.pretrained=imagenet")
+    address, folder = published.as_uri(), tmp_path / "cache" / "weights"
+    published.write_bytes(b"another content")
+    with pytest.raises(EnvironmentFault, match="invalid hash value"):
+        load_pretrained(task, tree)
+    published.unlink()
+    with pytest.raises(EnvironmentFault) as caught:
+        load_pretrained(task, tree)
+    reason = "No such file or directory"
+    told = f"trainer.pretrained=imagenet: the weights cannot be fetched from {address}: {reason}"
+    assert caught.value.message == told
+    assert caught.value.hint == f"Put that file into {folder}, or name it where it lies: trainer.pretrained=FILE"
+    assert list(folder.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_misspelt_source_of_weights_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    words = ("mnist", "model=resnet", "tracker=none", "dataset.root=/nowhere/at/all")
+    done = dlcli("train", *words, "trainer.pretrained=im", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.splitlines() == [
+        "error: trainer.pretrained=im: there is no such file or run",
+        "hint: Did you mean trainer.pretrained=imagenet? It is a file of weights, a run of outputs, or imagenet.",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_would_run_something_is_refused_and_nothing_runs(tmp_path: Path) -> None:
