@@ -24,9 +24,11 @@ from dlcli.config import change_stored, check_stored
 from dlcli.datasets.examples import Data, Examples, LabelledImages
 from dlcli.datasets.kinds import check_size, gives
 from dlcli.datasets.pixels import Pixels
+from dlcli.datasets.roots import exists
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, ConfigError, printable
 from dlcli.runtime import Runtime, memory_faults, seed_everything, start_runtime, wait_for
+from dlcli.schema import SETTINGS
 from dlcli.state import check_weights
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
@@ -40,6 +42,12 @@ EVAL_KEYS = (
     "runtime.device",
     "runtime.precision",
     "runtime.threads",
+)
+ANSWER_KEYS = (  # how answers are read out of the network; those that the run's own task has
+    "task.decoding",
+    "task.beam",
+    "task.test_time_augmentation.mirror",
+    "task.test_time_augmentation.shift",
 )
 NUM_MISTAKES = 24
 
@@ -55,6 +63,7 @@ class Trained:
     builder: Builder
     folder: Path
     measured: float | None  # activations, where they were measured already
+    asked: frozenset[str] = frozenset()  # settings that this command changed
 
     @cached_property
     def activations(self) -> float:
@@ -73,10 +82,13 @@ class Trained:
 
 
 def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Trained:
-    """Read, check and build. words: `key=value` of EVAL_KEYS. Raises CheckpointError for whatever is wrong with it."""
+    """Read, check and build. words: `key=value` of EVAL_KEYS, and of ANSWER_KEYS where the task has them.
+
+    Raises CheckpointError for whatever is wrong with it.
+    """
     stored = checkpoint.read(folder)
     tree = _checked_tree(stored)
-    tree = change_stored(tree, words, EVAL_KEYS)
+    tree = change_stored(tree, words, [*EVAL_KEYS, *(key for key in ANSWER_KEYS if _has(tree, key))])
     builder.check(tree)
     builder.check(stored.manifest.teacher)
     with stored_faults(stored.folder):
@@ -94,7 +106,24 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
         task.load_state_dict(stored.weights)
         runtime.place(task)
         task.eval()
-    return Trained(task, stored.manifest, tree, runtime, builder, stored.folder, activations)
+    asked = frozenset(word.partition("=")[0] for word in words)
+    return Trained(task, stored.manifest, tree, runtime, builder, stored.folder, activations, asked)
+
+
+def _has(tree: Mapping[str, Any], key: str) -> bool:
+    *parents, leaf = key.split(".")
+    for name in parents:
+        inner = tree.get(name)
+        if not isinstance(inner, Mapping):
+            return False
+        tree = inner
+    return leaf in tree
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Inputs, and the `key=value` words among them: those of a known setting, unless a file is called so."""
+    settings = [word for word in words if word.partition("=")[0] in SETTINGS and "=" in word and not exists(Path(word))]
+    return [word for word in words if word not in settings], settings
 
 
 def _checked_tree(stored: Checkpoint) -> dict[str, Any]:

@@ -49,6 +49,18 @@ def by_alignments(log_probs_FV: np.ndarray) -> dict[tuple[int, ...], float]:
     return found
 
 
+def test_a_greedy_reading_has_the_probability_of_its_text_over_all_alignments() -> None:
+    """Of one that is empty too, and of recordings of unlike length."""
+    scores = torch.stack([random_scores(5, 3, seed) for seed in range(4)])
+    scores[3, :, 0] += 9.0  # blanks alone
+    frames = torch.tensor([5, 4, 3, 5])
+    found = CTC(Given()).transcribe_greedily(scores, frames)
+    for i, ((text, nats),) in enumerate(found):
+        expected = by_alignments(scores[i, : frames[i]].double().log_softmax(1).numpy())
+        assert np.exp(nats) == pytest.approx(expected[text], rel=1e-5)
+    assert found[3][0][0] == () and any(len(text) > 1 for ((text, _),) in found)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_beam_finds_every_text_and_its_probability(seed: int) -> None:
     log_probs_FV = random_scores(5, 3, seed).double().log_softmax(1).numpy()

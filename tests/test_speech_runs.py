@@ -104,6 +104,31 @@ def test_eval_says_what_the_run_said(run: dict[str, Any], tmp_path: Path) -> Non
     assert found == pytest.approx({name: run["metrics"][name] for name in found}) and len(found) == 3
 
 
+def test_one_network_is_scored_and_asked_greedily_and_by_beam_search(
+    run: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    """Neither needs another training, and what is scored is what is answered."""
+    with open(recordings / "transcripts.csv", newline="") as file:
+        said = {
+            str(recordings / row["file"]): row["transcript"] for row in csv.DictReader(file) if row["split"] == "test"
+        }
+    found = {}
+    for words in (("task.decoding=greedy",), ("task.decoding=beam", "task.beam=8")):
+        scored = json.loads(dlcli("eval", run["run"], *words, "--json", cwd=tmp_path).stdout)["metrics"]
+        asked = events_of(dlcli("predict", *said, *words, "--run", run["run"], "--json", cwd=tmp_path).stdout)
+        heard = {answer["input"]: answer["transcript"] for answer in asked}
+        edits = sum(edit_distance([*heard[name].encode()], [*said[name].encode()]) for name in said)
+        assert scored["test/cer"] == pytest.approx(edits / sum(map(len, said.values())))
+        found[words[0]] = scored, heard, [answer["probability"] for answer in asked]
+    (greedy, heard_greedily, of_greedy), (beam, heard, of_beam) = found.values()
+    assert greedy["test/cer"] == pytest.approx(run["metrics"]["test/cer"]), "the run's own way"
+    assert beam["test/loss"] == pytest.approx(greedy["test/loss"]) and heard != heard_greedily
+    assert beam["test/cer"] < greedy["test/cer"] + 0.02
+    assert sum(of_beam) > sum(of_greedy), "it looks for the most probable text"
+    refused = dlcli("eval", run["run"], "task.label_smoothing=0.1", cwd=tmp_path)
+    assert refused.returncode == 2 and "task.decoding, task.beam can" in refused.stderr
+
+
 # --------------------------------------------------------------------------------------------------------------- resume
 
 

@@ -79,6 +79,10 @@ def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Fo
     told = [first["translation"], *first["others"]]
     assert 1 <= len(told) <= 3 and len(set(told)) == len(told), "three at most, no two alike"
     assert second == {"input": " ", "error": "is empty"}
+    child = forge.run("predict", "the red bird", "task.beam=1", "--json", cwd=tmp_path / "killed")
+    assert events_of(child.stdout)[0]["others"] == [], "the likeliest token, always: one translation"
+    child = forge.run("eval", "task.beam=4", "--json", cwd=tmp_path / "killed")
+    assert 0 <= events_of(child.stdout)[0]["metrics"]["test/bleu"] <= 100, "by another beam than the run's"
     (tmp_path / "killed" / "some.tsv").write_text("the red bird\tla bird red\n")
     child = forge.run("predict", "some.tsv", "none.tsv", "--json", cwd=tmp_path / "killed")
     in_file, absent = events_of(child.stdout)

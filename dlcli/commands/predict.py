@@ -13,7 +13,7 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT... [KEY=VALUE]...",
             help="What the run was trained on: files, folders of images or recordings, sentences or files "
             "with one a line; - reads stdin.",
         ),
@@ -48,7 +48,10 @@ def predict(
     from dlcli.datasets.kinds import gives
     from dlcli.predicting import predictor
 
-    loaded = trained.load(folder, builder=Builder.for_search(search_path(config_dir), trust or []))
+    inputs, settings = trained.split_settings(inputs)
+    if not inputs:
+        raise ConfigError("no input is named, only settings", hint="dlcli predict INPUT " + " ".join(settings))
+    loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
     kind = gives(loaded.tree["dataset"])
     module, wishes = predictor(kind), {}
     if threshold is not None:

@@ -39,7 +39,7 @@ def row(answer: dict[str, Any]) -> list[str | None]:
 
 
 def translated(trained: Trained, tokenizer: Tokenizer, texts: Sequence[str], top: int) -> list[list[str]]:
-    """For each text its `top` different translations, the best first."""
+    """For each text its `top` different translations, the best first; of task.beam where the command says it."""
     import torch
 
     from dlcli.datasets.sentence_pairs import as_sources
@@ -47,7 +47,9 @@ def translated(trained: Trained, tokenizer: Tokenizer, texts: Sequence[str], top
     longest = trained.tree["dataset"]["max_length"]
     source = as_sources(texts, tokenizer, longest).take(torch.arange(len(texts)))
     tokens_BK, lengths_B = source.values.long().to(trained.runtime.device), source.lengths.to(trained.runtime.device)
+    task = trained.task
+    beam = task.beam if "task.beam" in trained.asked else max(BEAM, top)
     with trained.runtime.autocast()():
-        tokens_BWQ, _ = trained.task.translate(tokens_BK, lengths_B, beam=max(BEAM, top))  # type: ignore[operator]
+        tokens_BWQ, _ = task.translate(tokens_BK, lengths_B, beam=beam)  # type: ignore[operator]
     spelt = [[tokenizer.decode(tokens) for tokens in beams] for beams in tokens_BWQ.tolist()]
     return [list(dict.fromkeys(beams))[:top] for beams in spelt]

@@ -99,7 +99,10 @@ def stored_alphabet(trained: Trained) -> list[str]:
 
 
 def transcribed(trained: Trained, waves: Sequence[np.ndarray], top: int) -> list[list[tuple[tuple[int, ...], float]]]:
-    """Of each recording up to `top` readings and the logarithms of their probabilities."""
+    """Of each recording up to `top` readings and the logarithms of their probabilities.
+
+    By beam search, unless the command itself says task.decoding=greedy, which is the default of the scores alone.
+    """
     import numpy as np
     import torch
 
@@ -107,7 +110,11 @@ def transcribed(trained: Trained, waves: Sequence[np.ndarray], top: int) -> list
     from dlcli.datasets.sound import SCALE
     from dlcli.tasks.ctc import CTC
 
-    assert isinstance(trained.task, CTC), type(trained.task)
+    task = trained.task
+    assert isinstance(task, CTC), type(task)
     padded = ragged(waves, np.int16).to(trained.runtime.device).take(torch.arange(len(waves)))
+    inputs = padded.values.float() / SCALE, padded.lengths
     with trained.runtime.autocast()():
-        return trained.task.transcribe(padded.values.float() / SCALE, padded.lengths, top=top)
+        if task.decoding == "greedy" and "task.decoding" in trained.asked:
+            return task.transcribe_greedily(*inputs)
+        return task.transcribe(*inputs, top=top, width=task.beam if "task.beam" in trained.asked else None)

@@ -76,9 +76,31 @@ class CTC(Task):
         return [beam_search(log_probs[i, :n], width) for i, n in enumerate(frames_B.tolist())]
 
     @torch.no_grad()
-    def transcribe(self, *inputs: Tensor, top: int = 1) -> list[list[Reading]]:
-        """Of each recording the `top` readings that a beam search finds, and the logarithms of their probabilities."""
-        return [readings[:top] for readings in self.search(*self.read(*inputs), max(self.beam, top))]
+    def transcribe(self, *inputs: Tensor, top: int = 1, width: int | None = None) -> list[list[Reading]]:
+        """Of each recording the `top` readings that a beam search finds, and the logarithms of their probabilities.
+
+        width: readings that the search keeps, where `beam` is not to decide.
+        """
+        return [readings[:top] for readings in self.search(*self.read(*inputs), width or max(self.beam, top))]
+
+    @torch.no_grad()
+    def transcribe_greedily(self, *inputs: Tensor) -> list[list[Reading]]:
+        """Of each recording one reading, the likeliest character of every frame, and the log-probability of its text,
+        summed over all alignments as a beam search's is.
+        """
+        log_probs_BFV, frames_B = self.read(*inputs)
+        found = []
+        for i, ids in enumerate(greedy(log_probs_BFV, frames_B)):
+            nats = F.ctc_loss(
+                log_probs_BFV[i, : frames_B[i], None],
+                torch.tensor([ids], dtype=torch.long, device=log_probs_BFV.device),
+                frames_B[i : i + 1],
+                torch.tensor([len(ids)], device=log_probs_BFV.device),
+                blank=BLANK,
+                reduction="sum",
+            )
+            found.append([(tuple(ids), -nats.item())])
+        return found
 
 
 def error_rate(sums: Mapping[str, Tensor]) -> dict[str, float]:
