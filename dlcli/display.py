@@ -113,6 +113,7 @@ class PlainDisplay:
             "run_started": _start_line,
             "run_resumed": _resumed_line,
             "run_prepared": _ready_line,
+            "unfrozen": _unfrozen_line,
             "epoch": _epoch_line,
             "evaluated": _evaluated_line,
             "run_finished": _done_line,
@@ -313,8 +314,18 @@ def _resumed_line(event: dict[str, Any]) -> str:
 
 def _ready_line(event: dict[str, Any]) -> str:
     keys = ("device", "precision", "threads", "parameters", "trainable", "train", "val", "test", "source", "steps")
-    facts = {key: event.get(f"{key}_examples", event.get(key)) for key in (*keys, "epochs")}
+    facts: dict[str, Any] = {}
+    for key in (*keys, "epochs"):
+        facts[key] = event.get(f"{key}_examples", event.get(key))
+        if key == "trainable":
+            later = event.get("trainable_later") or ()
+            facts |= {f"trainable_from_epoch_{more['epoch']}": more["trainable"] for more in later}
     return pairs("ready", facts | {"chosen": event.get("runtime_reason") or None})
+
+
+def _unfrozen_line(event: dict[str, Any]) -> str:
+    facts = {key: event.get(key) for key in ("epoch", "step", "trainable")}
+    return pairs("unfrozen", {"groups": ",".join(event.get("groups") or ())} | facts)
 
 
 def _epoch_line(event: dict[str, Any]) -> str:

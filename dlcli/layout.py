@@ -175,6 +175,12 @@ def count(number: float | None) -> str:
     return "?" if number is None else f"{number:,.0f}"
 
 
+def trainable(prepared: Mapping[str, Any]) -> list[str]:
+    """Of a `run_prepared` event: how many parameters are trained, and from later epochs on."""
+    later = [f"{count(more['trainable'])} from epoch {more['epoch']}" for more in prepared.get("trainable_later") or ()]
+    return [f"{count(prepared.get('trainable'))} trainable", *later]
+
+
 def duration(seconds: float) -> str:
     """3.1 s, 2 min 05 s, 1 h 02 min"""
     if seconds < 60:

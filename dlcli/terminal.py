@@ -22,7 +22,18 @@ from rich.text import Text
 
 from dlcli import __version__
 from dlcli.display import Output, clean, encodable, option_of, place, size_of, time_shares
-from dlcli.layout import Columns, count, duration, flow, metric_name, metric_value, spark_value, sparkline, summary_of
+from dlcli.layout import (
+    Columns,
+    count,
+    duration,
+    flow,
+    metric_name,
+    metric_value,
+    spark_value,
+    sparkline,
+    summary_of,
+    trainable,
+)
 
 REDRAW_S = 0.25
 LIVE_ROWS = 10  # rows that can still change their star; a redraw costs some microseconds for each
@@ -108,7 +119,7 @@ class RichDisplay:
         device = event.get("device", "")
         if event.get("device_name") and event["device_name"] != device:
             device = f"{device} {event['device_name']}"
-        parameters = f"{count(event.get('parameters'))} parameters, {count(event.get('trainable'))} trainable"
+        parameters = ", ".join([f"{count(event.get('parameters'))} parameters", *trainable(event)])
         splits = [(split, event.get(f"{split}_examples")) for split in ("train", "val", "test")]
         sizes = " / ".join(f"{count(size)} {split}" for split, size in splits if size)
         source = ": ".join(str(event[key]) for key in ("source", "source_reason") if event.get(key))
@@ -117,6 +128,10 @@ class RichDisplay:
         self._print(*flow([item for item in items if item], self._width), "")
         self._region.progress = ("  starting …", LABEL)
         self._live.start(refresh=True)
+
+    def _on_unfrozen(self, event: dict[str, Any]) -> None:
+        groups, trained = " and ".join(event.get("groups") or ()), count(event.get("trainable"))
+        self._message({"message": f"epoch {event.get('epoch')} trains {groups} too: {trained} parameters trainable"})
 
     def _on_epoch(self, event: dict[str, Any]) -> None:
         names = [str(name) for name in event.get("metrics") or {}]

@@ -25,6 +25,7 @@ from dlcli.datasets.examples import commonest
 from dlcli.datasets.source import EvalSource
 from dlcli.errors import CheckpointError, DataError, DlcliError, EnvironmentFault, printable
 from dlcli.plan import Plan
+from dlcli.prepared import facts_of
 from dlcli.pruning import NEVER, Pruner
 from dlcli.ranks import Alone, Ranks
 from dlcli.record import Recorder, finite
@@ -51,6 +52,7 @@ from dlcli.state import (
 )
 from dlcli.tally import Tally, answers_per_step
 from dlcli.times import Times, close
+from dlcli.unfreezing import Unfreezing
 
 FAILED_SAVES = 3  # in a row, after which training ends: there is no point in work that cannot be kept
 
@@ -68,7 +70,7 @@ class Training(Assembly):
         "runtime_reason", "pretrained", "activations", "ranks", "agreement",
         "monitor", "mode", "plan", "epoch_started",
         "tally",  # folded into progress.sums before every save
-        "saver", "failed_saves", "stop_reason", "times", "began", "pruner",
+        "saver", "failed_saves", "stop_reason", "times", "began", "pruner", "unfreezing",
     )  # fmt: skip
 
     def __init__(
@@ -104,33 +106,13 @@ class Training(Assembly):
         if resume_from:
             self._restore(resume_from)
         self.plan = self._plan()
+        per_epoch = self.train_source.steps_per_epoch
+        self.unfreezing = Unfreezing(tree["parameter_groups"], self.optimizers.values(), per_epoch)
         self.epoch_started = time.monotonic()
 
     def describe(self) -> dict[str, Any]:
         """The facts of the `run_prepared` event."""
-        parameters, steps = list(self.task.parameters()), self.plan.steps
-        return {
-            "device": str(self.runtime.device),
-            "device_name": self.runtime.device_name(),
-            "precision": self.runtime.precision,
-            "devices": self.ranks.world_size,
-            "threads": self.runtime.threads,
-            "channels_last": self.runtime.channels_last,
-            "runtime_reason": self.runtime_reason,
-            "parameters": sum(p.numel() for p in parameters),
-            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-            "train_examples": self.train_source.num_examples,
-            "val_examples": self.val_source.num_examples,
-            "test_examples": self.test_source.num_examples,
-            "classes": len(self.data.classes),
-            "source": self.train_source.kind,
-            "source_reason": self.source_reason,
-            "steps_per_epoch": self.train_source.steps_per_epoch,
-            "steps": steps,
-            "epochs": None if steps is None else -(-steps // self.train_source.steps_per_epoch),
-            "monitor": f"val/{self.monitor}",
-            "mode": self.mode,
-        }
+        return facts_of(self)
 
     def _plan(self) -> Plan:
         """max_time and max_steps replace the epochs; of the two, what comes first."""
@@ -210,6 +192,7 @@ class Training(Assembly):
             if self.agreement.received is not None:
                 self.save_now()
                 self.signals.raise_if_received()
+            self.unfreezing.tell(progress.step, self.recorder)
             try:
                 self.take_steps(steps, self.steps_until_due(interval, log_every, save_every))
             except (DataError, EnvironmentFault):  # of the source: the step it was for has touched nothing yet
@@ -230,12 +213,13 @@ class Training(Assembly):
         self.recorder.note(self.stop_reason)
 
     def steps_until_due(self, *intervals: int | None) -> int:
-        """Steps until something is to be done between steps: the nearest multiple of an interval, the end, a fold."""
+        """Steps until something is to be done between them: an interval is over, a group wakes, the end, a fold."""
         if self.plan.limit_s is not None:
             return 1
         step = self.progress.step
         due = [interval - step % interval for interval in intervals if interval]
         due += [] if self.plan.steps is None else [self.plan.steps - step]
+        due += self.unfreezing.steps_until_due(step)
         return min(*due, self.tally.most_pending - len(self.tally.pending), self.agreement.steps_left(step))
 
     def take_steps(self, steps: Iterator[loop.StepDone], count: int) -> None:

@@ -287,6 +287,19 @@ def test_then_the_device_the_sizes_and_where_the_data_come_from() -> None:
     assert "resident: 0.1 MB fit in memory" in text
 
 
+def test_what_is_trained_later_is_said_before_and_when_it_happens() -> None:
+    later = [{"epoch": 2, "groups": ["rest"], "trainable": 25450}]
+    woken = {"event": "unfrozen", "step": 20, **later[0]}
+    ready = prepared() | {"trainable_later": later}
+    events = [started(), ready, epoch(1), woken, epoch(2), finished()]
+    text = " ".join(ESCAPE.sub("", show(events, 160)).split())
+    assert "25,450 parameters, 1,290 trainable, 25,450 from epoch 2 · 1,257 train" in text
+    assert "epoch 2 trains rest too: 25,450 parameters trainable" in text
+    out, _ = plain(events)
+    assert "trainable=1290 trainable_from_epoch_2=25450 train=1257" in out
+    assert "unfrozen groups=rest epoch=2 step=20 trainable=25450" in out.splitlines()
+
+
 def test_the_progress_line_has_place_loss_and_remaining_time() -> None:
     lines = ESCAPE.sub("\n", show([started(), prepared(), epoch(1), epoch(2)], steps=True)).splitlines()
     bars = [line for line in lines if "loss 0.1234" in line]
