@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 from dlcli.datasets.cache import times_key
 from dlcli.datasets.image_tree import archive_key, damaged_archive, is_archive, is_hidden, is_image
 from dlcli.datasets.roots import data_roots, find_under, missing
-from dlcli.errors import DataError, printable
+from dlcli.errors import DataError, first_of, printable
 
 Box = tuple[float, float, float, float]
 NAMED = 3  # examples in a note
@@ -170,12 +170,19 @@ def find_voc(place: Path, classes: Sequence[str] | None = None) -> Found:
     defects = Defects()
     images = {PurePosixPath(name).stem: name for name in files if is_image(name)}
     by_stem: dict[str, Annotated] = {}
+    damaged = []
     for name, read in files.items():
         if name.lower().endswith(".xml"):
             stem = PurePosixPath(name).stem
-            annotated = _voc_image(name, stem, read(), images, defects)
+            try:
+                annotated = _voc_image(name, stem, read(), images, defects)
+            except DataError as error:  # the others are looked at too, so that all of them are told at once
+                damaged.append(error.message.removesuffix("."))
+                continue
             if annotated is not None:
                 by_stem[stem] = annotated
+    if damaged:
+        raise all_damaged(damaged, "annotations")
     if not by_stem:
         told = f"{place} holds no annotated images: {len(images)} images, no .xml that belongs to one"
         raise DataError(told, hint="A folder with Annotations/NAME.xml and JPEGImages/NAME.jpg.")
@@ -183,6 +190,13 @@ def find_voc(place: Path, classes: Sequence[str] | None = None) -> Found:
     splits = _voc_splits(lists, by_stem, defects)
     names = sorted({c for part in splits.values() for annotated in part for c in annotated.classes})
     return Found(place, chosen(names, classes, place), splits, lambda name: files[name](), defects)
+
+
+def all_damaged(damaged: Sequence[str], what: str) -> DataError:
+    """One error for all the files that cannot be read. damaged: a sentence on each, without its full stop."""
+    count = f"{len(damaged):,} {what} cannot be read: " if len(damaged) > 1 else ""
+    hint = "Mend these files or remove them." if count else "Mend it or remove it."
+    return DataError(f"{count}{first_of(damaged)}", hint=hint)
 
 
 def _voc_image(name: str, stem: str, data: bytes, images: Mapping[str, str], defects: Defects) -> Annotated | None:

@@ -191,7 +191,11 @@ def to_data(decoded: Decoded, mean: Sequence[float], std: Sequence[float]) -> Da
 def decode(found: Found, shape: tuple[int, int, int]) -> Decoded:
     """A list `val` without a list `test` is the test split; without both it is a fixed fifth."""
     parts = with_test(dict(found.splits), found.place)
-    splits = {split: as_arrays(*read_split(part, found, shape)) for split, part in parts.items()}
+    damaged: list[str] = []
+    read = {split: read_split(part, found, shape, damaged) for split, part in parts.items()}
+    if damaged:
+        raise box_files.all_damaged(damaged, "images")
+    splits = {split: as_arrays(*arrays) for split, arrays in read.items()}
     fingerprints = {split: fingerprint_of(*arrays.values()) for split, arrays in splits.items()}
     return Decoded(splits, fingerprints, {"classes": list(found.classes), "notes": list(found.defects.notes())})
 
@@ -211,15 +215,20 @@ def with_test(splits: dict[str, Sequence[Annotated]], place: Path) -> dict[str, 
 
 
 def read_split(
-    part: Sequence[Annotated], found: Found, shape: tuple[int, int, int]
+    part: Sequence[Annotated], found: Found, shape: tuple[int, int, int], damaged: list[str]
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Images, boxes and labels. What cannot be read is put to `damaged`, so that all of it is told at once."""
     images = np.empty((len(part), *shape), dtype=np.uint8)
     label_of = {name: label for label, name in enumerate(found.classes)}
     boxes, labels = [], []
     for row, annotated in enumerate(part):
-        images[row], (width, height), scale = letterbox(
-            found.read(annotated.image), shape, said=annotated.size, source=annotated.image
-        )
+        try:
+            images[row], (width, height), scale = letterbox(
+                found.read(annotated.image), shape, said=annotated.size, source=annotated.image
+            )
+        except DataError as error:
+            damaged.append(error.message.removesuffix("."))
+            continue
         # Boxes are in the annotation's pixels: of a picture that was scaled since then, they are scaled too.
         said = annotated.size or (width, height)
         factor = np.array([width / said[0], height / said[1]] * 2) * scale
@@ -258,7 +267,7 @@ def letterbox(
 
     The image is turned as its EXIF says, unless it is as large as `said` without. source begins an error.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
     try:
@@ -269,7 +278,9 @@ def letterbox(
                 turned = opened if opened.size == said else ImageOps.exif_transpose(opened)
                 image = to_mode(turned, "L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error
-        told = f"{printable(source)} is no image that can be read: {printable(error)}"
+        is_unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a Python object
+        what = "no image of a known format" if is_unknown else f"no image that can be read: {printable(error)}"
+        told = f"{printable(source)} is {what}"
         raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -179,6 +179,20 @@ def test_what_cannot_be_read_says_what_would_be_right(tmp_path: Path) -> None:
         read_voc(path=str(tmp_path), **SHAPE)
 
 
+@pytest.mark.parametrize(("folder", "told"), [("JPEGImages/{}.png", "images"), ("Annotations/{}.xml", "annotations")])
+def test_all_that_cannot_be_read_is_told_at_once(folder: str, told: str, tmp_path: Path) -> None:
+    voc(tmp_path)
+    for i in (0, 3):
+        (tmp_path / folder.format(i)).write_bytes(b"no picture, no XML")
+    with pytest.raises(DataError, match=rf"^2 {told} cannot be read: .*0\.\w+ is no .*; .*3\.\w+ is no ") as error:
+        read_voc(path=str(tmp_path), **SHAPE)
+    assert "these files" in str(error.value.hint) and "0x" not in error.value.message
+    for path in (tmp_path / folder).parent.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"{told} cannot be read"):
+        read_voc(path=str(tmp_path), **SHAPE)
+
+
 def test_images_of_any_size_take_their_boxes_with_them(tmp_path: Path) -> None:
     voc(tmp_path)
     write_image(tmp_path / "JPEGImages" / "0.png", size=(80, 40), box=(20, 10, 60, 30))
