@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dlcli.datasets.number_forms import COMMA, is_number
-from dlcli.errors import DataError, printable
+from dlcli.errors import DataError, first_of, printable
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 GUESSED = ("comma", "semicolon", "tab", "pipe")  # a space is in too many texts to be guessed
@@ -171,11 +171,14 @@ def _gathered(
     chunks: list[list[str]] = [[] for _ in found]
     lines = array("L")
     rows = reader if has_header else chain([first], reader)
-    while part := _checked(rows, reader, len(found), source, lines):
+    ragged: list[tuple[int, int]] = []
+    while part := _even(rows, reader, len(found), lines, ragged):
         for column, cells in zip(chunks, zip(*part, strict=True), strict=True):
             column.append("\0".join(map(str.strip, cells)))
             if column[-1].count("\0") != len(part) - 1:
                 raise DataError(f"{printable(source)} holds NUL characters.", hint="Is it UTF-8 text?")
+    if ragged:
+        raise _told_of_ragged(ragged, len(found), source)
     if not lines:
         raise DataError(f"{printable(source)} holds a header and no rows.", hint="dataset.header=false if it is a row.")
     by_name = dict(zip(found, chunks, strict=True))
@@ -191,23 +194,37 @@ def _named(header: Sequence[str], source: str) -> tuple[str, ...]:
     return names
 
 
-def _checked(
-    rows: Iterator[list[str]], reader: Iterator[list[str]], width: int, source: str, lines: array[int]
+def _even(
+    rows: Iterator[list[str]], reader: Iterator[list[str]], width: int, lines: array[int], ragged: list[tuple[int, int]]
 ) -> list[list[str]]:
-    """The next rows, each of so many cells; the lines at which they end are put to `lines`."""
+    """The next rows of so many cells; the lines at which they end are put to `lines`.
+
+    Line and width of the others are put to `ragged`, so that all of them are told at once.
+    """
     part: list[list[str]] = []
     for row in rows:
         if not row:
             continue
         line = getattr(reader, "line_num", 0)
         if len(row) != width:
-            told = f"{at(source, line)}: {len(row)} cell{'s'[: len(row) != 1]}, where the first row has {width}"
-            raise DataError(f"{told}.", hint="A text with the delimiter in it stands in quotation marks.")
+            ragged.append((line, len(row)))
+            continue
         part.append(row)
         lines.append(line)
         if len(part) == CHUNK:
             break
     return part
+
+
+def _told_of_ragged(ragged: Sequence[tuple[int, int]], width: int, source: str) -> DataError:
+    hint = "A text with the delimiter in it stands in quotation marks."
+    if len(ragged) == 1:
+        line, cells = ragged[0]
+        told = f"{at(source, line)}: {cells} cell{'s'[: cells != 1]}, where the first row has {width}"
+    else:
+        first = first_of(f"line {line:,}: {cells}" for line, cells in ragged)
+        told = f"{printable(source)}: {len(ragged):,} rows have not {width} cells, as the first one has ({first})"
+    return DataError(f"{told}.", hint=hint)
 
 
 def joined(first: TextTable, second: TextTable) -> TextTable:

@@ -93,6 +93,8 @@ def test_a_compressed_table_is_read_where_it_lies(write: Write) -> None:
     [
         ("a,b\n1,2\n\n3\n", "line 4: 1 cell, where the first row has 2"),
         ("a,b\n1,2\n1,2,3\n", "line 3: 3 cells"),
+        ("a,b\n1,2\n1,2,3\n1,2\n9\n", "2 rows have not 2 cells, as the first one has .line 3: 3; line 5: 1"),
+        ("a,b\n" + "1\n" * 12, "12 rows have not 2 cells.*line 11: 1; and 2 more"),
         ('a,b\n"1,2\n3,4\n', "line 3: unexpected end"),
         ("a,b,a\n1,2,3\n", "columns 1 and 3 are both called a"),
         ("", "holds no rows"),
