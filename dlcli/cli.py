@@ -45,8 +45,11 @@ def run(arguments: list[str]) -> int:
             traceback.print_exc()
         return tell(error, as_json="--json" in arguments)
     except BrokenPipeError:  # dlcli runs ls | head -1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 141
+        return nobody_reads()
+    except SystemExit as end:  # Typer's own answer to the same, while a command prints
+        if isinstance(end.__context__, BrokenPipeError):
+            return nobody_reads()
+        raise
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -55,6 +58,12 @@ def run(arguments: list[str]) -> int:
             if hasattr(error, "format_message")
             else _interruption(error) or fault(error, debug=debug)
         )
+
+
+def nobody_reads() -> int:
+    """The code of a program that a closed pipe ended; what is still held for stdout goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
 
 
 def make_app() -> Any:

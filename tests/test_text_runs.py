@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults import Forge, differences, killed_and_resumed, num_lines, outcome, run_of
-from program import events_of
+from program import environment, events_of
 from test_language_model import PROSE
 
 QUICK = (
@@ -52,9 +54,29 @@ def test_a_killed_language_model_ends_like_one_that_was_not_and_goes_on_with_tex
     assert answers("generate", "--prompt", "she", "--tokens", "20", "--seed", "4") == [second]
     (answered,) = answers("predict", "she")
     assert answered["continuation"] and len(answered["next"]) == 3
+    generated_by_hand(tmp_path / "killed")
     (tmp_path / "beginning.txt").write_text("she")
     in_file, absent = answers("predict", str(tmp_path / "beginning.txt"), "none.txt")
     assert in_file == answered and absent["error"] == "cannot be read: No such file or directory"
+
+
+def generated_by_hand(cwd: Path) -> None:
+    """The prompt on stdin; no seed where none could change the text; a pipe that is closed."""
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", "dlcli", "generate", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=cwd, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe)
+
+    for words, is_told in ((("--temperature", "0"), False), (("--top-k", "1"), False), (("--top-k", "2"), True)):
+        text, told = start("--prompt", "-", "--tokens", "5", *words).communicate(b"she")
+        assert text.startswith(b"she") and (b"--seed" in told) == is_told
+    with start("--tokens", "100000", "--seed", "0") as child:
+        assert child.stdout is not None and child.stderr is not None
+        assert len(child.stdout.read(10)) == 10
+        child.stdout.close()
+        told = child.stderr.read()
+    assert (child.returncode, told) == (141, b""), "as a program that a closed pipe ends"
 
 
 def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Forge, tmp_path: Path) -> None:

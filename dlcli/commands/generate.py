@@ -13,7 +13,9 @@ def generate(
     run: Annotated[
         str | None, typer.Argument(metavar="[RUN|CHECKPOINT]", help="As in dlcli eval; default latest.")
     ] = None,
-    prompt: Annotated[str, typer.Option("--prompt", help="How the text begins; default a new line.")] = "",
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="How the text begins, a file of it, or - for stdin; default a new line.")
+    ] = "",
     tokens: Annotated[int, typer.Option("--tokens", min=1, max=1_000_000, help="How long the text may be.")] = 500,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, max=100.0, help="0: always the likeliest; 1: as learnt.")
@@ -42,7 +44,7 @@ def generate(
     import secrets
 
     from dlcli.confdir import search_path
-    from dlcli.errors import ConfigError
+    from dlcli.errors import ConfigError, DataError, printable
     from dlcli.runs import find_checkpoint, outputs_folder
 
     if "" in (stop or ()):
@@ -53,13 +55,21 @@ def generate(
     from dlcli.build import Builder
     from dlcli.predicting import stream
     from dlcli.predicting.generation import Sampling
+    from dlcli.predicting.text_inputs import read_whole
 
+    try:
+        prompt = read_whole(prompt)
+    except DataError as error:
+        raise DataError(
+            f"--prompt {printable(prompt)} {error.message}", hint="A text, a file, or - for stdin."
+        ) from error
     loaded = trained.load(folder, builder=Builder.for_search(search_path(config_dir), trust or []))
     sampling = Sampling(temperature, top_k, top_p)
+    tells_seed = seed is None and sampling.is_random
     first = secrets.randbelow(2**31) if seed is None else seed
     for i in range(num):
         pieces = stream.write(loaded, prompt, num_tokens=tokens, sampling=sampling, seed=first + i, stop=stop or ())
-        show(prompt, pieces, seed=first + i, as_json=as_json, is_last=i == num - 1, tells_seed=seed is None)
+        show(prompt, pieces, seed=first + i, as_json=as_json, is_last=i == num - 1, tells_seed=tells_seed)
 
 
 def show(prompt: str, pieces: Any, *, seed: int, as_json: bool, is_last: bool, tells_seed: bool) -> None:

@@ -36,6 +36,11 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
 
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may give another text."""
+        return self.temperature > 0 and self.top_k != 1 and self.top_p != 0
+
 
 def write(
     network: nn.Module,
