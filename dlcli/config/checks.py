@@ -156,6 +156,8 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
         for name in ("mean", "std"):
             if isinstance(data.get(name), list) and len(data[name]) not in (1, shape[0]):
                 yield (f"dataset.{name}={data[name]}", f"has {len(data[name])} values for {shape[0]} channels", None)
+    if gives(data) != "images":
+        yield from _of_images_alone(tree)
     if tree["name"] in RESERVED_NAMES:
         yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
     if tree["trainer"].get("pretrained") == "imagenet" and "imagenet" not in model_facts:
@@ -174,6 +176,20 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1 and ":" in str(runtime.get("device")):
         told = f"names one GPU for runtime.devices={runtime['devices']}; each rank takes its own"
         yield f"runtime.device={runtime['device']}", told, "runtime.device=cuda"
+
+
+def _of_images_alone(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    """What a task does with images, and is asked to do with other data."""
+    task, told = tree["task"], f"is of images; dataset {tree['dataset'].get('name')} gives {gives(tree['dataset'])}"
+    for name in ("mixup", "cutmix"):
+        if value := task.get(name):
+            group = "regularization" if tree["regularization"].get(name) == value else "task"
+            yield f"{group}.{name}={value}", told, f"{group}.{name}=0.0"
+    held_out = task.get("test_time_augmentation")
+    for name, off in (("mirror", "false"), ("shift", "0")):
+        if isinstance(held_out, Mapping) and (value := held_out.get(name)):
+            key = f"task.test_time_augmentation.{name}"
+            yield f"{key}={str(value).lower()}", told, f"{key}={off}"
 
 
 def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Mapping[str, str]) -> Iterator[str]:
