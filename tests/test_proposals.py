@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,57 @@ def test_where_no_model_has_such_weights_the_command_without_them_is_proposed() 
 def test_a_proposed_command_is_quoted_for_the_shell() -> None:
     told = refused("sentences", "dataset.path=my good file.tsv", "dataset.tokenizer=charcters")
     assert pasted(told.hint) == ["sentences", "dataset.path=my good file.tsv", "dataset.tokenizer=characters"]
+
+
+def test_a_folder_of_images_is_named_by_its_root_whatever_the_others_say() -> None:
+    told = refused("image_folder", "dataset.path=photos")
+    assert pasted(told.hint) == ["image_folder", "dataset.root=photos"]
+    assert "is a setting of dataset=" in refused("digits", "dataset.path=photos").problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name", "key"),
+    [
+        ("sentences", "ok.tsv", "dataset.path"),
+        ("csv", "my good (new) file, it's.csv", "dataset.path"),
+        ("image_folder", "photos", "dataset.root"),
+        ("finetune", "photos", "dataset.root"),
+    ],
+)
+def test_a_file_or_folder_beside_an_experiment_is_taken_to_be_its_data(
+    experiment: str, name: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    told = refused(experiment, name, "seed=3")
+    composed = compose_command(pasted(told.hint))
+    assert (composed.experiment, lookup(composed.tree, key), composed.tree["seed"]) == (experiment, name, 3)
+
+
+def test_a_file_that_cannot_be_the_data_is_told_without_a_proposal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.tsv", "b.tsv"):
+        Path(name).touch()
+    assert [p.better for p in refused("sentences", "a.tsv", "b.tsv").problems] == ["dataset.path=a.tsv", None]
+    assert proposed("sentences", "dataset.path=a.tsv", "b.tsv") is proposed("digits", "a.tsv") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "better"),
+    [
+        (("sentences", "regularization.mixup=0.2"), "regularization.mixup=0.0"),
+        (("adult", "regularization.cutmix=1.0"), "regularization.cutmix=0.0"),
+        (("adult", "task.mixup=0.3"), "task.mixup=0.0"),
+        (("adult", "regularization=strong"), "regularization.mixup=0.0"),
+        (("sentences", "task.test_time_augmentation.mirror=true"), "task.test_time_augmentation.mirror=false"),
+        (("sentences", "task.test_time_augmentation.shift=2"), "task.test_time_augmentation.shift=0"),
+    ],
+)
+def test_what_is_of_images_is_refused_for_other_data_before_anything_is_read(
+    words: tuple[str, ...], better: str
+) -> None:
+    told = refused(*words)
+    assert [(p.better, "is of images; dataset" in p.message) for p in told.problems] == [(better, True)]
+    compose_command(pasted(told.hint))

@@ -24,7 +24,7 @@ from dlcli.confdir import GROUPS, search_path
 from dlcli.config.checks import check_kinds, check_parameter_groups, check_settings, check_together, without_effect
 from dlcli.config.composing import check_files, compose
 from dlcli.config.tree import ABSENT, copied, lookup, plain_data
-from dlcli.config.values import resolve, set_values
+from dlcli.config.values import resolve, set_values, tell_paths
 from dlcli.config.words import Reading, parse_word, read_words
 from dlcli.datasets.kinds import gives
 from dlcli.errors import ConfigError, nearest, printable
@@ -71,6 +71,7 @@ def compose_command(
         check_settings(tree, reading)
         check_parameter_groups(tree, reading)
         check_together(tree, reading)
+    tell_paths(raw.get("dataset", {}), reading)
     if reading.problems:
         raise _as_error(reading, words, command)
     overrides = tuple(w.text for w in [*reading.chosen.values(), *reading.values])

@@ -81,6 +81,9 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
     if isinstance(old, Mapping) or (isinstance(word.value, Mapping) and word.key.startswith(OPEN_NODES)):
         _whole_group(word, old, reading)
         return
+    if word.key == "dataset.path" and _is_root_alone(tree["dataset"]):
+        reading.wrong(word.text, "these data lie in a folder, or an archive of it", f"dataset.root={value}")
+        return
     if others := _options_that_have(word.key, reading):
         group = word.key.split(".", 1)[0]
         chosen = reading.chosen[group].value if group in reading.chosen else "the one chosen here"
@@ -97,6 +100,21 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
         told if better or not siblings else f"{told} ({', '.join(siblings[:8])})",
         f"{better}={value}" if better else None,
     )
+
+
+def _is_root_alone(dataset: Mapping[str, Any]) -> bool:
+    """Whether a dataset of one's own is named by its `root`: its classes are counted there, and there is no path."""
+    return "path" not in dataset and "root" in dataset and dataset.get("num_classes", 0) is None
+
+
+def tell_paths(dataset: Mapping[str, Any], reading: Reading) -> None:
+    """Note the words that are files or folders: the first is what the dataset is named by, where nothing else is."""
+    key = "path" if "path" in dataset else "root" if _is_root_alone(dataset) else None
+    for number, path in enumerate(reading.paths):
+        is_free = key is not None and number == 0 and dataset[key] is None
+        value = path if re.fullmatch(r"[\w./ +-]+", path) else "'" + path.replace("'", "\\'") + "'"
+        told = "is a file or folder; an experiment was named already, and settings are written key=value"
+        reading.wrong(path, told, shlex.quote(f"dataset.{key}={value}") if is_free else None)
 
 
 def _whole_group(word: Word, old: Any, reading: Reading) -> None:

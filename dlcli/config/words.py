@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Reading:
     experiment_path: Path | None = None
     chosen: dict[str, Word] = field(default_factory=dict)
     values: list[Word] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)  # words that are no setting, but lie here
     problems: list[Problem] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)  # group -> option, the experiment's included
 
@@ -77,6 +79,8 @@ def read_words(words: Sequence[str], search: Sequence[Path], command: str = "tra
         elif not is_experiment_read:
             is_experiment_read = True
             _read_experiment(word, reading)
+        elif os.path.exists(word):
+            reading.paths.append(word)
         else:
             better = spell_key(word, reading)
             reading.wrong(
