@@ -110,7 +110,7 @@ def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Images:
     return Images(tree.classes, splits, told_of_changes(changes, len(tree), shape))
 
 
-def told_of_changes(changes: Counter[str], num_images: int, shape: tuple[int, int, int]) -> tuple[str, ...]:
+def told_of_changes(changes: Counter[str], num_images: int, shape: Sequence[int]) -> tuple[str, ...]:
     """Sentences on what decoding has changed, and in how many images."""
     _, height, width = shape
     what = {

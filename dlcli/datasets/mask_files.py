@@ -24,7 +24,7 @@ from dlcli.datasets.image_tree import SPLITS, damaged_archive, is_archive, is_im
 from dlcli.datasets.roots import data_roots, exists, find_under
 from dlcli.errors import DataError, printable
 
-VERSION = 1  # of the readers of masks: count up when their output changes, and the cache is written anew
+VERSION = 2  # of the readers of masks: count up when their output changes, and the cache is written anew
 IGNORED = 255  # in an encoded mask: no class
 MOST_CLASSES = 255
 NAMED = 3  # files in a sentence

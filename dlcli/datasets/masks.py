@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from dlcli.datasets.cache import Decoded, cached, content_key, stored
 from dlcli.datasets.examples import Data, stratified_test
-from dlcli.datasets.image_folder import FORMATS, TEST_FRACTION, to_mode
+from dlcli.datasets.image_folder import FORMATS, TEST_FRACTION, changes_of, to_mode, told_of_changes
 from dlcli.datasets.image_tree import archive_key, is_archive
 from dlcli.datasets.mask_files import (
     IGNORED,
@@ -174,10 +175,11 @@ def with_test(tree: MaskTree) -> MaskTree:
 
 
 class Sized(NamedTuple):
-    """pixels: resized; size: (H, W) that it had."""
+    """pixels: resized; size: (H, W) that it had. changes: what else it lost, see image_folder.told_of_changes."""
 
     pixels: np.ndarray
     size: tuple[int, int]
+    changes: tuple[str, ...] = ()
 
 
 def decoded(
@@ -249,13 +251,15 @@ def to_data(found: Decoded, mean: Sequence[float], std: Sequence[float]) -> Data
 
 
 def told_of_sizes(tree: MaskTree, read: Mapping[str, Sized], image_shape: Sequence[int]) -> list[str]:
-    """Sentences on what was resized."""
+    """Sentences on what was resized, and what else decoding changed."""
     images = [pair.image for pair in tree.pairs if read[pair.image].size != tuple(image_shape[1:])]
     masks = [pair.mask for pair in tree.pairs if read[pair.mask].size != read[pair.image].size]
     height, width = image_shape[1:]
     told = []
     if images:
         told.append(f"{len(images):,} of {len(tree.pairs):,} images were resized to {height} x {width} pixels")
+    changes = Counter(change for pair in tree.pairs for change in read[pair.image].changes)
+    told += told_of_changes(changes, len(tree.pairs), image_shape)
     if masks:
         told.append(f"{len(masks):,} masks had another size than their images and were resized ({shortened(masks)})")
     return told
@@ -283,6 +287,7 @@ def decode_image(content: bytes, image_shape: Sequence[int], *, source: str) -> 
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 picture = to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+                changes = tuple(changes_of(opened, picture, picture.size))
             size = (picture.height, picture.width)
             if size != (height, width):
                 picture = picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -290,4 +295,4 @@ def decode_image(content: bytes, image_shape: Sequence[int], *, source: str) -> 
     except Exception as error:  # Pillow's decoders raise a dozen kinds
         told = f"{printable(source)} cannot be read: {first_words(error)}."
         raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
-    return Sized(pixels, size)
+    return Sized(pixels, size, changes)

@@ -147,6 +147,17 @@ def test_folders_by_split_and_archives_of_them(tmp_path: Path) -> None:
     assert folder.fingerprints() == packed.fingerprints()
 
 
+def test_alpha_channels_and_16_bits_of_images_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, {f"{i}": grey(ids(0, 255)) for i in range(5)})
+    for name, picture in (("0", Image.new("RGBA", (SIDE, SIDE))), ("1", Image.new("I;16", (SIDE, SIDE)))):
+        (path / "images" / f"{name}.jpg").unlink()
+        picture.save(path / "images" / f"{name}.png")
+    assert read(path).notes == (
+        "images with an alpha channel, which is dropped: 1 of 5",
+        "images of 16 bits, which are scaled to 8: 1 of 5",
+    )
+
+
 def test_other_sizes_are_resized_without_new_values_and_counted(tmp_path: Path) -> None:
     write(tmp_path, {"a": grey(ids(0, 1, 2)), "b": grey(ids(0, 1, 2)), "c": grey(ids(0, 1, 2))}, sizes=(40, 24))
     grey(ids(0, 1, 2)).resize((40, 24), Image.Resampling.NEAREST).save(tmp_path / "masks" / "b.png")
