@@ -138,16 +138,21 @@ def build_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None) -> 
     return builder.build(tree["task"], **live)
 
 
-def build_meta_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None) -> Task:
-    """The task without memory: shapes and names only. Raises ConfigError where they do not fit together."""
+def build_meta_task(
+    builder: Builder, tree: Tree, *, teacher: Tree | None = None, largest: float = LARGEST_NETWORK
+) -> Task:
+    """The task without memory: shapes and names only. Raises ConfigError where they do not fit together.
+
+    largest: parameters; inf where nothing is going to be allocated.
+    """
     try:
         with torch.device("meta"):
             task = build_task(builder, tree, teacher=teacher)
         size = sum(p.numel() for p in task.parameters())
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise ConfigError(f"the model cannot be built: {first_line(error)}", hint="dlcli config show") from error
-    if size > LARGEST_NETWORK:
-        raise ConfigError(f"the model has more than {LARGEST_NETWORK:,} parameters", hint="Make it smaller.")
+    if size > largest:
+        raise ConfigError(f"the model has {size:,} parameters, more than {largest:,}", hint="Make it smaller.")
     return task
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,8 @@ CANNOT_FOLLOW = (NotImplementedError, RuntimeError, ValueError, TypeError, Index
 
 def build_shapes(tree: Tree, builder: build.Builder) -> Task:
     """The task on the meta device. A teacher, which is a run's network, is taken to be like the one taught."""
-    task = build.build_meta_task(builder, tree, teacher=tree["model"] if "teacher" in tree["task"] else None)
+    teacher = tree["model"] if "teacher" in tree["task"] else None
+    task = build.build_meta_task(builder, tree, teacher=teacher, largest=inf)
     return task.to("meta")  # tables made with NumPy, too
 
 

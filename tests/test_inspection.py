@@ -20,6 +20,7 @@ from dlcli.commands.info import as_experiment
 from dlcli.confdir import options, packaged_conf
 from dlcli.config import compose_command
 from dlcli.inspection import Call, Network
+from dlcli.errors import ConfigError
 from dlcli.start import complete
 
 CONF = [packaged_conf()]
@@ -142,7 +143,7 @@ def test_the_tables_fit_80_columns_and_the_latency_is_measured(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert any(line.startswith("latency") and " ms " in line for line in lines)
+    assert any(re.match(r"latency +[\d.]+ ms +[\d.]+ to [\d.]+ ms; one example", line) for line in lines)
     answer = json.loads(dlcli("info", "mlp", "--latency", "--json", cwd=tmp_path).stdout)
     times = answer["networks"]["model"]["latency"]
     assert 0 < times["low_s"] <= times["median_s"] <= times["high_s"] < 1
@@ -169,3 +170,14 @@ def test_the_load_of_a_trained_runs_experts_is_shown(tmp_path: Path) -> None:
 def test_a_plain_run_shows_its_network(quick_run: Path, tmp_path: Path) -> None:
     done = dlcli("info", "--run", str(quick_run), cwd=tmp_path)
     assert done.returncode == 0 and "expert" not in done.stdout, done.stderr
+def test_what_is_only_described_may_be_larger_than_what_is_trained(tmp_path: Path) -> None:
+    words = ("gpt", "model.layers=200", "model.width=8192")
+    done = dlcli("info", *words, "--depth", "0", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["networks"]["model"]["parameters"] > 55e9
+    tree = compose_command(["shakespeare", *words[1:]]).tree
+    tree["dataset"]["num_tokens"] = tree["model"]["num_tokens"] = 65
+    with pytest.raises(ConfigError, match="parameters, more than 20,000,000,000"):
+        build.build_meta_task(Builder.for_search(), tree)
+
+

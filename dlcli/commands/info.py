@@ -180,7 +180,7 @@ def total_rows(network: Network, measured: Latency | None, batch_size: int) -> l
     rows.append(("  activations", size(activations), "of one example, kept for the backward pass"))
     rows.append(("  training", size(training_bytes(network, batch_size)), f"all of it, in batches of {batch_size:,}"))
     if measured is not None:
-        spread = f"{1e3 * measured.low_s:.3g} to {1e3 * measured.high_s:.3g}"
+        spread = f"{1e3 * measured.low_s:.3g} to {1e3 * measured.high_s:.3g} ms"
         threads = f"{measured.threads} thread{'' if measured.threads == 1 else 's'}"
         rows.append(("latency", f"{1e3 * measured.median_s:.3g} ms", f"{spread}; one example, {threads}"))
     rows += [("note", "", network.reason[:60])] if network.reason else []
@@ -199,7 +199,10 @@ def mega(count: int) -> str:
 
 
 def flops(count: int | None) -> str:
-    return "not known" if count is None else f"{count / 1e9:,.3g} G" if count >= 1e9 else f"{count / 1e6:,.3g} M"
+    if count is None:
+        return "not known"
+    scale, unit = next((s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M")) if count >= s or u == "M")
+    return f"{count / scale:,.3g} {unit}"
 
 
 def size(num_bytes: int | None) -> str:
