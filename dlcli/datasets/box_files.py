@@ -47,7 +47,21 @@ class Defects:
         self.met[kind].append(where)
 
     def notes(self) -> tuple[str, ...]:
-        return tuple(f"{len(places)} {kind} ({_some(places)})" for kind, places in sorted(self.met.items()))
+        return tuple(
+            f"{len(places)} {kind if len(places) > 1 else one_of(kind)} ({_some(places)})"
+            for kind, places in sorted(self.met.items())
+        )
+
+
+def one_of(kind: str) -> str:
+    """Of a single one: "images that have boxes but are not listed" as "image that has boxes but is not listed"."""
+    first, _, rest = kind.partition(" ")
+    for many, one in (("that are ", "that is "), ("that have ", "that has "), ("name ", "names ")):
+        if rest.startswith(many):
+            rest = one + rest.removeprefix(many)
+            break
+    rest = rest.replace("but are ", "but is ").replace("their ", "its ")
+    return f"{first.removesuffix('es') if first == 'boxes' else first.removesuffix('s')} {rest}"
 
 
 def _some(places: Sequence[str]) -> str:
@@ -317,6 +331,9 @@ def _coco_split(path: Path, images: Path, defects: Defects) -> tuple[list[Annota
 
 
 def _coco_content(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        told = f"dataset.path={printable(path)} is a folder; COCO's annotations are one file"
+        raise DataError(told, hint=f"dataset.path={printable(path / 'FILE.json')} dataset.images={printable(path)}")
     try:
         content = json.loads(_bytes(path))
         for key, parts in (("images", ("id", "file_name")), ("annotations", ()), ("categories", ("id", "name"))):

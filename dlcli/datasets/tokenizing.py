@@ -48,7 +48,8 @@ class Tokenizer:
         fewest = FIRST + (BYTES if kind == "bpe" else 1)
         if size is not None and size < fewest:
             raise ConfigError(
-                f"a vocabulary of {size} tokens is too small for {kind}.", hint=f"Choose {fewest:,} or more."
+                f"dataset.num_tokens={size}: a vocabulary of {size:,} tokens is too small for {kind}.",
+                hint=f"Choose dataset.num_tokens={fewest} or more.",
             )
         if kind == "bpe":
             assert size is not None

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dlcli.datasets.augmentation import Augment
-from dlcli.datasets.box_files import peek_coco, peek_voc
+from dlcli.datasets.box_files import find_coco, one_of, peek_coco, peek_voc
 from dlcli.datasets.boxes import letterbox, read_blood_cells, read_coco, read_voc
 from dlcli.datasets.examples import Data
 from dlcli.datasets.keyed_random import sample_keys
@@ -109,7 +109,7 @@ def test_lists_make_the_splits(tmp_path: Path) -> None:
     (lists / "val.txt").write_text("3 1\n4 -1\n")
     data = read_voc(path=str(tmp_path), **SHAPE)
     assert (len(data.train), data.val, len(data.test)) == (3, None, 2)
-    assert data.notes == ("1 images of the list train without annotation left out (ghost)",)
+    assert data.notes == ("1 image of the list train without annotation left out (ghost)",)
     (lists / "test.txt").write_text("4\n")
     data = read_voc(path=str(tmp_path), **SHAPE)
     assert (len(data.train), len(data.val or ()), len(data.test)) == (3, 2, 1)
@@ -118,20 +118,20 @@ def test_lists_make_the_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("box", "told", "becomes"),
     [
-        ((5, 5, 5, 9), "1 boxes without area left out", None),
-        ((50, 5, 60, 9), "1 boxes outside their image left out", None),
-        (("nan", 5, 6, 9), "1 boxes that are no numbers left out", None),
-        (("", 5, 6, 9), "1 objects without a name or a box left out", None),
-        ((30, 5, 10, 9), "1 boxes with swapped corners set right", [10, 5, 30, 9]),
-        ((-5, 5, 10, 90), "1 boxes cut off at the edge of their image", [0, 5, 10, 40]),
-        ((3, 5, 3.5, 9), "1 boxes smaller than a pixel, once scaled, left out", None),
+        ((5, 5, 5, 9), "1 box without area left out", None),
+        ((50, 5, 60, 9), "1 box outside its image left out", None),
+        (("nan", 5, 6, 9), "1 box that is no numbers left out", None),
+        (("", 5, 6, 9), "1 object without a name or a box left out", None),
+        ((30, 5, 10, 9), "1 box with swapped corners set right", [10, 5, 30, 9]),
+        ((-5, 5, 10, 90), "1 box cut off at the edge of its image", [0, 5, 10, 40]),
+        ((3, 5, 3.5, 9), "1 box smaller than a pixel, once scaled, left out", None),
     ],
 )
 def test_what_is_no_box_is_told(tmp_path: Path, box: Any, told: str, becomes: list[float] | None) -> None:
     voc(tmp_path)
     write_voc(tmp_path, "0", [("dog", (1, 1, 9, 9)), ("dog", box)])
     data = read_voc(path=str(tmp_path), **SHAPE)
-    assert data.notes == (f"{told} (0.{'xml' if 'objects' in told else 'png'})",)
+    assert data.notes == (f"{told} (0.{'xml' if 'object ' in told else 'png'})",)
     boxes = everything(data)[1].tolist()
     assert len(boxes) == (6 if becomes else 5)
     assert becomes is None or becomes in boxes
@@ -148,10 +148,10 @@ def test_images_and_names_that_do_not_match_are_told(tmp_path: Path) -> None:
     assert (
         data.notes
         == (
-            "1 annotations name another file: the one of their own name was taken (1.xml)",
-            "1 annotations without an image left out (gone.xml)",
+            "1 annotation names another file: the one of its own name was taken (1.xml)",
+            "1 annotation without an image left out (gone.xml)",
             "2 images without boxes kept (2.png, 0.png)",
-            "1 objects marked as difficult left out (2.xml)",
+            "1 object marked as difficult left out (2.xml)",
         )
         or "2 images without boxes kept (0.png, 2.png)" in data.notes
     )
@@ -201,7 +201,7 @@ def test_images_of_any_size_take_their_boxes_with_them(tmp_path: Path) -> None:
     write_voc(tmp_path, "1", [("fish", (8, 8, 16, 24))])
     data = read_voc(path=str(tmp_path), **SHAPE)
     _, boxes, labels = everything(data)
-    assert data.notes == ("1 images of another size than annotated, boxes scaled (1.png)",)
+    assert data.notes == ("1 image of another size than annotated, boxes scaled (1.png)",)
     assert boxes[labels == data.classes.index("bird")].tolist() == [[10, 5, 30, 15]]
     assert boxes[labels == data.classes.index("fish")].tolist() == [[8, 8, 16, 24]]
 
@@ -309,3 +309,17 @@ def test_boxes_of_an_example_do_not_depend_on_its_batch(tmp_path: Path) -> None:
     for row in rows:
         alone = data.train.batch(row[None], augment=augment, keys_B=sample_keys(0, 1, row[None]))  # type: ignore[union-attr]
         assert torch.equal(alone.boxes[0], together.boxes[row]) and torch.equal(alone.images[0], together.images[row])
+
+
+def test_one_is_told_as_one() -> None:
+    assert one_of("images that have boxes but are not listed") == "image that has boxes but is not listed"
+    assert one_of("annotations name another file: the one of their own name was taken") == (
+        "annotation names another file: the one of its own name was taken"
+    )
+    assert one_of("boxes of classes that are not learned left out") == "box of classes that are not learned left out"
+
+
+def test_a_folder_in_the_place_of_cocos_file_is_told_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder; COCO's annotations are one file") as caught:
+        find_coco(tmp_path, tmp_path)
+    assert caught.value.hint == f"dataset.path={tmp_path}/FILE.json dataset.images={tmp_path}"

@@ -134,3 +134,9 @@ def test_settings_that_cannot_be(kind: str, size: int | None, told: str) -> None
     with pytest.raises(ConfigError) as caught:
         trained(kind, size=size)
     assert told in str(caught.value.hint)
+
+
+def test_a_vocabulary_that_is_too_small_is_told_by_its_setting() -> None:
+    with pytest.raises(ConfigError, match=r"dataset\.num_tokens=200: .* too small for bpe") as caught:
+        Tokenizer.train(["a text"], kind="bpe", size=200)
+    assert caught.value.hint == "Choose dataset.num_tokens=260 or more."
