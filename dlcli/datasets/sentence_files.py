@@ -351,9 +351,14 @@ def place_of(path: Path, header: Sequence[str], setting: str, name: int | str) -
         return int(name) - 1
     if name in header:
         return header.index(str(name))
+    what, number = f"dataset.{setting}={printable(name)}", "a number from 1" + f" to {len(header)}" * (len(header) > 1)
+    if str(name).isdecimal():  # the first line may be a sentence: it is not shown
+        told = f"{what}: {path} has {len(header)} column{'' if len(header) == 1 else 's'}"
+        raise ConfigError(told, hint=f"{number[0].upper()}{number[1:]}, or a name of the header.")
     better = nearest(str(name), header)
-    told = f"dataset.{setting}={printable(name)}: {path} has the columns {', '.join(map(printable, header))}"
-    raise ConfigError(told, hint=f"dataset.{setting}={better or 1}")
+    shown = ", ".join(printable(column, limit=30) for column in header)
+    hint = f"dataset.{setting}={better}" if better else f"A name of the header, or {number}."
+    raise ConfigError(f"{what}: {path} has the columns {shown}", hint=hint)
 
 
 def first_named(header: Sequence[str], names: Sequence[str]) -> int | None:

@@ -112,8 +112,11 @@ def locate(path: str | None, root: str | None) -> Path:
 
 
 def read_characters(path: Path) -> str:
-    """The text with the line ends of Unix."""
-    return read_text(path).replace("\r\n", "\n")
+    """The text with the line ends of Unix. Raises DataError where there is none."""
+    text = read_text(path).replace("\r\n", "\n")
+    if not text:
+        raise DataError(f"{path} is empty.", hint="A text in UTF-8, gzipped or not.")
+    return text
 
 
 def cut(text: str, val_size: Part, test_size: Part) -> tuple[str, str, str]:

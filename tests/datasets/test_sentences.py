@@ -332,3 +332,12 @@ def test_batches_of_like_length_pad_little(real_data: Path) -> None:
     assert padded(epoch) < 1.1 * real < 1.7 * real < shuffled
     assert padded(EvalSource(data.train, all_rows, batch_size=64, device="cpu")) < 1.05 * real
     assert isinstance(data.train.columns["tokens"], Ragged)  # type: ignore[union-attr]
+
+
+def test_a_column_beyond_the_last_is_told_with_how_many_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "headless.tsv"
+    path.write_text("a good film\t1\na bad film\t0\n")
+    with pytest.raises(ConfigError) as caught:
+        read_splits(str(path), label_column=3)
+    assert caught.value.message == f"dataset.label_column=3: {path} has 2 columns"
+    assert caught.value.hint == "A number from 1 to 2, or a name of the header."

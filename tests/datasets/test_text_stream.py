@@ -167,3 +167,9 @@ def test_tiny_shakespeare_has_65_characters(real_data: Path) -> None:
 def test_a_stream_of_words_is_refused_since_it_is_not_its_text() -> None:
     with pytest.raises(ConfigError, match=r"dataset\.tokenizer=words"):
         fit_tokenizer("one two\n", "words", None)
+
+
+def test_an_empty_text_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(DataError, match=r"empty\.txt is empty"):
+        peek_text(str(tmp_path / "empty.txt"), tokenizer="characters", val_size=0.1, test_size=0.1)
