@@ -13,27 +13,36 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 from math import inf
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dlcli import build
 from dlcli.checking import on_device
+from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
 from dlcli.errors import OutOfMemory
+from dlcli.optimizers.freezing import trainable_from
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.tasks.task import Task
 from dlcli.trained import Trained, read_data
 
+MADE_UP = 8  # sentences or recordings, the longest of which is looked at
 MEASURED_EXAMPLES = 4  # whose activations are measured: batch norm needs more than one
 LARGEST_TIMED = 500_000_000  # parameters, which are 2 GB
 MOST_EXAMPLES = 2_000  # of the test split, to see how busy experts are
 WARM_UP, FEWEST_RUNS, MOST_RUNS, ENOUGH_S = 3, 10, 200, 1.0  # of a measured latency
+FUNCTIONAL = {
+    "relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu", "elu", "hardswish", "hardsigmoid",
+    "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d",
+}  # fmt: skip
 Tree = Mapping[str, Any]
 
 
@@ -41,7 +50,8 @@ Tree = Mapping[str, Any]
 class Layer:
     """A module of a network. name: dotted, empty for the network itself; parameters include those of its children.
 
-    output: shape for one example, None where it was not called (or gives no tensor); flops: of one example.
+    output: shape for one example at its first call, None where it was not called (or gives no tensor); flops: of one
+    example, of all calls; None where they are not known.
     """
 
     name: str
@@ -50,6 +60,7 @@ class Layer:
     parameters: int
     trainable: int
     flops: int | None
+    calls: int = 0
 
 
 @dataclass
@@ -59,16 +70,21 @@ class Network:
     flops: 2 for each multiply-add of products, convolutions and attention in one forward pass of one example; None
     where the network cannot be run on shapes alone. Bytes: of weights and buffers, of the gradients, of what the
     optimizer keeps (None where it cannot be told), of what one example keeps for the backward pass.
+    example: what one is, in words; trained: how many parameters are from which epoch on; functional: names of
+    activations and pooling that are no modules, so that no layer stands for them.
     """
 
     layers: list[Layer]
     flops: int | None = None
     weight_bytes: int = 0
     gradient_bytes: int = 0
-    optimizer_bytes: int | None = None
+    optimizer_bytes: int | None = 0
     average_bytes: int = 0
     activation_bytes: int | None = None
     reason: str = ""  # why something is None
+    example: str = ""
+    trained: dict[int, int] = field(default_factory=dict)
+    functional: list[str] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
@@ -94,11 +110,27 @@ def inspect(tree: Tree, builder: build.Builder) -> dict[str, Network]:
     many = record_calls(task, tree, MEASURED_EXAMPLES)
     found = {}
     for name, module in networks_of(task).items():
+        make, groups = builder.build(tree["optimizer"]), tree["parameter_groups"]
+        optimizer = build_optimizer(module, make, groups) if name in task.phases else None  # freezes what they freeze
         found[name] = network = examine(module, calls.get(name))
+        network.example = in_words(calls[name], tree) if name in calls else ""
         if name in many:
             network.activation_bytes = activations_of(module, many[name])
-        measure_training(network, module, tree, builder, is_trained=name in task.phases)
+        if optimizer is not None:
+            measure_training(network, optimizer, has_average=bool(tree["regularization"]["ema"]))
     return found
+
+
+def in_words(call: Call, tree: Tree) -> str:
+    """What the one example is: "26 and 40 tokens", "0.98 s of sound", "3x32x32", "14 numbers"."""
+    kind, rate = gives(tree["dataset"]), tree["dataset"].get("sample_rate")
+    shapes = [tuple(part.shape[1:]) for part in call.args if isinstance(part, Tensor) and part.dim() > 1]
+    if kind in ("sentences", "stream", "pairs"):
+        return " and ".join(f"{shape[0]:,}" for shape in shapes) + " tokens"
+    if kind == "speech" and rate:
+        return f"{shapes[0][0] / rate:.2g} s of sound"
+    said = " and ".join("x".join(map(str, shape)) for shape in shapes)
+    return f"{said} numbers" if said.isdecimal() else said
 
 
 CANNOT_FOLLOW = (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
@@ -116,12 +148,13 @@ def networks_of(task: Task) -> dict[str, nn.Module]:
 
 
 def record_calls(task: Task, tree: Tree, num_examples: int) -> dict[str, Call]:
-    """What each network is called with for so many made-up examples, on the device where the task is.
+    """What each network is called with for so many times the same made-up example, on the device where the task is.
 
-    What a task does behind its networks may not know the meta device (CTC's loss): by then they have been called.
+    What a task does behind its networks may not know the meta device (CTC's loss): by then they have been called. One
+    whose training goes another way than its answers (a two-stage detector) is called for an answer.
     """
     device = next(task.parameters()).device
-    batch = on_device(made_up_data(tree["dataset"], num_examples).batch(torch.arange(num_examples)), device)
+    batch = on_device(one_example(tree, num_examples), device)
     calls: dict[str, Call] = {}
     task.eval()
     with contextlib.ExitStack() as stack:
@@ -134,7 +167,20 @@ def record_calls(task: Task, tree: Tree, num_examples: int) -> dict[str, Call]:
         for phase in task.phases:
             with contextlib.suppress(*CANNOT_FOLLOW), torch.no_grad(), device:
                 task.loss(batch, phase)
+            if phase == "model" and hasattr(batch, "inputs"):
+                calls.setdefault(phase, Call(tuple(batch.inputs)))
     return calls
+
+
+def one_example(tree: Tree, times: int) -> Any:
+    """A batch of one made-up example so many times: the same in each command, and of several lengths the longest."""
+    num_tried = MADE_UP if gives(tree["dataset"]) in ("sentences", "pairs", "speech") else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        examples = made_up_data(tree["dataset"], num_tried)
+    alone = [examples.batch(torch.tensor([row])) for row in range(num_tried)]
+    sizes = [sum(part.numel() for part in batch if isinstance(part, Tensor)) for batch in alone]
+    return examples.batch(torch.full((times,), sizes.index(max(sizes))))
 
 
 # ------------------------------------------------------------------------------------------------------- one network
@@ -142,50 +188,94 @@ def record_calls(task: Task, tree: Tree, num_examples: int) -> dict[str, Call]:
 
 def examine(network: nn.Module, call: Call | None) -> Network:
     """Its layers with their outputs and FLOPs, as far as it can be run on shapes."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    flops: dict[str, int] | None = None
+    run = Run()
     reason = "" if call is not None else "the task calls it with data that are not known before a training"
     if call is not None:
         try:
-            flops = run_counted(network, call, shapes)
+            run_counted(network, call, run)
         except CANNOT_FOLLOW as error:
-            reason = f"it cannot be followed without data: {build.first_line(error)}"
-    layers = [layer_of(name, module, shapes, flops) for name, module in network.named_modules()]
+            told = "what follows depends on their values" if "meta" in str(error) else build.first_line(error)
+            reason = f"it cannot be followed to its end without data: {told}"
+    layers = [layer_of(name, module, run) for name, module in network.named_modules()]
     tensors = [*network.parameters(), *network.buffers()]
-    return Network(layers, layers[0].flops, weight_bytes=num_bytes(tensors), reason=reason)
+    functional = sorted(run.functional)
+    return Network(layers, layers[0].flops, weight_bytes=num_bytes(tensors), reason=reason, functional=functional)
 
 
-def layer_of(
-    name: str, module: nn.Module, shapes: Mapping[str, tuple[int, ...]], flops: dict[str, int] | None
-) -> Layer:
+@dataclass
+class Run:
+    """What is seen of one forward pass, by the names of modules: how often each ended, its first output, its FLOPs."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    is_whole: bool = False
+    inside: list[nn.Module] = field(default_factory=list)  # the modules that run now, the innermost last
+    functional: set[str] = field(default_factory=set)
+
+
+def layer_of(name: str, module: nn.Module, run: Run) -> Layer:
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return Layer(
         name,
-        type(module).__name__,
-        shapes.get(name),
+        kind_of(module),
+        run.shapes.get(name),
         sum(size for size, _ in sizes),
         sum(size for size, is_trained in sizes if is_trained),
-        None if flops is None else flops.get(name, 0),
+        run.flops.get(name, 0) if run.is_whole or run.calls[name] else None,
+        run.calls[name],
     )
 
 
-def run_counted(network: nn.Module, call: Call, shapes: dict[str, tuple[int, ...]]) -> dict[str, int]:
-    """FLOPs by the name of the module, its children's included; `shapes` is filled with each one's first output."""
+def kind_of(module: nn.Module) -> str:
+    """Its class; of recurrent layers in one module also how many there are, and whether they read both ways."""
+    kind = type(module).__name__
+    if not isinstance(module, nn.RNNBase):
+        return kind
+    kind = f"Bi{kind}" if module.bidirectional else kind
+    return kind if module.num_layers == 1 else f"{kind}, {module.num_layers} layers"
+
+
+def run_counted(network: nn.Module, call: Call, run: Run) -> None:
+    """Run it forward once, and fill `run` as far as it comes."""
     network.eval()
     counter = FlopCounterMode(display=False)
     with contextlib.ExitStack() as stack:
         for name, module in network.named_modules():
 
-            def note(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
-                if (tensor := first_tensor(output)) is not None:
-                    shapes.setdefault(name, tuple(tensor.shape))
+            def begin(module: nn.Module, args: Any) -> None:
+                run.inside.append(module)
 
-            stack.callback(module.register_forward_hook(note).remove)
-        with torch.no_grad(), call_device(network), counter:
-            network(*call.args, **call.kwargs)
-    root = type(network).__name__
-    by_name = {name.removeprefix(root).lstrip("."): sum(c.values()) for name, c in counter.get_flop_counts().items()}
-    return by_name | {"": counter.get_total_flops()}
+            def end(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                run.inside.pop()
+                run.calls[name] += 1
+                if (tensor := first_tensor(output)) is not None:
+                    run.shapes.setdefault(name, tuple(tensor.shape))
+
+            stack.callback(module.register_forward_pre_hook(begin).remove)
+            stack.callback(module.register_forward_hook(end).remove)
+        try:
+            with torch.no_grad(), call_device(network), counter, Functional(run):
+                network(*call.args, **call.kwargs)
+            run.is_whole = True
+        finally:
+            root, counts = type(network).__name__, counter.get_flop_counts()
+            run.flops |= {n.removeprefix(root).lstrip("."): sum(c.values()) for n, c in counts.items()}
+            run.flops[""] = counter.get_total_flops()
+
+
+class Functional(TorchDispatchMode):
+    """Notes activations and pooling that are called as functions, by a module that has others inside."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.removesuffix("_with_indices").rstrip("_")
+        if name in FUNCTIONAL and self.run.inside and next(self.run.inside[-1].children(), None) is not None:
+            self.run.functional.add(name)
+        return func(*args, **(kwargs or {}))
 
 
 def call_device(network: nn.Module) -> torch.device:
@@ -224,18 +314,13 @@ def saved_bytes(network: nn.Module, call: Call) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def measure_training(
-    network: Network, module: nn.Module, tree: Tree, builder: build.Builder, *, is_trained: bool
-) -> None:
-    """Set the bytes of gradients, of the optimizer's state and of the weights' average."""
-    trained = [p for p in module.parameters() if p.requires_grad] if is_trained else []
+def measure_training(network: Network, optimizer: torch.optim.Optimizer, *, has_average: bool) -> None:
+    """Set what is trained when, and the bytes of gradients, of the optimizer's state and of the weights' average."""
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    network.trained = {step + 1: n for step, n in trainable_from(optimizer.param_groups).items()}  # a step an epoch
     network.gradient_bytes = num_bytes(trained)
-    network.average_bytes = num_bytes(trained) if tree["regularization"]["ema"] else 0
-    network.optimizer_bytes = 0
-    if not trained:
-        return
+    network.average_bytes = num_bytes(trained) if has_average else 0
     try:
-        optimizer = build_optimizer(module, builder.build(tree["optimizer"]), tree["parameter_groups"])
         for p in trained:
             p.grad = torch.empty_like(p)
         optimizer.step()  # on shapes: afterwards its state is what it keeps in a training

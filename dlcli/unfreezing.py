@@ -23,7 +23,7 @@ class Unfreezing:
         optimizers: Iterable[torch.optim.Optimizer],
         steps_per_epoch: int,
     ):
-        self.trainable = trainable_from(optimizers)
+        self.trainable = trainable_from(group for optimizer in optimizers for group in optimizer.param_groups)
         self.steps_per_epoch = steps_per_epoch
         self.names = {
             step: [name for name, p in patterns.items() if p.get("from_epoch") == self._epoch(step)]

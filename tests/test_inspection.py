@@ -20,8 +20,8 @@ from dlcli.build import Builder
 from dlcli.commands.info import as_experiment
 from dlcli.confdir import options, packaged_conf
 from dlcli.config import compose_command
-from dlcli.inspection import Call, Network
 from dlcli.errors import ConfigError
+from dlcli.inspection import Call, Network
 from dlcli.start import complete
 
 CONF = [packaged_conf()]
@@ -117,6 +117,51 @@ def test_every_model_can_be_looked_at(name: str) -> None:
         assert found[network].flops and found[network].activation_bytes, found[network].reason
 
 
+def test_the_length_of_the_one_example_is_said_and_the_same_each_time() -> None:
+    for name, words in (("spoken_digits", " s of sound"), ("multi30k", " tokens"), ("sst2_lstm", " tokens")):
+        first, second = (inspected(name)["model"] for _ in range(2))
+        assert first.example.endswith(words) and (first.example, first.flops) == (second.example, second.flops)
+    network = inspected("sst2_lstm")["model"]
+    steps = int(network.example.split()[0])
+    assert 8 < steps <= 16, "a quarter of max_length at most, as most sentences"
+    assert next(layer for layer in network.layers if layer.name == "cells").output == (1, steps, 128)
+    assert inspected("shakespeare")["model"].example == "128 tokens"
+    assert inspected("mnist")["model"].example == "1x28x28"
+
+
+def test_layers_of_a_recurrent_module_and_calls_of_a_shared_one_are_told() -> None:
+    kinds = {layer.name: layer.kind for layer in inspected("lstm", "model.layers=3")["model"].layers}
+    assert kinds["cells"] == "LSTM, 3 layers"
+    both_ways = nn.GRU(4, 4, 2, bidirectional=True), nn.RNN(4, 4)
+    assert [inspection.kind_of(module) for module in both_ways] == ["BiGRU, 2 layers", "RNN"]
+    calls = {layer.name: layer.calls for layer in inspected("multi30k")["model"].layers}
+    assert calls["tokens"] == 2 and calls["encoder_norm"] == 1
+
+
+def test_what_is_called_as_a_function_is_named_and_only_there() -> None:
+    assert inspected("mnist")["model"].functional == ["max_pool2d", "relu"]
+    assert inspected("mlp")["model"].functional == inspected("resnet", "model.depth=18")["model"].functional == []
+
+
+def test_a_detector_is_followed_as_far_as_shapes_go() -> None:
+    network = inspected("faster_rcnn")["model"]
+    layers = {layer.name: layer for layer in network.layers}
+    assert network.flops is None and layers["roi_heads"].flops is None and layers["roi_heads"].calls == 0
+    assert layers["backbone"].output == (1, 256, 64, 80) and layers["rpn.head.conv"].calls == 5
+    products = 64 * 3 * 7 * 7 * (256 // 2) * (320 // 2)
+    assert layers["backbone.body.conv1"].flops == 2 * products
+    assert network.reason.endswith("depends on their values") and network.activation_bytes is None
+
+
+def test_groups_that_rest_are_not_counted_as_trained() -> None:
+    network = inspected("finetune", "dataset.num_classes=3")["model"]
+    assert network.trained[1] == 2048 * 3 + 3 and network.trained[5] == network.parameters
+    words = ("parameter_groups.rest.match=layers.1.*", "parameter_groups.rest.from_epoch=never")
+    network = inspected("digits", *words)["model"]
+    resting = 64 * 512 + 512
+    assert network.trainable == network.parameters - resting and network.gradient_bytes == 4 * network.trainable
+
+
 def test_a_models_name_stands_for_the_experiment_on_top_of_its_file() -> None:
     assert as_experiment(["resnet", "model.depth=34"], CONF) == ["cifar10", "model=resnet", "model.depth=34"]
     assert as_experiment(["seed=1", "lstm"], CONF) == ["seed=1", "mnist_rows_lstm", "model=lstm"]
@@ -139,6 +184,17 @@ def test_ten_billion_parameters_take_no_memory(tmp_path: Path) -> None:
     assert network["weight_bytes"] == 4 * network["parameters"]
 
 
+def test_what_is_only_described_may_be_larger_than_what_is_trained(tmp_path: Path) -> None:
+    words = ("gpt", "model.layers=200", "model.width=8192")
+    done = dlcli("info", *words, "--depth", "0", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["networks"]["model"]["parameters"] > 55e9
+    tree = compose_command(["shakespeare", *words[1:]]).tree
+    tree["dataset"]["num_tokens"] = tree["model"]["num_tokens"] = 65
+    with pytest.raises(ConfigError, match="parameters, more than 20,000,000,000"):
+        build.build_meta_task(Builder.for_search(), tree)
+
+
 def test_the_tables_fit_80_columns_and_the_latency_is_measured(tmp_path: Path) -> None:
     done = dlcli("info", "mobilenet", "model.multiplier=0.5", "--latency", cwd=tmp_path, COLUMNS="80")
     assert done.returncode == 0, done.stderr
@@ -148,6 +204,15 @@ def test_the_tables_fit_80_columns_and_the_latency_is_measured(tmp_path: Path) -
     answer = json.loads(dlcli("info", "mlp", "--latency", "--json", cwd=tmp_path).stdout)
     times = answer["networks"]["model"]["latency"]
     assert 0 < times["low_s"] <= times["median_s"] <= times["high_s"] < 1
+
+
+def test_notes_are_whole_in_80_columns_and_nothing_stands_for_nothing(tmp_path: Path) -> None:
+    told = {name: dlcli("info", name, "--depth", "3", cwd=tmp_path, COLUMNS="80").stdout for name in ("mnist", "voc")}
+    told["faster_rcnn"] = dlcli("info", "faster_rcnn", "--depth", "1", cwd=tmp_path, COLUMNS="80").stdout
+    assert max(len(line) for shown in told.values() for line in shown.splitlines()) <= 80
+    assert "Identity" not in "".join(told.values())
+    assert "note: no layer is listed for what is called as a function: max_pool2d, relu" in told["mnist"]
+    assert "without data: what follows depends on their values" in " ".join(told["faster_rcnn"].split())
 
 
 def test_a_name_that_is_no_model_is_told_with_the_nearest(tmp_path: Path) -> None:
@@ -171,14 +236,3 @@ def test_the_load_of_a_trained_runs_experts_is_shown(tmp_path: Path) -> None:
 def test_a_plain_run_shows_its_network(quick_run: Path, tmp_path: Path) -> None:
     done = dlcli("info", "--run", str(quick_run), cwd=tmp_path)
     assert done.returncode == 0 and "expert" not in done.stdout, done.stderr
-def test_what_is_only_described_may_be_larger_than_what_is_trained(tmp_path: Path) -> None:
-    words = ("gpt", "model.layers=200", "model.width=8192")
-    done = dlcli("info", *words, "--depth", "0", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["networks"]["model"]["parameters"] > 55e9
-    tree = compose_command(["shakespeare", *words[1:]]).tree
-    tree["dataset"]["num_tokens"] = tree["model"]["num_tokens"] = 65
-    with pytest.raises(ConfigError, match="parameters, more than 20,000,000,000"):
-        build.build_meta_task(Builder.for_search(), tree)
-
-

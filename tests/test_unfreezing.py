@@ -41,8 +41,11 @@ def test_parameters_are_counted_by_the_step_that_they_are_trained_from() -> None
         "middle": {"match": "1.*", "from_epoch": 3},
     }
     optimizer = build_optimizer(network, lambda groups: SGD(groups, lr=0.1), patterns, 10)
-    assert trainable_from([optimizer]) == {0: 25, 20: 25 + 16}
-    assert trainable_from([optimizer, SGD(nn.Linear(1, 1).parameters(), lr=0.1)]) == {0: 27, 20: 27 + 16}
+    assert trainable_from(optimizer.param_groups) == {0: 25, 20: 25 + 16}
+    assert trainable_from([*optimizer.param_groups, *SGD(nn.Linear(1, 1).parameters(), lr=0.1).param_groups]) == {
+        0: 27,
+        20: 27 + 16,
+    }
 
 
 def test_a_group_that_begins_to_train_is_said_before_and_when_it_happens(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,12 +136,23 @@ def print_json(
 def print_network(name: str, network: Network, measured: Latency | None, batch_size: int, depth: int) -> None:
     from dlcli.display import print_table
 
-    shown = [layer for layer in network.layers if level(layer) <= depth]
+    shown = [layer for layer in network.layers if level(layer) <= depth and layer.kind != "Identity"]
     if depth:
         columns = ("layer", "kind", "output", "parameters", "MFLOPs")
         print_table(f"{name}: layers", columns, [layer_row(name, layer) for layer in shown])
         print()
     print_table(name, ("what", "amount", "how"), total_rows(network, measured, batch_size))
+    for note in notes(network, depth):
+        print("\n".join(textwrap.wrap(f"note: {note}", 80, subsequent_indent="      ")))
+
+
+def notes(network: Network, depth: int) -> list[str]:
+    """What the tables do not show."""
+    told = [network.reason] if network.reason else []
+    if network.functional and depth:
+        names = ", ".join(name.removeprefix("_") for name in network.functional)
+        told.append(f"no layer is listed for what is called as a function: {names}")
+    return told
 
 
 def print_load(load: list[list[float]]) -> None:
@@ -162,15 +174,18 @@ def layer_row(network: str, layer: Layer) -> tuple[str, str, str | None, str | N
     name = "  " * level(layer) + layer.name.rpartition(".")[2] if layer.name else network
     shape = None if layer.output is None else "x".join(map(str, layer.output))
     parameters = f"{layer.parameters:,}" if layer.parameters else None
-    return name, layer.kind[:22], shape, parameters, mega(layer.flops) if layer.flops else None
+    often = f", {layer.calls} calls" if layer.calls > 1 else ""
+    kind = layer.kind[: 22 - len(often)] + often  # the output is that of the first
+    return name, kind, shape, parameters, mega(layer.flops) if layer.flops else None
 
 
 def total_rows(network: Network, measured: Latency | None, batch_size: int) -> list[tuple[str, str, str]]:
     """What, how much, and what is counted; each fits on a line of 80 columns."""
     optimizer = "not known" if network.optimizer_bytes is None else size(network.optimizer_bytes)
     rows = [
-        ("parameters", f"{network.parameters:,}", f"{network.trainable:,} trainable"),
+        ("parameters", f"{network.parameters:,}", told_trainable(network)),
         ("FLOPs", flops(network.flops), "one example, forward; 2 a multiply-add"),
+        *([("  example", network.example, "what is taken for one")] if network.example else []),
         ("memory", size(network.weight_bytes), "weights and buffers"),
         ("  gradients", size(network.gradient_bytes), "in training"),
         ("  optimizer", optimizer, "what it keeps of each weight"),
@@ -183,8 +198,15 @@ def total_rows(network: Network, measured: Latency | None, batch_size: int) -> l
         spread = f"{1e3 * measured.low_s:.3g} to {1e3 * measured.high_s:.3g} ms"
         threads = f"{measured.threads} thread{'' if measured.threads == 1 else 's'}"
         rows.append(("latency", f"{1e3 * measured.median_s:.3g} ms", f"{spread}; one example, {threads}"))
-    rows += [("note", "", network.reason[:60])] if network.reason else []
     return rows
+
+
+def told_trainable(network: Network) -> str:
+    """133,898 trainable, 167,178 from epoch 2: in steps up to the last such epoch."""
+    if len(network.trained) < 2:
+        return f"{network.trainable:,} trainable"
+    last = max(network.trained)
+    return f"{network.trained[1]:,} trainable, {network.trained[last]:,} from epoch {last}"
 
 
 def training_bytes(network: Network, batch_size: int) -> int | None:

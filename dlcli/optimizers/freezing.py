@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -43,12 +42,14 @@ class Freezing:
             norm.train(any(p.requires_grad for p in norm.parameters(recurse=False)))
 
 
-def trainable_from(optimizers: Iterable[torch.optim.Optimizer]) -> dict[int, int]:
-    """How many parameters are trained once so many steps are done: {0: 1290, 20: 4289090}, ascending in both."""
+def trainable_from(groups: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """How many parameters are trained once so many steps are done: {0: 1290, 20: 4289090}, ascending in both.
+
+    groups: of all optimizers.
+    """
     added = {0: 0}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            step = group.get("from_step", 0)
-            added[step] = added.get(step, 0) + sum(p.numel() for p in group["params"])
+    for group in groups:
+        step = group.get("from_step", 0)
+        added[step] = added.get(step, 0) + sum(p.numel() for p in group["params"])
     steps = sorted(added)
     return dict(zip(steps, accumulate(added[step] for step in steps), strict=True))
