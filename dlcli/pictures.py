@@ -34,6 +34,7 @@ DPI = 120
 MAX_MISTAKES = 25
 MAX_PANELS = 9
 MAX_NAMED_CLASSES = 40  # more names than this would overlap along a side of the confusion matrix
+MAX_NAMED_PLACES = 64  # along a side of a map of attention
 MAX_COUNTED_CLASSES = 20  # more numbers than this would not fit into its squares
 
 Curve = tuple[list[float], list[float]]
@@ -218,6 +219,51 @@ def _write_counts(axes: Axes, counts: NDArray[np.int64], shares: NDArray[np.floa
         if count:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+
+def draw_attention(
+    weights_RK: ArrayLike, row_names: Sequence[str], key_names: Sequence[str], path: str | os.PathLike[str]
+) -> None:
+    """A heat map: what each row (a head, a token that is written) takes from each key. weights_RK: from 0 to 1."""
+    weights = np.asarray(weights_RK, dtype=np.float64)
+    rows, columns = weights.shape
+    figure = blank_figure(min(max(0.3 * columns, 2.5), 16.0) + 2.2, min(max(0.3 * rows, 0.4), 14.0) + 1.6)
+    axes = figure.add_subplot()
+    shown = axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
+    figure.colorbar(shown, ax=axes, label="weight")
+    small: dict[str, Any] = {"fontsize": 8, "parse_math": False}
+    across, down = (range(0, n, math.ceil(n / MAX_NAMED_PLACES)) for n in (columns, rows))
+    axes.set_xticks(across, [_short(key_names[i]) for i in across], rotation=90, **small)
+    axes.set_yticks(down, [_short(row_names[i]) for i in down], **small)
+    save_figure(figure, path)
+
+
+def draw_attended_image(image_CHW: Any, weights_RC: ArrayLike, path: str | os.PathLike[str]) -> None:
+    """The image, and beside it what its rows weigh (C = 1) or, laid over it, its R x C patches.
+
+    image_CHW: uint8, numpy or torch.
+    """
+    weights, (image_HWC,) = np.asarray(weights_RC, dtype=np.float64), _channels_last(image_CHW[None])
+    height, width = image_HWC.shape[:2]
+    figure = blank_figure(7.0, 3.6)
+    plain, beside = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+    _show(plain, image_HWC)
+    if weights.shape[1] == 1:
+        beside.barh(np.arange(1, len(weights) + 1), weights[:, 0], color=COLOURS["train"])
+        beside.set_ylim(len(weights) + 0.5, 0.5)
+        beside.set_xlabel("weight")
+        beside.set_ylabel("row")
+    else:
+        beside.imshow(image_HWC.mean(2), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        edges = (-0.5, width - 0.5, height - 0.5, -0.5)
+        laid = beside.imshow(weights, cmap="inferno", vmin=0, alpha=0.6, extent=edges, interpolation="nearest")
+        beside.set_xticks([])
+        beside.set_yticks([])
+        figure.colorbar(laid, ax=beside, label="weight of a patch")
+    save_figure(figure, path)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -31,6 +31,7 @@ from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
 from dlcli.display import Silent
 from dlcli.predicting import predictor
+from dlcli.predicting.attention import as_lines
 
 CONF = packaged_conf()
 SMALL = (
@@ -181,17 +182,34 @@ class Walk:
         if loaded.tree["task"]["facts"]["models"] == "gan":  # it answers for nothing
             return
         module = predictor(gives(loaded.tree["dataset"]))
+        is_attentive = getattr(getattr(loaded.task, "model", None), "reads_from", None) is not None
         answers = module.answers(
             loaded,
             inputs(gives(loaded.tree["dataset"]), self.folder, loaded.tree),
             top=2,
             save=str(self.folder / "pictures"),
+            **({"attention": True} if is_attentive else {}),
         )
         assert answers
+        if is_attentive:
+            check_attention(answers)
         for answer in answers:
             assert "error" not in answer, answer
             json.dumps(answer)
             assert len(module.row(answer)) == len(module.COLUMNS)
+
+
+def check_attention(answers: list[dict[str, Any]]) -> None:
+    """Each has all weights, by the names of its queries and keys, rows to show, and a picture."""
+    for answer in answers:
+        looked = answer["attention"]
+        weights = np.array(looked["weights"])
+        assert weights.ndim == 4 and weights.shape[2:] == (len(looked["queries"]), len(looked["keys"]))
+        for rows in (weights, np.array(looked["shown"])):
+            np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-4 * len(looked["keys"]))
+        assert Path(looked["picture"]).is_file()
+        _, names, lines = as_lines(answer)
+        assert lines and all(len(line) == len(names) for line in lines)
 
 
 def made_up(settings: dict[str, Any]) -> Examples:

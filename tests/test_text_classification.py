@@ -20,8 +20,11 @@ from program import REPOSITORY, environment
 from dlcli import trained
 from dlcli.build import Builder
 from dlcli.datasets.sentence_files import read_splits
-from dlcli.errors import CheckpointError
+from dlcli.errors import CheckpointError, ConfigError
+from dlcli.models.recurrent import Recurrent
 from dlcli.predicting import sentences as predicting
+from dlcli.predicting.attention import check_attentive
+from dlcli.tasks.classification import Classification
 
 GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
 PLAIN = (
@@ -256,8 +259,45 @@ def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:
     assert [answer["input"] for answer in found] == ["tedious", "not", "a great film"]
     assert [answer["class"] for answer in found][::2] == ["bad", "good"]
     assert set(found[0]) == {"input", "class", "probability", "classes"}
+    asked = subprocess.run(
+        [*words[:-1], "--attention"],
+        cwd=REPOSITORY,
+        env=environment(),
+        input="tedious\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "attention of a great film\nthe attention pooling\ntoken" in asked.stdout and "%  ■" in asked.stdout
     refused = subprocess.run([*words, "--threshold", "0.5"], cwd=REPOSITORY, env=environment(), capture_output=True)
     assert refused.returncode == 2 and b"--threshold is of boxes" in refused.stderr
+
+
+def test_attention_is_that_of_the_network_in_a_padded_batch(loaded: trained.Trained, tmp_path: Path) -> None:
+    names = ["a great film", "dull"]
+    found = predicting.answers(loaded, names, top=1, save=str(tmp_path), attention=True)
+    tokens = torch.tensor([[5, 4, 6], [7, 0, 0]])
+    tokenizer = predicting.tokenizer_of(loaded)
+    ids = tokenizer.encode_batch(names)
+    tokens[0], tokens[1, :1] = torch.tensor(ids[0]), torch.tensor(ids[1])
+    with torch.no_grad():
+        (weights_B11L,) = loaded.task.get_submodule("model").attention(tokens, torch.tensor([3, 1]))  # type: ignore[operator]
+    looked = [answer["attention"] for answer in found]
+    assert [one["keys"] for one in looked] == [[tokenizer.name(token) for token in row] for row in ids]
+    for one, weights_11L, count in zip(looked, weights_B11L, (3, 1), strict=True):
+        assert one["shown"][0] == pytest.approx(weights_11L[0, 0, :count].tolist(), abs=1e-4)
+        assert one["weights"] == [[one["shown"]]]
+    assert {Path(one["picture"]).name for one in looked} == {"a-great-film-attention.png", "dull-attention.png"}
+
+
+def test_a_network_without_attention_is_told_with_those_that_have_it(loaded: trained.Trained) -> None:
+    check_attentive(loaded, "sentences")
+    last = replace(loaded, task=Classification(Recurrent(num_classes=2, num_tokens=9, pooling="last")))
+    with pytest.raises(ConfigError, match="Recurrent, has none") as caught:
+        check_attentive(last, "sentences")
+    assert "model.pooling=attention" in str(caught.value.hint) and "distilbert" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match="trained on boxes, for which no model has attention"):
+        check_attentive(loaded, "boxes")
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ def predict(
         str | None, typer.Option("--run", help="A run or checkpoint, as in dlcli eval; default latest.")
     ] = None,
     top: Annotated[int, typer.Option("--top", help="How many classes or readings to show.", min=1)] = 3,
-    save: Annotated[
-        str | None, typer.Option("--save", help="A folder for pictures: boxes drawn, masks laid over.")
-    ] = None,
+    save: Annotated[str | None, typer.Option("--save", help="A folder for pictures: boxes, masks, attention.")] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="What the answer looks at: the weight of each token, patch, row.")
+    ] = False,
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Of boxes: the least score to tell; 0.4.", min=0.0, max=1.0)
     ] = None,
@@ -47,18 +48,23 @@ def predict(
     from dlcli.build import Builder
     from dlcli.datasets.kinds import gives
     from dlcli.predicting import predictor
+    from dlcli.predicting.attention import check_attentive
 
     inputs, settings = trained.split_settings(inputs)
     if not inputs:
         raise ConfigError("no input is named, only settings", hint="dlcli predict INPUT " + " ".join(settings))
     loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
     kind = gives(loaded.tree["dataset"])
-    module, wishes = predictor(kind), {}
+    module = predictor(kind)
+    wishes: dict[str, Any] = {}
     if threshold is not None:
         if kind != "boxes":
             told = f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind}, whose answers have none"
             raise ConfigError(told, hint="Leave it out.")
         wishes["threshold"] = threshold
+    if attention:
+        check_attentive(loaded, kind)
+        wishes["attention"] = True
     answers = module.answers(loaded, inputs, top=top, save=save, **wishes)
     print_answers(answers, module, as_json=as_json)
     return 3 if any("error" in answer for answer in answers) else 0
@@ -75,3 +81,17 @@ def print_answers(answers: list[dict[str, Any]], module: Any, *, as_json: bool) 
             print(json.dumps(answer))
         return
     print_table("predictions", *as_table(module, answers))
+    for answer in answers:
+        if "attention" in answer:
+            print_attention(answer)
+
+
+def print_attention(answer: dict[str, Any]) -> None:
+    from dlcli.display import place, print_table
+    from dlcli.predicting.attention import as_lines
+
+    title, names, rows = as_lines(answer)
+    print(f"\n{title}")
+    print_table("attention", names, rows)
+    if "picture" in answer["attention"]:
+        print(f"picture: {place(answer['attention']['picture'])}")

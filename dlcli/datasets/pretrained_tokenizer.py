@@ -74,6 +74,9 @@ class PretrainedTokenizer:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         return [encoding.ids for encoding in self._backend.encode_batch(clean)]
 
+    def name(self, token: int) -> str:
+        return str(self._backend.id_to_token(token))
+
     def cut(self, ids: list[int], max_length: int) -> list[int]:
         """At most so many of them; the special token behind the text stays the last."""
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]]

@@ -83,6 +83,10 @@ class Tokenizer:
         pieces = [self.pieces[i - FIRST] if FIRST <= i < len(self) else "\N{REPLACEMENT CHARACTER}" for i in ids]
         return (" " if self.kind == "words" else "").join(pieces)
 
+    def name(self, token: int) -> str:
+        """What stands for one token where they are listed; a special one too."""
+        return SPECIALS[token] if token < FIRST else self.decode([token])
+
     def cut(self, ids: list[int], max_length: int) -> list[int]:
         return ids[:max_length]
 

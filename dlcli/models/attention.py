@@ -22,10 +22,10 @@ class Attentive(Protocol):
     """A network whose attention can be asked for: every one here that attends has these two.
 
     reads_from: which queries the answer is made of: "pool": the only one, which is the pooling itself; "first": a class
-    token; "mean": all of them; "last"; "each": every one has an answer of its own.
+    token; "mean": all of them; "last"; "each": every one has an answer of its own; None: as it was built it has none.
     """
 
-    reads_from: str
+    reads_from: str | None
 
     def attention(self, *inputs: Tensor) -> list[Tensor]:
         """Of each block (B, H, Q, K), what each query takes from each key; rows sum to one. inputs: as of forward."""

@@ -27,8 +27,6 @@ class Recurrent(nn.Module):
     padding behind a sentence cannot reach the states before it: nothing is packed, and nothing waits for the device.
     """
 
-    reads_from = "pool"
-
     def __init__(
         self,
         *,
@@ -48,6 +46,7 @@ class Recurrent(nn.Module):
         between = dropout if layers > 1 else 0.0  # torch warns of dropout that one layer does not have
         self.cells = CELLS[cell](self.steps.size, width, layers, batch_first=True, dropout=between)
         self.score = nn.Linear(width, 1) if pooling == "attention" else None
+        self.reads_from = "pool" if pooling == "attention" else None
         self.dropout = nn.Dropout(head_dropout)
         self.head = nn.Linear(width, num_classes)
 

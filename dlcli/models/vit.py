@@ -41,7 +41,7 @@ class ViT(nn.Module):
                 hint=f"model.patch may be {', '.join(map(str, sides))}.",
             )
         check_heads(width, heads)
-        self.heads = heads
+        self.heads, self.patch = heads, patch
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
         num_tokens = 1 + (height // patch) * (width_px // patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -68,7 +68,7 @@ class ViT(nn.Module):
         """Of each block, how much each token takes from each other one: (B, H, N, N); rows sum to one."""
         x_BND, found = self.embed(images_BCHW), []
         for block in self.blocks:
-            found.append(block.weights(block.norm1(x_BND)))  # type: ignore[union-attr, operator]
+            found.append(block.weights(block.norm1(x_BND)))  # type: ignore[operator]
             x_BND = block(x_BND)
         return found
 

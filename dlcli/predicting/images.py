@@ -23,7 +23,9 @@ AT_ONCE = 256
 COLUMNS = ("image", "class", "probability", "others")
 
 
-def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+def answers(
+    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+) -> list[dict[str, Any]]:
     """One answer per image: {image, classes: [{class, probability}]}, most probable first, or {image, error}."""
     import torch
 
@@ -39,7 +41,28 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
         probabilities_BK = predict(trained, torch.stack([image for _, image in part]))
         for (i, _), row_K in zip(part, probabilities_BK, strict=True):
             found[i]["classes"] = most_probable(row_K, trained.manifest.classes, top)
+        if attention:
+            for i, image in part:
+                found[i]["attention"] = looked_at(trained, image, found[i]["image"], save)
     return found
+
+
+def looked_at(trained: Trained, image_CHW: Tensor, name: str, save: str | None) -> dict[str, Any]:
+    """See attention.look. The keys are the class token and patches, or the rows of the image."""
+    from dlcli.predicting.attention import look
+    from dlcli.trained import pixels_of
+
+    network: Any = trained.task.get_submodule("model")
+    height, width = image_CHW.shape[1:]
+    if network.reads_from == "first":
+        side = network.patch
+        rows, columns, places = height // side, width // side, "patch"
+        keys = ["class token", *(f"{r + 1}, {c + 1}" for r in range(rows) for c in range(columns))]
+    else:
+        rows, columns, places, keys = height, 1, "row", [str(r + 1) for r in range(height)]
+    inputs = (pixels_of(trained).from_bytes(image_CHW[None]),)
+    found = look(trained, inputs, name=name, keys=keys, image=(image_CHW, (rows, columns)), save=save)
+    return found | {"places": places}
 
 
 def most_probable(probabilities_K: Tensor, classes: Sequence[str], top: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from dlcli.errors import CheckpointError, DataError, printable
 from dlcli.predicting.text_inputs import Answer, find_sentences
@@ -22,7 +22,9 @@ AnyTokenizer: TypeAlias = "Tokenizer | PretrainedTokenizer"
 Fitting = TypeVar("Fitting", "Tokenizer", "PretrainedTokenizer")
 
 
-def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[Answer]:
+def answers(
+    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+) -> list[Answer]:
     """{input, class, probability, classes: [{class, probability}]} of each sentence, or {input, error}.
 
     Where the classes are sentiments, {sentiment, confidence, probabilities: {class: probability}} besides.
@@ -32,8 +34,8 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
     from dlcli.predicting.images import most_probable
 
     tokenizer = tokenizer_of(trained)
-    column, classes = trained.tree["dataset"].get("text_column"), trained.manifest.classes
-    found = [answer for group in find_sentences(names, column=column, classes=classes) for answer in group]
+    column, labels = trained.tree["dataset"].get("text_column"), trained.manifest.classes
+    found = [answer for group in find_sentences(names, column=column, classes=labels) for answer in group]
     asked = [answer for answer in found if "error" not in answer]
     ids = encoded([answer["input"] for answer in asked], trained, tokenizer)
     # Sorted by length, so that little is padded.
@@ -45,7 +47,22 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
             asked[i].update(classes[0], classes=classes)
             if set(trained.manifest.classes) <= SENTIMENTS:
                 asked[i].update(as_sentiment(classes))
+    if attention:
+        for answer, tokens in zip(asked, ids, strict=True):
+            answer["attention"] = looked_at(trained, tokenizer, tokens, answer["input"], save)
     return found
+
+
+def looked_at(
+    trained: Trained, tokenizer: AnyTokenizer, tokens: Sequence[int], name: str, save: str | None
+) -> dict[str, Any]:
+    """See attention.look."""
+    import torch
+
+    from dlcli.predicting.attention import look
+
+    inputs = torch.tensor([tokens]), torch.tensor([len(tokens)])
+    return look(trained, inputs, name=name, keys=[tokenizer.name(token) for token in tokens], save=save)
 
 
 def row(answer: Answer) -> list[str | None]:

@@ -19,7 +19,9 @@ COLUMNS = ("recording", "transcript", "probability", "others")
 AT_ONCE = 16
 
 
-def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+def answers(
+    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+) -> list[dict[str, Any]]:
     """{input, transcript, probability, readings: [{text, probability}]} of each recording, or {input, error}.
 
     names: sound files, folders of them, - for one on stdin. The readings are the best that a beam search finds; a
@@ -41,7 +43,26 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
         for i, readings in zip(part, transcribed(trained, [waves[i] for i in part], top), strict=True):
             told = [{"text": "".join(alphabet[c] for c in ids), "probability": math.exp(p)} for ids, p in readings]
             found[i] |= {"transcript": told[0]["text"], "probability": told[0]["probability"], "readings": told}
+    if attention:
+        for i, wave in waves.items():
+            found[i]["attention"] = looked_at(trained, wave, found[i]["input"], save)
     return found
+
+
+def looked_at(trained: Trained, wave: np.ndarray, name: str, save: str | None) -> dict[str, Any]:
+    """See attention.look: from frames to frames; what is shown of these many is what all of them together take."""
+    import torch
+
+    from dlcli.datasets.sound import SCALE
+    from dlcli.predicting.attention import look
+
+    inputs = torch.from_numpy(wave.copy())[None].float() / SCALE, torch.tensor([len(wave)])
+    network: Any = trained.task.get_submodule("model")
+    with torch.no_grad():
+        frames = int(network(*(tensor.to(trained.runtime.device) for tensor in inputs))[1][0])
+    seconds = trained.tree["dataset"]["frame_ms"] / 1000
+    keys = [f"{seconds * frame:.2f} s" for frame in range(frames)]
+    return look(trained, inputs, name=name, keys=keys, reads_from="all", save=save) | {"places": "moment"}
 
 
 def row(answer: dict[str, Any]) -> list[str | None]:

@@ -18,7 +18,9 @@ COLUMNS = ("beginning", "continuation", "next")
 NUM_TOKENS, TEMPERATURE, SEED = 100, 0.8, 0  # of an answer; `dlcli generate` has options for them
 
 
-def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[dict[str, Any]]:
+def answers(
+    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+) -> list[dict[str, Any]]:
     """One answer per text: {input, continuation, next: [{token, probability}]}, or {input, error}.
 
     names: texts, files that hold one each, - for stdin.
@@ -35,6 +37,8 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
             pieces = write(trained, prompt, num_tokens=NUM_TOKENS, sampling=Sampling(TEMPERATURE), seed=SEED)
             answer["continuation"] = "".join(pieces)
             answer["next"] = next_tokens(trained, prompt, top)
+            if attention:
+                answer["attention"] = looked_at(trained, prompt, save)
         except (ConfigError, DataError) as error:
             answer["error"] = error.message
         found.append(answer)
@@ -74,6 +78,19 @@ def write(
         stop=stop,
         autocast=trained.runtime.autocast(),
     )
+
+
+def looked_at(trained: Trained, prompt: str, save: str | None) -> dict[str, Any]:
+    """See attention.look: of the token behind the prompt, and of each before."""
+    import torch
+
+    from dlcli.predicting.attention import look
+    from dlcli.predicting.generation import encode_prompt
+
+    tokenizer, network = tokenizer_of(trained), trained.task.get_submodule("model")
+    tokens = encode_prompt(prompt, tokenizer)[-int(network.block) :]  # type: ignore[arg-type]
+    keys = [tokenizer.name(token) for token in tokens]
+    return look(trained, (torch.tensor([tokens]),), name=prompt, keys=keys, save=save)
 
 
 def next_tokens(trained: Trained, prompt: str, top: int) -> list[dict[str, Any]]:
