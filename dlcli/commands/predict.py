@@ -13,9 +13,9 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT... [KEY=VALUE]...",
+            metavar="INPUT...",
             help="What the run was trained on: files, folders of images or recordings, sentences or files "
-            "with one a line; - reads stdin.",
+            "with one a line; - reads stdin. KEY=VALUE among them: as in dlcli eval.",
         ),
     ],
     run: Annotated[
