@@ -36,6 +36,7 @@ TAKES_VALUE = (  # options that are followed by a word of their own
     "--pruner", "--objective", "--workers", "--name", "--seed", "--keep", "--max-failures", "--storage", "--grace",
     "--as", "--trial", "--picture", "--data", "--epochs", "--lr", "--scale", "--hidden", "--steps", "--steepness",
     "--strength", "--rate", "--depth", "--prompt", "--tokens", "--temperature", "--top-k", "--top-p", "--stop", "--num",
+    "--save", "--threshold",
 )  # fmt: skip
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
