@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
-from dlcli.datasets.number_forms import COMMA, is_number
+from dlcli.datasets.number_forms import is_number_in_some_form
 from dlcli.errors import DataError, first_of, printable
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
@@ -126,7 +126,7 @@ def has_decimal_commas(head: Sequence[str]) -> bool:
     """Whether semicolons cut the first lines into equal rows, and every comma is then one of a number."""
     rows = sample_rows(head, ";")
     is_equal = len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
-    return is_equal and all(is_number(cell.strip(), COMMA) for row in rows for cell in row if "," in cell)
+    return is_equal and all(is_number_in_some_form(cell.strip()) for row in rows for cell in row if "," in cell)
 
 
 def sample_rows(head: Sequence[str], separator: str) -> list[list[str]]:
@@ -142,15 +142,11 @@ def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
     if len(rows) < 2:
         return True
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
-
-    def is_number_like(cell: str) -> bool:
-        return is_number(cell) or is_number(cell, COMMA)
-
-    if any(cell and (is_number_like(cell) or is_missing(cell)) for cell in map(str.strip, first)):
+    if any(cell and (is_number_in_some_form(cell) or is_missing(cell)) for cell in map(str.strip, first)):
         return False
     columns = [{row[i].strip() for row in rest} for i in range(len(first))]
     present = [{cell for cell in column if not is_missing(cell)} for column in columns]
-    if any(cells and all(map(is_number_like, cells)) for cells in present):
+    if any(cells and all(map(is_number_in_some_form, cells)) for cells in present):
         return True
     return len({*first}) == len(first) and all(c.strip() not in cells for c, cells in zip(first, columns, strict=True))
 

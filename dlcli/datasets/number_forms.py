@@ -29,6 +29,10 @@ def is_number(cell: str, form: str = POINT) -> bool:
     return FORMS[form].fullmatch(cell) is not None
 
 
+def is_number_in_some_form(cell: str) -> bool:
+    return any(is_number(cell, form) for form in FORMS)
+
+
 def as_point(cell: str, form: str) -> str:
     """A number in `form` as float() takes it."""
     return cell if form == POINT else cell.replace(".", "").replace(",", ".")
@@ -40,7 +44,7 @@ def possible_forms(cells: Iterable[str], delimiter: str) -> list[str]:
     Behind semicolons 1,234 is a fraction, for the comma is why semicolons stand there; behind tabs and the like some
     cell must be plain about it.
     """
-    with_comma = [cell for cell in cells if "," in cell and (is_number(cell, COMMA) or is_number(cell, GROUPED))]
+    with_comma = [cell for cell in cells if "," in cell and is_number_in_some_form(cell)]
     if delimiter == "," or not with_comma or (delimiter != ";" and all(map(THOUSANDS.fullmatch, with_comma))):
         return [POINT]
     return [POINT, GROUPED if any("." in cell for cell in with_comma) else COMMA]

@@ -20,7 +20,7 @@ import numpy as np
 
 from dlcli.datasets.columns import MOSTLY, Category, Column, Number, as_plain, best_numbers, fit_column
 from dlcli.datasets.csv_text import TextTable, is_missing, joined, listed, read_table
-from dlcli.datasets.number_forms import COMMA, GROUPED, POINT, as_point, is_number
+from dlcli.datasets.number_forms import POINT, as_point, is_number, is_number_in_some_form
 from dlcli.datasets.roots import data_roots, find_under, missing
 from dlcli.errors import ConfigError, DataError, EnvironmentFault, nearest, printable
 
@@ -299,7 +299,7 @@ def told_cells(table: TextTable, cells: Sequence[str], rows: np.ndarray) -> str:
 def check_forms(table: TextTable, name: str, cells: Sequence[tuple[int, str]]) -> None:
     """Raise DataError where the most cells, of (row, cell), are numbers, some with a point and some with a comma."""
     filled = [(row, cell) for row, cell in cells if not is_missing(cell)]
-    comma = [(r, c) for r, c in filled if "," in c and (is_number(c, COMMA) or is_number(c, GROUPED))]
+    comma = [(r, c) for r, c in filled if "," in c and is_number_in_some_form(c)]
     point = [(r, c) for r, c in filled if is_number(c)]
     if table.delimiter == "," or not comma or not point or len(comma) + len(point) < MOSTLY * len(filled):
         return

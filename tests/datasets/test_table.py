@@ -438,6 +438,20 @@ def test_fractions_with_a_comma_are_no_delimiters_and_no_header(write: Write) ->
     assert read_table(write("a,b;c\nd,e;f\n")).delimiter == ",", "these are words"
 
 
+@pytest.mark.parametrize("delimiter", ["auto", "semicolon"])
+def test_points_between_thousands_change_nothing_of_that(write: Write, delimiter: str) -> None:
+    table = read_table(write("8.648,27;8.582,62;ja\n7.001,50;9.120,11;nein\n"), delimiter=delimiter)
+    assert (table.delimiter, table.has_header) == (";", False)
+    assert [table.cells(name) for name in table.names] == [
+        ["8.648,27", "7.001,50"],
+        ["8.582,62", "9.120,11"],
+        ["ja", "nein"],
+    ]
+    all_numbers = read_table(write("8.648,27;8.582,62\n7.001,50;9.120,11\n"), delimiter=delimiter)
+    assert not all_numbers.has_header and all_numbers.num_rows == 2
+    assert read_table(write("net;gross\n7.001,50;9.120,11\n"), delimiter=delimiter).names == ("net", "gross")
+
+
 def test_a_slip_in_a_column_of_numbers_is_missing_and_told_with_its_line(write: Write) -> None:
     rows = shop()
     train = next(i for i in range(len(rows)) if i not in held_out_rows(len(rows), [row[5] for row in rows]))
