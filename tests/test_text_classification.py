@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import random
 import subprocess
@@ -24,6 +25,7 @@ from dlcli.errors import CheckpointError, ConfigError
 from dlcli.models.recurrent import Recurrent
 from dlcli.predicting import sentences as predicting
 from dlcli.predicting.attention import check_attentive
+from dlcli.predicting.text_inputs import find_sentences
 from dlcli.tasks.classification import Classification
 
 GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
@@ -216,6 +218,7 @@ def test_a_file_holds_a_sentence_a_line_and_a_bad_input_spoils_no_other(
         ("label-first.tsv", "good\ta great film\nbad\tan awful, dull film\n"),
         ("one.tsv", "sentence\na great film\nan awful, dull film\n"),
         ("three.csv", 'id,text,by\n1,a great film,"Ann, B."\n2,"an awful, dull film",Bo\n'),
+        ("tabs.txt", "sentence\tlabel\na great film\tgood\nan awful, dull film\tbad\n"),
         ("plain.txt", "a great film\nan awful, dull film\n"),
         ("noted", "a great film\nan awful, dull film\n"),
     ],
@@ -230,6 +233,20 @@ def test_a_file_that_exists_is_read_a_sentence_a_line(
         found = answers(loaded, file)
         assert [answer["input"] for answer in found] == ["a great film", "an awful, dull film"]
         assert [answer["class"] for answer in found] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("word", ["text", "sentence", "review"])
+def test_a_plain_text_has_no_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    content = f"{word}\ngood\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    plain, table = tmp_path / "lines.txt", tmp_path / "lines.tsv"
+    for file in (plain, table):
+        file.write_text(content)
+    names = [str(plain), "-", str(table)]
+    of_text, of_stdin, of_table = find_sentences(names, column=word, classes=("bad", "good"))
+    assert of_text == of_stdin == [{"input": word}, {"input": "good"}] and of_table == [{"input": "good"}]
+    plain.write_text("a great film\nwith a\ttab\n")
+    assert list(find_sentences([str(plain)])) == [[{"input": "a great film"}, {"input": "with a\ttab"}]]
 
 
 def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(
@@ -275,7 +292,7 @@ def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:
 
 def test_attention_is_that_of_the_network_in_a_padded_batch(loaded: trained.Trained, tmp_path: Path) -> None:
     names = ["a great film", "dull"]
-    found = predicting.answers(loaded, names, top=1, save=str(tmp_path), attention=True)
+    found = predicting.answers(loaded, names, top=1, save=str(tmp_path), attention=True, whole=True)
     tokens = torch.tensor([[5, 4, 6], [7, 0, 0]])
     tokenizer = predicting.tokenizer_of(loaded)
     ids = tokenizer.encode_batch(names)
@@ -286,7 +303,7 @@ def test_attention_is_that_of_the_network_in_a_padded_batch(loaded: trained.Trai
     assert [one["keys"] for one in looked] == [[tokenizer.name(token) for token in row] for row in ids]
     for one, weights_11L, count in zip(looked, weights_B11L, (3, 1), strict=True):
         assert one["shown"][0] == pytest.approx(weights_11L[0, 0, :count].tolist(), abs=1e-4)
-        assert one["weights"] == [[one["shown"]]]
+        assert [rounded(layer_HQK) for layer_HQK in one["weights"]] == [[one["shown"]]]
     assert {Path(one["picture"]).name for one in looked} == {"a-great-film-attention.png", "dull-attention.png"}
 
 

@@ -2,8 +2,8 @@
 
     find_sentences(["a great film", "reviews.tsv", "-"], column=None, classes=("neg", "pos"))
 
-What exists as a file is read, a sentence a line; of a table (.csv, or lines with tabs) the column of the sentences. A
-single word that ends like a text file was meant as one. Everything else is a text itself.
+What exists as a file is read, a sentence a line; of a table (.csv, .tsv, or a first line with tabs) the column of the
+sentences. A single word that ends like a text file was meant as one. Everything else is a text itself.
 """
 
 from __future__ import annotations
@@ -91,18 +91,20 @@ def decoded(content: bytes) -> str:
 def sentences_of(content: bytes, path: Path, column: Column, classes: Sequence[str]) -> list[Answer]:
     """A sentence a line. Raises DataError where there is none, or a table has no column that must be theirs."""
     text = decoded(content)
-    is_csv = path.name.lower().removesuffix(".gz").endswith(".csv")
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    is_csv, is_table = ending == ".csv", ending in (".csv", ".tsv")
     lines = csv_rows(path, text) if is_csv else tab_rows(text)
     rows = [row for row in lines if any(cell.strip() for cell in row[1])]
     if not rows:
         raise DataError("holds no sentence")
-    place = find_column(rows, column, classes)
-    if place is None and (is_csv or path.name.lower().removesuffix(".gz").endswith(".tsv")):
+    # One column that no table's name announces has no header: a first line `review` is a text too.
+    place = find_column(rows, column, classes) if is_table or len(rows[0][1]) > 1 else None
+    if place is None and is_table:
         told = ", ".join(printable(cell, limit=30) for cell in rows[0][1])
         raise DataError(
             f"has {len(rows[0][1])} columns ({told}); the one of the sentences is not called {TEXT_NAMES[0]}"
         )
-    if place is None:  # a tab in a plain text
+    if place is None:  # a tab, if there is one, is of a sentence
         return [{"input": line.strip()} for line in text.split("\n") if line.strip()]
     at, has_header = place
     found = [fields[at].strip() for _, fields in rows[has_header:] if at < len(fields)]
