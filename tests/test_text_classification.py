@@ -24,8 +24,8 @@ from dlcli.datasets.sentence_files import read_splits
 from dlcli.errors import CheckpointError, ConfigError
 from dlcli.models.recurrent import Recurrent
 from dlcli.predicting import sentences as predicting
-from dlcli.predicting.attention import check_attentive
-from dlcli.predicting.text_inputs import find_sentences
+from dlcli.predicting.attention import check_attentive, rounded
+from dlcli.predicting.text_inputs import find_sentences, read_whole
 from dlcli.tasks.classification import Classification
 
 GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
@@ -220,7 +220,7 @@ def test_a_file_holds_a_sentence_a_line_and_a_bad_input_spoils_no_other(
         ("three.csv", 'id,text,by\n1,a great film,"Ann, B."\n2,"an awful, dull film",Bo\n'),
         ("tabs.txt", "sentence\tlabel\na great film\tgood\nan awful, dull film\tbad\n"),
         ("plain.txt", "a great film\nan awful, dull film\n"),
-        ("noted", "a great film\nan awful, dull film\n"),
+        ("./noted", "a great film\nan awful, dull film\n"),
     ],
 )
 def test_a_file_that_exists_is_read_a_sentence_a_line(
@@ -257,6 +257,7 @@ def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(
     Path("great").mkdir()
     Path("odd.csv").write_text("a,b,c\n1,2,3\n")
     names = ["none.tsv", "none.csv.gz", "great/", "odd.csv", "great", "great is reviews.tsv", "~nobody", "great " * 200]
+    Path("dull").write_text("a great film\n")
     *bad, word, sentence, tilde, long = answers(loaded, *names)
     assert [answer["error"] for answer in bad] == [
         "cannot be read: No such file or directory",
@@ -266,6 +267,9 @@ def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(
     ]
     assert word["class"] == sentence["class"] == long["class"] == "good" and "class" in tilde
 
+    word, file = answers(loaded, "dull", "./dull")
+    assert (word["input"], word["class"]) == ("dull", "bad") and file["input"] == "a great film"
+    assert read_whole("dull") == "dull" and read_whole("./dull") == "a great film\n"
 
 def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:
     words = [sys.executable, "-P", "-m", "dlcli", "predict", "-", "a great film", "--run", str(run), "--json"]

@@ -14,7 +14,10 @@ def generate(
         str | None, typer.Argument(metavar="[RUN|CHECKPOINT]", help="As in dlcli eval; default latest.")
     ] = None,
     prompt: Annotated[
-        str, typer.Option("--prompt", help="How the text begins, a file of it, or - for stdin; default a new line.")
+        str,
+        typer.Option(
+            "--prompt", help="How the text begins, a file of it (./FILE, x.txt), or - for stdin; default a new line."
+        ),
     ] = "",
     tokens: Annotated[int, typer.Option("--tokens", min=1, max=1_000_000, help="How long the text may be.")] = 500,
     temperature: Annotated[

@@ -2,8 +2,9 @@
 
     find_sentences(["a great film", "reviews.tsv", "-"], column=None, classes=("neg", "pos"))
 
-What exists as a file is read, a sentence a line; of a table (.csv, .tsv, or a first line with tabs) the column of the
-sentences. A single word that ends like a text file was meant as one. Everything else is a text itself.
+What has a / or ends like a text file, and exists, is read, a sentence a line; of a table (.csv, .tsv, or a first line
+with tabs) the column of the sentences. A single word that ends like a text file was meant as one. Everything else is a
+text itself, though a file be called so: a prompt `notes` means the word, `./notes` the file.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dlcli.datasets.roots import exists
 from dlcli.datasets.sentence_files import TEXT_NAMES, Column, Row, csv_rows, first_named, stripped, tab_rows
 from dlcli.errors import ConfigError, DataError, printable
 
-ENDINGS = (".txt", ".tsv", ".csv", ".gz")
+ENDINGS = (".txt", ".text", ".md", ".tsv", ".csv", ".gz")
 Answer = dict[str, Any]
 
 
@@ -57,7 +58,8 @@ def read_whole(name: str) -> str:
 
 def as_file(name: str) -> Path | None:
     """The file that is meant; None for a text. A folder is one where it is written as a path."""
-    if name == "-":
+    has_ending = name.lower().endswith(ENDINGS)
+    if name == "-" or not ("/" in name or has_ending):
         return None
     try:
         path = Path(name).expanduser()
@@ -66,7 +68,7 @@ def as_file(name: str) -> Path | None:
     is_one_word = not any(letter.isspace() for letter in name)
     if exists(path):
         return path if path.is_file() or (is_one_word and "/" in name) else None
-    return path if is_one_word and name.lower().endswith(ENDINGS) else None
+    return path if is_one_word and has_ending else None
 
 
 def read_file(path: Path) -> bytes:
