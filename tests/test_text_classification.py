@@ -24,6 +24,7 @@ from dlcli.datasets.sentence_files import read_splits
 from dlcli.errors import CheckpointError, ConfigError
 from dlcli.models.recurrent import Recurrent
 from dlcli.predicting import sentences as predicting
+from dlcli.predicting import stream, table
 from dlcli.predicting.attention import check_attentive, rounded
 from dlcli.predicting.text_inputs import find_sentences, read_whole
 from dlcli.tasks.classification import Classification
@@ -247,6 +248,13 @@ def test_a_plain_text_has_no_header(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert of_text == of_stdin == [{"input": word}, {"input": "good"}] and of_table == [{"input": "good"}]
     plain.write_text("a great film\nwith a\ttab\n")
     assert list(find_sentences([str(plain)])) == [[{"input": "a great film"}, {"input": "with a\ttab"}]]
+
+
+@pytest.mark.parametrize(("module", "example"), [(predicting, "sentences"), (stream, "beginning"), (table, "rows")])
+def test_stdin_is_named_once(loaded: trained.Trained, module: Any, example: str) -> None:
+    with pytest.raises(ConfigError, match=r"^- stands twice; stdin is read once") as caught:
+        module.answers(loaded, ["-", "dull", "-"], top=1)
+    assert caught.value.hint is not None and caught.value.hint.startswith(f"dlcli predict - < {example}.")
 
 
 def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(

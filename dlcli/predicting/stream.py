@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import CheckpointError, ConfigError, DataError, printable
 from dlcli.predicting.sentences import stored_tokenizer
-from dlcli.predicting.text_inputs import read_whole
+from dlcli.predicting.text_inputs import check_stdin_once, read_whole
 
 if TYPE_CHECKING:
     from dlcli.datasets.tokenizing import Tokenizer
@@ -27,8 +27,7 @@ def answers(
     """
     from dlcli.predicting.generation import Sampling
 
-    if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin is read once", hint="dlcli predict - < beginning.txt")
+    check_stdin_once(names, "beginning.txt")
     found: list[dict[str, Any]] = []
     for name in names:
         answer: dict[str, Any] = {"input": name}

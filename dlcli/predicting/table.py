@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.datasets.roots import exists
-from dlcli.errors import CheckpointError, ConfigError, DataError, printable
+from dlcli.errors import CheckpointError, DataError, printable
+from dlcli.predicting.text_inputs import check_stdin_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,7 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 
     names: CSV files and the like; - for one from stdin.
     """
-    if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin is read once", hint="dlcli predict - < rows.csv")
+    check_stdin_once(names, "rows.csv")
     fitted = stored_columns(trained)
     found: list[Answer] = []
     for name in names:

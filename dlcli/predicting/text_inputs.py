@@ -31,8 +31,7 @@ def find_sentences(
 
     column: where the sentences stand in a table, as dataset.text_column says it; classes: how its labels are known.
     """
-    if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin is read once", hint="dlcli predict - < sentences.txt")
+    check_stdin_once(names, "sentences.txt")
     for name in names:
         try:
             path = as_file(name)
@@ -46,6 +45,12 @@ def find_sentences(
                 yield [{"input": name}]
         except DataError as error:
             yield [{"input": name, "error": error.message}]
+
+
+def check_stdin_once(names: Sequence[str], example: str) -> None:
+    """Raise ConfigError where stdin is named more than once. example: a file that might be piped."""
+    if names.count("-") > 1:
+        raise ConfigError("- stands twice; stdin is read once", hint=f"dlcli predict - < {example}")
 
 
 def read_whole(name: str) -> str:
