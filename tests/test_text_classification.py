@@ -274,10 +274,10 @@ def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(
         "has 3 columns (a, b, c); the one of the sentences is not called sentence",
     ]
     assert word["class"] == sentence["class"] == long["class"] == "good" and "class" in tilde
-
     word, file = answers(loaded, "dull", "./dull")
     assert (word["input"], word["class"]) == ("dull", "bad") and file["input"] == "a great film"
     assert read_whole("dull") == "dull" and read_whole("./dull") == "a great film\n"
+
 
 def test_the_command_answers_in_json_and_reads_stdin(run: Path) -> None:
     words = [sys.executable, "-P", "-m", "dlcli", "predict", "-", "a great film", "--run", str(run), "--json"]
