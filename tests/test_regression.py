@@ -13,10 +13,12 @@ import torch
 from program import dlcli, events_of
 from torch import nn
 
+from dlcli.datasets.csv_text import parse_table
 from dlcli.datasets.table import NumberRows, class_records, number_records
 from dlcli.datasets.table_files import prepare_diabetes
 from dlcli.errors import ConfigError
 from dlcli.models.mlp import MLP
+from dlcli.predicting.table import Fitted, told_of_a_row
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.regression import Regression
 
@@ -181,6 +183,26 @@ def test_a_row_that_is_typed_is_told_how_to_be_given(trained: dict[str, Any], tm
     assert absent["error"].startswith("no.csv cannot be read")
 
 
+@pytest.mark.parametrize(
+    ("typed", "delimiter", "cells"),
+    [
+        ("3000,5;0,5", "auto", ["3000,5", "0,5"]),
+        ("3000,5\t0,5", "auto", ["3000,5", "0,5"]),
+        ("3000.5, 0.5", "auto", ["3000.5", "0.5"]),
+        ("3000,5;", "semicolon", ["3000,5", ""]),
+        ("3000,5|0,5", "pipe", ["3000,5", "0,5"]),
+        ("3000.5;0.5", "comma", ["3000.5", "0.5"]),  # given as the run's own table is
+        ("3000.5 0.5", "space", ["3000.5", "0.5"]),
+    ],
+)
+def test_a_typed_row_is_proposed_with_as_many_cells_as_names(typed: str, delimiter: str, cells: list[str]) -> None:
+    told = told_of_a_row(typed, Fitted(("a", "much", "b"), True, (), "much", 0, 1), delimiter)
+    assert told is not None
+    piped = told.split("'")[1].replace("\\n", "\n").replace("\\t", "\t")
+    table = parse_table(piped.splitlines(keepends=True), "stdin", delimiter=delimiter, header=True)
+    assert table.names == ("a", "b") and [table.cells(name) for name in "ab"] == [[cell] for cell in cells]
+
+
 def test_a_run_is_scored_again_from_its_checkpoint_alone(trained: dict[str, Any], tmp_path: Path) -> None:
     done = dlcli("eval", trained["run"], "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -207,8 +229,8 @@ def test_a_table_of_ones_own_is_classified_from_training_to_prediction(tmp_path:
     assert [answer["class"] for answer in answers[:3]] == ["in", "out", "out"]
     assert sum(c["probability"] for c in answers[3]["classes"]) == pytest.approx(1)
     (typed,) = events_of(dlcli("predict", "0;0;red", "--json", cwd=tmp_path).stdout)
-    assert typed["error"].endswith(r"printf 'x,y,colour\n0,0,red\n' | dlcli predict -"), "under the columns' own names"
-    (given,) = events_of(dlcli("predict", "-", "--json", cwd=tmp_path, stdin=b"x,y,colour\n0,0,red\n").stdout)
+    assert typed["error"].endswith(r"printf 'x;y;colour\n0;0;red\n' | dlcli predict -"), "under the columns' own names"
+    (given,) = events_of(dlcli("predict", "-", "--json", cwd=tmp_path, stdin=b"x;y;colour\n0;0;red\n").stdout)
     assert given["class"] == "in"
 
 

@@ -264,8 +264,8 @@ def test_what_looks_like_a_file_is_one_and_a_sentence_is_none(
     monkeypatch.chdir(tmp_path)
     Path("great").mkdir()
     Path("odd.csv").write_text("a,b,c\n1,2,3\n")
-    names = ["none.tsv", "none.csv.gz", "great/", "odd.csv", "great", "great is reviews.tsv", "~nobody", "great " * 200]
     Path("dull").write_text("a great film\n")
+    names = ["none.tsv", "none.csv.gz", "great/", "odd.csv", "great", "great is reviews.tsv", "~nobody", "great " * 200]
     *bad, word, sentence, tilde, long = answers(loaded, *names)
     assert [answer["error"] for answer in bad] == [
         "cannot be read: No such file or directory",

@@ -44,11 +44,11 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
     names: CSV files and the like; - for one from stdin.
     """
     check_stdin_once(names, "rows.csv")
-    fitted = stored_columns(trained)
+    fitted, delimiter = stored_columns(trained), trained.tree["dataset"].get("delimiter", "auto")
     found: list[Answer] = []
     for name in names:
         try:
-            if (told := told_of_a_row(name, fitted)) is not None:
+            if (told := told_of_a_row(name, fitted, delimiter)) is not None:
                 raise DataError(told)
             table = matched(read(name, trained), fitted)
             found += answers_of(trained, fitted, table, name, top)
@@ -97,16 +97,24 @@ def read(name: str, trained: Trained) -> TextTable:
     return parse_table(lines, "stdin", delimiter=delimiter, header=header)
 
 
-def told_of_a_row(name: str, fitted: Fitted) -> str | None:
-    """Where no file is named but the cells of a row are typed: how to give them."""
+def told_of_a_row(name: str, fitted: Fitted, delimiter: str = "auto") -> str | None:
+    """Where no file is named but the cells of a row are typed: how to give them.
+
+    delimiter: the run's, by its word; where it is none, the cells stay divided as they are typed.
+    """
+    from dlcli.datasets.csv_text import DELIMITERS
+
     if name == "-" or exists(Path(name).expanduser()):
         return None
-    cells = [cell.strip() for cell in name.split(next((sign for sign in "\t;," if sign in name), ","))]
+    own = DELIMITERS.get(delimiter, "")
+    typed = next((sign for sign in f"{own}\t;," if sign in name), ",")
+    cells = [cell.strip() for cell in name.split(typed)]
     names = [column for column in fitted.names if column != fitted.target]
     if len(cells) < min(2, len(names)) or "/" in name or "=" in name:
         return None
-    values = ",".join([*cells[: len(names)], *["..."] * (len(names) - len(cells))])
-    return f"is no file; a row is given on stdin:  printf '{','.join(names)}\\n{values}\\n' | dlcli predict -"
+    values = [*cells[: len(names)], *["..."] * (len(names) - len(cells))]
+    header, line = ((own or typed).replace("\t", r"\t").join(row) for row in (names, values))
+    return f"is no file; a row is given on stdin:  printf '{header}\\n{line}\\n' | dlcli predict -"
 
 
 def matched(table: TextTable, fitted: Fitted) -> TextTable:
