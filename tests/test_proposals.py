@@ -79,6 +79,10 @@ def test_a_group_given_whole_is_proposed_setting_by_setting_and_the_command_runs
     [
         ('parameter_groups.biases={match:"*.bias",lr:0.1}', "parameter_groups.biases.match", "*.bias"),
         ("regularization.early_stopping={patience:null}", "regularization.early_stopping.patience", None),
+        ('parameter_groups.head={match: "a,b", lr: 0.1}', "parameter_groups.head.match", "a,b"),
+        ('parameter_groups.head={match: "1"}', "parameter_groups.head.match", "1"),
+        ('parameter_groups.head={match: "null"}', "parameter_groups.head.match", "null"),
+        ('parameter_groups.head={match: "it\'s, \\ all"}', "parameter_groups.head.match", "it's, \\ all"),
     ],
 )
 def test_a_group_given_in_part_is_proposed_too(word: str, key: str, value: object) -> None:
@@ -122,6 +126,7 @@ def test_a_folder_of_images_is_named_by_its_root_whatever_the_others_say() -> No
     [
         ("sentences", "ok.tsv", "dataset.path"),
         ("csv", "my good (new) file, it's.csv", "dataset.path"),
+        ("csv", "2024", "dataset.path"),
         ("image_folder", "photos", "dataset.root"),
         ("finetune", "photos", "dataset.root"),
     ],

@@ -63,7 +63,7 @@ def _shown_default(key: str, tree: Mapping[str, Any]) -> str | None:
     value = lookup(tree, key)
     if value is None or value is ABSENT or isinstance(value, Mapping) or "${" in str(value):
         return None
-    return _written(value)
+    return shlex.quote(_written(value)) if isinstance(value, str) else _written(value)
 
 
 def _wrong_value(word: Word, old: Any) -> str | None:
@@ -112,9 +112,8 @@ def tell_paths(dataset: Mapping[str, Any], reading: Reading) -> None:
     key = "path" if "path" in dataset else "root" if _is_root_alone(dataset) else None
     for number, path in enumerate(reading.paths):
         is_free = key is not None and number == 0 and dataset[key] is None
-        value = path if re.fullmatch(r"[\w./ +-]+", path) else "'" + path.replace("'", "\\'") + "'"
         told = "is a file or folder; an experiment was named already, and settings are written key=value"
-        reading.wrong(path, told, shlex.quote(f"dataset.{key}={value}") if is_free else None)
+        reading.wrong(path, told, shlex.quote(f"dataset.{key}={_written(path)}") if is_free else None)
 
 
 def _whole_group(word: Word, old: Any, reading: Reading) -> None:
@@ -132,7 +131,26 @@ def _written(value: Any) -> str:
     """A value as it is typed behind `=`."""
     if isinstance(value, list):
         return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, str):
+        return value if _reads_back(value) else _in_quotes(value)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reads_back(text: str) -> bool:
+    """Whether Hydra reads this word, unquoted, as itself: not so `a,b`, `1`, `true`, `it's`. Judged as in a list."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(f"x=[{text}]").value() == [text]
+    except (HydraException, RecursionError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def _in_quotes(text: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _typed(text: str) -> str:
