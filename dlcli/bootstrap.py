@@ -10,6 +10,7 @@ examples it is somewhat too narrow: of a made-up character error rate it held th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ Interval = tuple[float, float]
 def intervals(statistics: Statistics) -> tuple[dict[str, Interval], int]:
     """95 % intervals of the scores that are no means, and of how many samples: the same ones every time.
 
-    None of a single example, nor where all samples have the same score, which tells nothing: no error among few
-    examples is no proof that there is none.
+    None of a single example, nor where a sample's score is no number, nor where all samples have the same one, which
+    tells nothing: no error among few examples is no proof that there is none.
     """
     if len(statistics) < 2:
         return {}, 0
@@ -38,7 +39,7 @@ def intervals(statistics: Statistics) -> tuple[dict[str, Interval], int]:
         for scores in statistics.resampled(counts_RN):
             for name, value in scores.items():
                 found.setdefault(name, []).append(value)
-    return {name: middle(values) for name, values in found.items() if not are_alike(values)}, num_samples
+    return {name: middle(values) for name, values in found.items() if vary(values)}, num_samples
 
 
 def samples(num_examples: int, num_samples: int) -> Iterator[Tensor]:
@@ -51,9 +52,9 @@ def samples(num_examples: int, num_samples: int) -> Iterator[Tensor]:
         yield torch.zeros(shape, dtype=torch.float64).scatter_add_(1, drawn_RN, torch.ones(shape, dtype=torch.float64))
 
 
-def are_alike(values: list[float]) -> bool:
-    """But for rounding."""
-    return max(values) - min(values) <= 1e-12 * max(map(abs, values))
+def vary(values: list[float]) -> bool:
+    """By more than rounding, and all of them numbers."""
+    return all(map(isfinite, values)) and max(values) - min(values) > 1e-12 * max(map(abs, values))
 
 
 def middle(values: list[float]) -> Interval:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -143,17 +144,23 @@ def build_meta_task(
 ) -> Task:
     """The task without memory: shapes and names only. Raises ConfigError where they do not fit together.
 
-    largest: parameters; inf where nothing is going to be allocated.
+    largest: parameters and buffers, in numbers; inf where nothing is going to be allocated.
     """
     try:
         with torch.device("meta"):
             task = build_task(builder, tree, teacher=teacher)
-        size = sum(p.numel() for p in task.parameters())
+        size = num_numbers(task)
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise ConfigError(f"the model cannot be built: {first_line(error)}", hint="dlcli config show") from error
     if size > largest:
-        raise ConfigError(f"the model has {size:,} parameters, more than {largest:,}", hint="Make it smaller.")
+        told = f"the model has {size:,} parameters and buffers, more than {largest:,}"
+        raise ConfigError(told, hint="Make it smaller.")
     return task
+
+
+def num_numbers(task: Task) -> int:
+    """In its parameters and buffers: what it takes memory for before anything is computed."""
+    return sum(tensor.numel() for tensor in chain(task.parameters(), task.buffers()))
 
 
 def first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlcli.build import first_line
+from dlcli.build import first_line, num_numbers
 from dlcli.datasets.examples import Data, Examples, LabelledImages
 from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
@@ -18,7 +18,7 @@ from dlcli.fitting import bytes_per_example, output_bytes
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.tasks.task import Task
 
-TRIED_PIXELS, TRIED_PARAMETERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
+TRIED_PIXELS, TRIED_NUMBERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
 TRIED_SIDE = 128  # pixels, of masks
 TRIED_MULTIPLE = 32  # pixels, of pictures with boxes: what is left over of a side by it stays
 MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
@@ -144,10 +144,10 @@ def _bytes_of_one(task: Task, tree: Tree) -> float:
 
 
 def _place_to_try(task: Task, tree: Tree) -> torch.device | None:
-    size, shape = sum(p.numel() for p in task.parameters()), tree["dataset"].get("image_shape")
+    size, shape = num_numbers(task), tree["dataset"].get("image_shape")
     if gives(tree["dataset"]) != "images":
         return torch.device("cpu") if size <= TRIED_RECORDS else None
-    is_small = shape[1] * shape[2] <= TRIED_PIXELS and size <= TRIED_PARAMETERS
+    is_small = shape[1] * shape[2] <= TRIED_PIXELS and size <= TRIED_NUMBERS
     return torch.device("cpu" if is_small else "meta")
 
 

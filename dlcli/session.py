@@ -200,6 +200,10 @@ class Session:
             raise CheckpointError(
                 f"task.teacher={teacher.folder} has no network called model", hint="Name a classifier's run."
             )
+        scores = teacher.manifest.config.get("task", {}).get("facts", {}).get("scores", {})
+        if "loss" not in scores:  # of the answers of its network: a contrastive one gives embeddings
+            told = f"task.teacher={teacher.folder} was not trained to give the logits of classes"
+            raise ConfigError(told, hint="Name a classifier's run: dlcli runs ls")
         there, here = teacher.manifest.config.get("dataset", {}), self.tree["dataset"]
         for key in ("image_shape", "num_classes", "num_tokens", "num_features", "tokenizer"):
             if there.get(key) != here.get(key):

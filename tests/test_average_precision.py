@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.tasks.average_precision import OVERLAPS, RECALLS, Answer, mean_average_precision
+from dlcli.tasks.average_precision import OVERLAPS, RECALLS, Answer, Detections
 
 NOTHING = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
 
@@ -63,7 +63,7 @@ def test_it_is_pycocotools_on_random_boxes(seed: int, ties: bool) -> None:
     pytest.importorskip("torchmetrics")
     pytest.importorskip("pycocotools")
     answers = random_answers(seed, ties=ties)
-    ours, theirs = mean_average_precision(answers), by_torchmetrics(answers)
+    ours, theirs = Detections(answers).precision(), by_torchmetrics(answers)
     assert 0.05 < ours.map < ours.map50 < 1
     assert ours.map == pytest.approx(theirs["map"].item(), abs=1e-6)
     assert ours.map50 == pytest.approx(theirs["map_50"].item(), abs=1e-6)
@@ -75,22 +75,22 @@ def test_it_is_pycocotools_on_random_boxes(seed: int, ties: bool) -> None:
 def test_what_can_be_counted() -> None:
     box, other = [0, 0, 10, 10], [50, 50, 60, 60]
     perfect = answer([box, other], [0.9, 0.8], [0, 1], [box, other], [0, 1])
-    assert mean_average_precision([perfect])[:2] == (1.0, 1.0)
+    assert Detections([perfect]).precision()[:2] == (1.0, 1.0)
     half = answer([box], [0.9], [0], [box, other], [0, 0])  # recalls from 0 to 0.5: 51 of 101
-    assert mean_average_precision([half]).map50 == pytest.approx(51 / 101)
+    assert Detections([half]).precision().map50 == pytest.approx(51 / 101)
     twice = answer([box, box], [0.9, 0.8], [0, 0], [box, other], [0, 0])  # the second finds nothing that is left
-    assert mean_average_precision([twice]).map50 == pytest.approx(51 / 101)
+    assert Detections([twice]).precision().map50 == pytest.approx(51 / 101)
     loose = answer([[0, 0, 10, 8]], [0.9], [0], [box], [0])  # an overlap of 0.8: right up to 0.80
-    assert mean_average_precision([loose]).map == pytest.approx(7 / 10)
+    assert Detections([loose]).precision().map == pytest.approx(7 / 10)
 
 
 def test_images_without_boxes_and_without_detections() -> None:
     box = [0, 0, 10, 10]
     empty = Answer(*NOTHING, *NOTHING[::2])
-    assert mean_average_precision([]) == (0.0, 0.0, {}, {})
-    assert mean_average_precision([empty]).map == 0.0
-    assert mean_average_precision([answer([], [], [], [box], [2])]) == (0.0, 0.0, {2: 0.0}, {2: 0.0})
-    assert mean_average_precision([answer([box], [0.5], [2], [], [])]).map == 0.0
+    assert Detections([]).precision() == (0.0, 0.0, {}, {})
+    assert Detections([empty]).precision().map == 0.0
+    assert Detections([answer([], [], [], [box], [2])]).precision() == (0.0, 0.0, {2: 0.0}, {2: 0.0})
+    assert Detections([answer([box], [0.5], [2], [], [])]).precision().map == 0.0
     mistaken = answer([box], [0.95], [2], [], [])
     right = answer([box], [0.9], [2], [box], [2])
-    assert mean_average_precision([mistaken, right, empty]).map50 == pytest.approx(0.5)
+    assert Detections([mistaken, right, empty]).precision().map50 == pytest.approx(0.5)

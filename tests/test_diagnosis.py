@@ -218,6 +218,14 @@ def test_two_epochs_of_a_rate_far_too_high_are_no_matter_of_epochs() -> None:
     assert titles(evidence([9.0, 8.0], [3.0, 2.9], 0.1, 0.11, lr=1.0)) == ["The learning rate is too high"]
 
 
+def test_a_loss_that_is_not_the_cross_entropy_is_not_held_to_what_guessing_has() -> None:
+    """Of a contrastive task, whose loss begins near the logarithm of the batch's size."""
+    e = evidence([9.0, 8.0], [3.0, 2.9], 0.1, 0.11, lr=1.0)
+    metrics = [{k.replace("val/loss", "val/cross_entropy"): v for k, v in m["metrics"].items()} for m in e.evaluations]
+    e = replace(e, evaluations=[{**m, "metrics": own} for m, own in zip(e.evaluations, metrics, strict=True)])
+    assert "The learning rate is too high" not in titles(e)
+
+
 def configured(group: str, option: str) -> dict[str, Any]:
     """The composed settings of digits with one group replaced."""
     return compose_command(["digits", f"{group}={option}"]).tree

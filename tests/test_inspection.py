@@ -191,7 +191,7 @@ def test_what_is_only_described_may_be_larger_than_what_is_trained(tmp_path: Pat
     assert json.loads(done.stdout)["networks"]["model"]["parameters"] > 55e9
     tree = compose_command(["shakespeare", *words[1:]]).tree
     tree["dataset"]["num_tokens"] = tree["model"]["num_tokens"] = 65
-    with pytest.raises(ConfigError, match="parameters, more than 20,000,000,000"):
+    with pytest.raises(ConfigError, match="parameters and buffers, more than 20,000,000,000"):
         build.build_meta_task(Builder.for_search(), tree)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dlcli import bootstrap, loop
 from dlcli.datasets.table import number_records
-from dlcli.tasks.average_precision import Detections, mean_average_precision
+from dlcli.tasks.average_precision import Detections
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.ctc import CTC, error_rate
 from dlcli.tasks.language_model import LanguageModel
@@ -192,6 +192,12 @@ def test_no_error_at_all_is_no_proof_that_there_is_none() -> None:
     assert bootstrap.intervals(statistics)[0] == {}, "every sample is as good: 0 to 0 would be a lie"
 
 
+def test_scores_that_are_no_numbers_have_no_interval() -> None:
+    for value in (float("nan"), float("inf")):
+        parts = {"edits": torch.tensor([1.0, 2.0, value]).double(), "characters": torch.full((3,), 5.0).double()}
+        assert bootstrap.intervals(Sums(parts, error_rate))[0] == {}
+
+
 def test_samples_whose_targets_are_all_the_same_have_an_r2_all_the_same() -> None:
     """Of two examples every second sample has one of them twice: there is nothing to explain, and no error is 1."""
     records = number_records(torch.tensor([[0.1], [0.7]]), torch.tensor([0.1, 0.3]), 1.0)
@@ -228,7 +234,7 @@ def test_a_task_that_evaluates_in_its_own_way_is_asked_that_way() -> None:
 
 def test_average_precision_of_the_whole_set_is_what_it_was() -> None:
     answers = random_answers(1)
-    precision = mean_average_precision(answers)
+    precision = Detections(answers).precision()
     assert Detections(answers).scores() == {"map50": precision.map50, "map": precision.map}
 
 

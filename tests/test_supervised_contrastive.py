@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from program import dlcli, train_quickly
 from torch import Tensor, nn
 
+from dlcli.build import Builder, build_meta_task
+from dlcli.confdir import packaged_conf
+from dlcli.config import compose_command
 from dlcli.datasets.examples import Batch
+from dlcli.errors import ConfigError
 from dlcli.tasks.supervised_contrastive import SupervisedContrastive, contrast, embed
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])  # 2 and 3 have no positive
@@ -163,3 +167,19 @@ def test_eval_and_predict_know_it_as_a_classifier(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     answer = json.loads(dlcli("predict", "black.png", "--run", run, "--json", cwd=tmp_path).stdout)
     assert len(answer["classes"]) > 1 and 0 < answer["classes"][0]["probability"] < 1
+    told = dlcli("train", "digits_distill", f"task.teacher={run}", "tracker=none", cwd=tmp_path)
+    assert told.returncode == 2 and "was not trained to give the logits of classes" in told.stderr
+
+
+def test_there_is_a_prototype_for_each_class_of_the_data_and_no_more() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_command(["digits_contrastive", "task.num_classes=1000000"])
+    (problem,) = caught.value.problems
+    assert problem.message == "digits has 10 classes" and problem.better == "task.num_classes=10"
+
+
+def test_buffers_count_in_what_a_network_takes() -> None:
+    tree = compose_command(["digits_contrastive"]).tree
+    tree["dataset"]["num_classes"] = tree["task"]["num_classes"] = tree["model"]["num_classes"] = 200_000
+    with pytest.raises(ConfigError, match="parameters and buffers, more than 20,000,000,000"):
+        build_meta_task(Builder.for_search((packaged_conf(),)), tree)

@@ -142,6 +142,9 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
             yield ("model", told, _option("model", search, given=gives(data), kind=facts.get("models")))
     if data.get("num_classes") == 1 and facts.get("models") == "classifier" and facts.get("target") != "number":
         yield "dataset.num_classes=1", "there must be two classes or more to tell apart", "dataset.num_classes=2"
+    if (asked := task.get("num_classes")) is not None and asked != data.get("num_classes"):
+        own = data.get("num_classes")
+        yield f"task.num_classes={asked}", f"{data.get('name')} has {own} classes", f"task.num_classes={own}"
     shape = data.get("image_shape")
     is_shape = isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) for n in shape)
     if is_shape:

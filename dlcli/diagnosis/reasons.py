@@ -219,7 +219,8 @@ def lr_too_high(e: Evidence) -> Reason | None:
     if diverged(e):
         return None
     climbs = e.status == "completed" and len(losses) >= FEWEST and _climbs(smooth(losses)) and not _restarts(e)
-    is_classifier = _best_accuracy(e) is not None
+    # by what the training loss is known to be the cross-entropy, of which guessing has log K
+    is_classifier = _best_accuracy(e) is not None and bool(e.series("val/loss"))
     blown = bool(losses) and is_classifier and _is_low(e) and max(losses) > BLOWN * log(_num_classes(e))
     if not (climbs or blown):
         return None

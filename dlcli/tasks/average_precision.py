@@ -64,17 +64,18 @@ class Detections:
         return self.num_images
 
     def scores(self) -> dict[str, float]:
-        return self._scores(np.ones(self.num_images, dtype=np.int64))
+        return self._scores(None)
 
     def resampled(self, counts_RN: Tensor) -> Iterator[dict[str, float]]:
         return map(self._scores, counts_RN.long().numpy())
 
-    def _scores(self, counts_I: np.ndarray) -> dict[str, float]:
+    def _scores(self, counts_I: np.ndarray | None) -> dict[str, float]:
         precision = self.precision(counts_I)
         return {"map50": precision.map50, "map": precision.map}
 
-    def precision(self, counts_I: np.ndarray) -> Precision:
-        """Of the set that has each image as often as counts_I (int64) says."""
+    def precision(self, counts_I: np.ndarray | None = None) -> Precision:
+        """Of the set itself, or of one that has each image as often as counts_I (int64) says."""
+        counts_I = np.ones(self.num_images, dtype=np.int64) if counts_I is None else counts_I
         by_class = {label: average_precisions(of_class, counts_I) for label, of_class in self.by_class.items()}
         found = {label: values_T for label, values_T in by_class.items() if values_T is not None}
         if not found:
@@ -86,10 +87,6 @@ class Detections:
             {label: float(values_T.mean()) for label, values_T in found.items()},
             {label: float(values_T[0]) for label, values_T in found.items()},
         )
-
-
-def mean_average_precision(answers: Sequence[Answer]) -> Precision:
-    return Detections(answers).precision(np.ones(len(answers), dtype=np.int64))
 
 
 def ranked(answers: Iterable[Answer], label: int) -> Ranked:

@@ -24,7 +24,8 @@ class SupervisedContrastive(Classification):
 
     views: how often each image is in its batch, differently augmented; once where nothing is augmented. Classes are
     answered by prototypes, the moving mean of each class's embeddings (decay: what one batch leaves of it), with the
-    logits cosine / temperature. No gradient goes through them.
+    logits cosine / temperature. No gradient goes through them. Where weights are averaged (regularization.ema), the
+    prototypes are still those of the raw weights: a moving mean of their own.
     """
 
     prototypes_KK: Tensor
