@@ -31,7 +31,7 @@ from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
 from dlcli.display import Silent
 from dlcli.predicting import predictor
-from dlcli.predicting.attention import as_lines
+from dlcli.predicting.attention import as_lines, rounded
 
 CONF = packaged_conf()
 SMALL = (
@@ -188,14 +188,14 @@ class Walk:
             inputs(gives(loaded.tree["dataset"]), self.folder, loaded.tree),
             top=2,
             save=str(self.folder / "pictures"),
-            **({"attention": True} if is_attentive else {}),
+            **({"attention": True, "whole": True} if is_attentive else {}),
         )
         assert answers
         if is_attentive:
             check_attention(answers)
         for answer in answers:
             assert "error" not in answer, answer
-            json.dumps(answer)
+            json.dumps(answer, default=rounded)
             assert len(module.row(answer)) == len(module.COLUMNS)
 
 
@@ -203,7 +203,7 @@ def check_attention(answers: list[dict[str, Any]]) -> None:
     """Each has all weights, by the names of its queries and keys, rows to show, and a picture."""
     for answer in answers:
         looked = answer["attention"]
-        weights = np.array(looked["weights"])
+        weights = np.array([rounded(layer_HQK) for layer_HQK in looked["weights"]])
         assert weights.ndim == 4 and weights.shape[2:] == (len(looked["queries"]), len(looked["keys"]))
         for rows in (weights, np.array(looked["shown"])):
             np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-4 * len(looked["keys"]))

@@ -20,6 +20,7 @@ from program import REPOSITORY, environment
 
 from dlcli import trained
 from dlcli.build import Builder
+from dlcli.commands.predict import print_answers
 from dlcli.datasets.sentence_files import read_splits
 from dlcli.errors import CheckpointError, ConfigError
 from dlcli.models.recurrent import Recurrent
@@ -317,6 +318,18 @@ def test_attention_is_that_of_the_network_in_a_padded_batch(loaded: trained.Trai
         assert one["shown"][0] == pytest.approx(weights_11L[0, 0, :count].tolist(), abs=1e-4)
         assert [rounded(layer_HQK) for layer_HQK in one["weights"]] == [[one["shown"]]]
     assert {Path(one["picture"]).name for one in looked} == {"a-great-film-attention.png", "dull-attention.png"}
+
+
+def test_all_weights_are_kept_only_where_json_prints_them(
+    loaded: trained.Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shown,) = predicting.answers(loaded, ["a great film"], top=1, attention=True)
+    assert set(shown["attention"]) == {"of", "queries", "keys", "shown"}
+    (whole,) = predicting.answers(loaded, ["a great film"], top=1, attention=True, whole=True)
+    assert [layer.dtype for layer in whole["attention"]["weights"]] == [torch.float32]
+    print_answers([whole], predicting, as_json=True)
+    printed = json.loads(capsys.readouterr().out)["attention"]
+    assert printed == shown["attention"] | {"weights": [[shown["attention"]["shown"]]]}
 
 
 def test_a_network_without_attention_is_told_with_those_that_have_it(loaded: trained.Trained) -> None:

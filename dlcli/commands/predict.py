@@ -64,7 +64,7 @@ def predict(
         wishes["threshold"] = threshold
     if attention:
         check_attentive(loaded, kind)
-        wishes["attention"] = True
+        wishes |= {"attention": True, "whole": as_json}
     answers = module.answers(loaded, inputs, top=top, save=save, **wishes)
     print_answers(answers, module, as_json=as_json)
     return 3 if any("error" in answer for answer in answers) else 0
@@ -75,10 +75,11 @@ def print_answers(answers: list[dict[str, Any]], module: Any, *, as_json: bool) 
 
     from dlcli.display import print_table
     from dlcli.predicting import as_table
+    from dlcli.predicting.attention import rounded
 
     if as_json:
         for answer in answers:
-            print(json.dumps(answer))
+            print(json.dumps(answer, default=rounded))  # tensors: whole weights of attention
         return
     print_table("predictions", *as_table(module, answers))
     for answer in answers:

@@ -61,8 +61,12 @@ def look(
     reads_from: str | None = None,
     image: tuple[Tensor, tuple[int, int]] | None = None,
     save: str | None = None,
+    whole: bool = False,
 ) -> Answer:
-    """{of, queries, keys, shown: rows of K weights, weights: [layer][head][query][key]}, and picture under `save`.
+    """{of, queries, keys, shown: rows of K weights}, and picture under `save`.
+
+    whole: weights besides, (H, Q, K) float32 of each layer. These are many, of every input: so they are made only where
+    they are asked for, and stay tensors until they are printed, which take an eighth of the space of Python's numbers.
 
     inputs: one example. queries: where they are not the keys. reads_from: where the network's own is too much to show.
     image: (C, H, W) uint8, and the rows and columns that its last keys stand for.
@@ -81,8 +85,9 @@ def look(
         "queries": [f"all {len(keys)} together"] if reads_from == "pool" else names,
         "keys": list(keys),
         "shown": rounded(shown),
-        "weights": [rounded(layer) for layer in layers],
     }
+    if whole:
+        found["weights"] = [layer.float() for layer in layers]
     if save is not None:
         found["picture"] = draw(
             layers[-1], shown, names, keys, name=name, reads_from=reads_from, image=image, save=save
@@ -98,7 +103,7 @@ def read_rows(weights_QK: Tensor, reads_from: str) -> Tensor:
 
 
 def rounded(weights: Tensor) -> Any:
-    return weights.round(decimals=4).tolist()
+    return weights.double().round(decimals=4).tolist()
 
 
 def as_lines(answer: Answer) -> tuple[str, list[str], list[list[str | None]]]:

@@ -24,7 +24,13 @@ COLUMNS = ("image", "class", "probability", "others")
 
 
 def answers(
-    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+    trained: Trained,
+    names: Sequence[str],
+    *,
+    top: int,
+    save: str | None = None,
+    attention: bool = False,
+    whole: bool = False,
 ) -> list[dict[str, Any]]:
     """One answer per image: {image, classes: [{class, probability}]}, most probable first, or {image, error}."""
     import torch
@@ -43,11 +49,11 @@ def answers(
             found[i]["classes"] = most_probable(row_K, trained.manifest.classes, top)
         if attention:
             for i, image in part:
-                found[i]["attention"] = looked_at(trained, image, found[i]["image"], save)
+                found[i]["attention"] = looked_at(trained, image, found[i]["image"], save, whole)
     return found
 
 
-def looked_at(trained: Trained, image_CHW: Tensor, name: str, save: str | None) -> dict[str, Any]:
+def looked_at(trained: Trained, image_CHW: Tensor, name: str, save: str | None, whole: bool) -> dict[str, Any]:
     """See attention.look. The keys are the class token and patches, or the rows of the image."""
     from dlcli.predicting.attention import look
     from dlcli.trained import pixels_of
@@ -61,7 +67,7 @@ def looked_at(trained: Trained, image_CHW: Tensor, name: str, save: str | None) 
     else:
         rows, columns, places, keys = height, 1, "row", [str(r + 1) for r in range(height)]
     inputs = (pixels_of(trained).from_bytes(image_CHW[None]),)
-    found = look(trained, inputs, name=name, keys=keys, image=(image_CHW, (rows, columns)), save=save)
+    found = look(trained, inputs, name=name, keys=keys, image=(image_CHW, (rows, columns)), save=save, whole=whole)
     return found | {"places": places}
 
 

@@ -18,7 +18,13 @@ BEAM, AT_ONCE = 4, 64
 
 
 def answers(
-    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+    trained: Trained,
+    names: Sequence[str],
+    *,
+    top: int,
+    save: str | None = None,
+    attention: bool = False,
+    whole: bool = False,
 ) -> list[dict[str, Any]]:
     """One answer per sentence: {input, translation, others: [texts]}, or {input, error}.
 
@@ -33,11 +39,11 @@ def answers(
             answer["translation"], *answer["others"] = written
     if attention:
         for answer in asked:
-            answer["attention"] = looked_at(trained, tokenizer, answer["input"], save)
+            answer["attention"] = looked_at(trained, tokenizer, answer["input"], save, whole)
     return found
 
 
-def looked_at(trained: Trained, tokenizer: Tokenizer, text: str, save: str | None) -> dict[str, Any]:
+def looked_at(trained: Trained, tokenizer: Tokenizer, text: str, save: str | None, whole: bool) -> dict[str, Any]:
     """See attention.look: from the tokens of the best translation, and its end, to those of the source."""
     import torch
 
@@ -54,7 +60,7 @@ def looked_at(trained: Trained, tokenizer: Tokenizer, text: str, save: str | Non
     keys = [tokenizer.name(token) for token in source_1K[0].tolist()]
     queries = [*(tokenizer.name(token) for token in written), "<eos>"]
     inputs = source_1K, lengths_1, torch.tensor([[BOS, *written]])
-    return look(trained, inputs, name=text, keys=keys, queries=queries, save=save)
+    return look(trained, inputs, name=text, keys=keys, queries=queries, save=save, whole=whole)
 
 
 def wanted(trained: Trained, top: int) -> tuple[int, int]:

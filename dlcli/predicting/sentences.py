@@ -23,7 +23,13 @@ Fitting = TypeVar("Fitting", "Tokenizer", "PretrainedTokenizer")
 
 
 def answers(
-    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+    trained: Trained,
+    names: Sequence[str],
+    *,
+    top: int,
+    save: str | None = None,
+    attention: bool = False,
+    whole: bool = False,
 ) -> list[Answer]:
     """{input, class, probability, classes: [{class, probability}]} of each sentence, or {input, error}.
 
@@ -49,12 +55,12 @@ def answers(
                 asked[i].update(as_sentiment(classes))
     if attention:
         for answer, tokens in zip(asked, ids, strict=True):
-            answer["attention"] = looked_at(trained, tokenizer, tokens, answer["input"], save)
+            answer["attention"] = looked_at(trained, tokenizer, tokens, answer["input"], save, whole)
     return found
 
 
 def looked_at(
-    trained: Trained, tokenizer: AnyTokenizer, tokens: Sequence[int], name: str, save: str | None
+    trained: Trained, tokenizer: AnyTokenizer, tokens: Sequence[int], name: str, save: str | None, whole: bool
 ) -> dict[str, Any]:
     """See attention.look."""
     import torch
@@ -62,7 +68,8 @@ def looked_at(
     from dlcli.predicting.attention import look
 
     inputs = torch.tensor([tokens]), torch.tensor([len(tokens)])
-    return look(trained, inputs, name=name, keys=[tokenizer.name(token) for token in tokens], save=save)
+    keys = [tokenizer.name(token) for token in tokens]
+    return look(trained, inputs, name=name, keys=keys, save=save, whole=whole)
 
 
 def row(answer: Answer) -> list[str | None]:

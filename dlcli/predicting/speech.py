@@ -20,7 +20,13 @@ AT_ONCE = 16
 
 
 def answers(
-    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+    trained: Trained,
+    names: Sequence[str],
+    *,
+    top: int,
+    save: str | None = None,
+    attention: bool = False,
+    whole: bool = False,
 ) -> list[dict[str, Any]]:
     """{input, transcript, probability, readings: [{text, probability}]} of each recording, or {input, error}.
 
@@ -45,11 +51,11 @@ def answers(
             found[i] |= {"transcript": told[0]["text"], "probability": told[0]["probability"], "readings": told}
     if attention:
         for i, wave in waves.items():
-            found[i]["attention"] = looked_at(trained, wave, found[i]["input"], save)
+            found[i]["attention"] = looked_at(trained, wave, found[i]["input"], save, whole)
     return found
 
 
-def looked_at(trained: Trained, wave: np.ndarray, name: str, save: str | None) -> dict[str, Any]:
+def looked_at(trained: Trained, wave: np.ndarray, name: str, save: str | None, whole: bool) -> dict[str, Any]:
     """See attention.look: from frames to frames; what is shown of these many is what all of them together take."""
     import torch
 
@@ -62,7 +68,8 @@ def looked_at(trained: Trained, wave: np.ndarray, name: str, save: str | None) -
         frames = int(network(*(tensor.to(trained.runtime.device) for tensor in inputs))[1][0])
     seconds = trained.tree["dataset"]["frame_ms"] / 1000
     keys = [f"{seconds * frame:.2f} s" for frame in range(frames)]
-    return look(trained, inputs, name=name, keys=keys, reads_from="all", save=save) | {"places": "moment"}
+    found = look(trained, inputs, name=name, keys=keys, reads_from="all", save=save, whole=whole)
+    return found | {"places": "moment"}
 
 
 def row(answer: dict[str, Any]) -> list[str | None]:

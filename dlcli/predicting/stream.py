@@ -19,7 +19,13 @@ NUM_TOKENS, TEMPERATURE, SEED = 100, 0.8, 0  # of an answer; `dlcli generate` ha
 
 
 def answers(
-    trained: Trained, names: Sequence[str], *, top: int, save: str | None = None, attention: bool = False
+    trained: Trained,
+    names: Sequence[str],
+    *,
+    top: int,
+    save: str | None = None,
+    attention: bool = False,
+    whole: bool = False,
 ) -> list[dict[str, Any]]:
     """One answer per text: {input, continuation, next: [{token, probability}]}, or {input, error}.
 
@@ -37,7 +43,7 @@ def answers(
             answer["continuation"] = "".join(pieces)
             answer["next"] = next_tokens(trained, prompt, top)
             if attention:
-                answer["attention"] = looked_at(trained, prompt, save)
+                answer["attention"] = looked_at(trained, prompt, save, whole)
         except (ConfigError, DataError) as error:
             answer["error"] = error.message
         found.append(answer)
@@ -79,7 +85,7 @@ def write(
     )
 
 
-def looked_at(trained: Trained, prompt: str, save: str | None) -> dict[str, Any]:
+def looked_at(trained: Trained, prompt: str, save: str | None, whole: bool) -> dict[str, Any]:
     """See attention.look: of the token behind the prompt, and of each before."""
     import torch
 
@@ -89,7 +95,7 @@ def looked_at(trained: Trained, prompt: str, save: str | None) -> dict[str, Any]
     tokenizer, network = tokenizer_of(trained), trained.task.get_submodule("model")
     tokens = encode_prompt(prompt, tokenizer)[-int(network.block) :]  # type: ignore[arg-type]
     keys = [tokenizer.name(token) for token in tokens]
-    return look(trained, (torch.tensor([tokens]),), name=prompt, keys=keys, save=save)
+    return look(trained, (torch.tensor([tokens]),), name=prompt, keys=keys, save=save, whole=whole)
 
 
 def next_tokens(trained: Trained, prompt: str, top: int) -> list[dict[str, Any]]:
