@@ -6,7 +6,7 @@ and everything before it is taken over. What was not taken is told.
 
 from __future__ import annotations
 
-import socket
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from dlcli import hugging_face
 from dlcli.checkpoint import read
+from dlcli.datasets.download import fetch
 from dlcli.datasets.roots import cache_folder, exists
 from dlcli.errors import ConfigError, DataError, EnvironmentFault, printable
 from dlcli.tasks.task import Task
 
 IMAGENET = "imagenet"
-SILENCE_S = 20.0  # a connection that says nothing for so long is given up
+LARGEST_BYTES = 2**30  # of what is fetched; a ResNet-152 has a quarter of it
+DIGITS = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # at the end of torchvision's names: the first of the file's sha256
 FRESH_NAMED = 4  # in the note
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which files of other programs keep the weights
 
@@ -87,22 +89,16 @@ def _imagenet(model: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _fetch(url: str, path: Path) -> Path:
     """The file at `url`, whole and of the checksum in its name, or EnvironmentFault."""
-    named = torch.hub.HASH_REGEX.search(path.name)
-    earlier = socket.getdefaulttimeout()
+    named = DIGITS.search(path.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(SILENCE_S)  # torch sets none: a dropped connection would hang the run
-        torch.hub.download_url_to_file(url, str(path), named.group(1) if named else None, progress=False)
-    except (OSError, RuntimeError, ValueError) as error:  # no network, no space, no permission; another checksum
+        return fetch(url, path, checksum=f"sha256:{named[1] if named else ''}", size_limit=LARGEST_BYTES)
+    except (OSError, ValueError) as error:  # no network, no space, no permission; another checksum
         reason = getattr(error, "reason", None) or error
         reason = getattr(reason, "strerror", None) or reason
         told = f"trainer.pretrained=imagenet: the weights cannot be fetched from {url}: {printable(reason)}"
         raise EnvironmentFault(
             told, hint=f"Put that file into {path.parent}, or name it where it lies: trainer.pretrained=FILE"
         ) from error
-    finally:
-        socket.setdefaulttimeout(earlier)
-    return path
 
 
 def _stored(path: Path) -> dict[str, Tensor]:

@@ -8,9 +8,10 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 
-from dlcli.errors import DataError
+from dlcli.errors import DataError, printable
 
 TRIES = 2
 SILENCE_S = 5.0  # a connection that says nothing for so long is given up
@@ -26,7 +27,7 @@ def download(urls: Sequence[str], target: Path, *, md5: str, size_limit: int) ->
     for attempt in range(max(TRIES, len(urls))):
         url = urls[attempt % len(urls)]
         try:
-            return fetch(url, target, md5=md5, size_limit=size_limit)
+            return fetch(url, target, checksum=f"md5:{md5}", size_limit=size_limit)
         except (OSError, ValueError) as error:  # URLError, timeouts and a full disk are OSErrors
             reasons.append(f"{url}: {getattr(error, 'reason', None) or error}")
     raise DataError(
@@ -36,11 +37,15 @@ def download(urls: Sequence[str], target: Path, *, md5: str, size_limit: int) ->
     )
 
 
-def fetch(url: str, target: Path, *, md5: str, size_limit: int) -> Path:
-    """One try. Raises OSError or ValueError; leaves nothing behind then."""
+def fetch(url: str, target: Path, *, checksum: str, size_limit: int) -> Path:
+    """One try. Raises OSError or ValueError; leaves nothing behind then.
+
+    checksum: md5:DIGEST or sha256:DIGEST, or the first digits of it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + SILENCE_S + size_limit / SLOWEST_BYTES_PER_S
-    digest = hashlib.md5(usedforsecurity=False)
+    algorithm, _, expected = checksum.partition(":")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     request = urllib.request.Request(url, headers={"User-Agent": "dlcli"})
     handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=target.parent)
     try:
@@ -54,9 +59,12 @@ def fetch(url: str, target: Path, *, md5: str, size_limit: int) -> Path:
                     raise ValueError(f"more than the expected {size_limit:,} bytes")
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"only {received:,} bytes in the time allowed")
-        if digest.hexdigest() != md5:
-            raise ValueError(f"the {received:,} bytes received have MD5 {digest.hexdigest()}, not {md5}")
+        if not digest.hexdigest().startswith(expected):
+            told = f"the {received:,} bytes received have {algorithm.upper()} {digest.hexdigest()}, not {expected}"
+            raise ValueError(told)
         os.replace(unfinished, target)
+    except HTTPException as error:  # no OSError: what answers is no web server, or it stopped in the middle
+        raise ConnectionError(f"{type(error).__name__}: {printable(error, limit=80)}") from error
     finally:
         Path(unfinished).unlink(missing_ok=True)
     return target
