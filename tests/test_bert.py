@@ -23,7 +23,7 @@ from dlcli.build import Builder
 from dlcli.confdir import options, packaged_conf
 from dlcli.config import compose_command
 from dlcli.datasets.pretrained_tokenizer import PretrainedTokenizer
-from dlcli.datasets.sentence_files import read_rows
+from dlcli.datasets.sentence_files import Notes, read_rows
 from dlcli.datasets.sentences import find_sst2
 from dlcli.errors import ConfigError, DataError
 from dlcli.optimizers.freezing import Freezing
@@ -437,7 +437,7 @@ def test_sentiments_are_answered_without_the_folder_it_began_with(run: Path, for
 def test_sst2_is_learnt_from_random_weights(
     transformers: ModuleType, forge: Forge, tmp_path: Path, data_root: Path
 ) -> None:
-    texts = [fields[0] for _, fields in read_rows(find_sst2("sentences/train", str(data_root)))]
+    texts = [fields[0] for _, fields in read_rows(find_sst2("sentences/train", str(data_root)), Notes())]
     folder = save_pretrained(transformers, "distilbert", tmp_path / "tiny", texts, 3000)
     child = forge.run(
         "train", "sst2_distilbert", "dataset=sst2_sentences", f"dataset.root={data_root}", *SIZES, *PLAIN,
