@@ -10,7 +10,7 @@ from typing import Any
 
 from dlcli.confdir import bodies
 from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
-from dlcli.config.words import Reading, Word, spell_key
+from dlcli.config.words import Reading, Word, spell_key, written
 from dlcli.errors import any_of, nearest, printable
 from dlcli.schema import SETTINGS, setting_of_kind
 
@@ -63,7 +63,7 @@ def _shown_default(key: str, tree: Mapping[str, Any]) -> str | None:
     value = lookup(tree, key)
     if value is None or value is ABSENT or isinstance(value, Mapping) or "${" in str(value):
         return None
-    return shlex.quote(_written(value)) if isinstance(value, str) else _written(value)
+    return shlex.quote(written(value)) if isinstance(value, str) else written(value)
 
 
 def _wrong_value(word: Word, old: Any) -> str | None:
@@ -113,7 +113,7 @@ def tell_paths(dataset: Mapping[str, Any], reading: Reading) -> None:
     for number, path in enumerate(reading.paths):
         is_free = key is not None and number == 0 and dataset[key] is None
         told = "is a file or folder; an experiment was named already, and settings are written key=value"
-        reading.wrong(path, told, shlex.quote(f"dataset.{key}={_written(path)}") if is_free else None)
+        reading.wrong(path, told, shlex.quote(f"dataset.{key}={written(path)}") if is_free else None)
 
 
 def _whole_group(word: Word, old: Any, reading: Reading) -> None:
@@ -123,34 +123,8 @@ def _whole_group(word: Word, old: Any, reading: Reading) -> None:
         inside = [f"{word.key}.GROUP.match", f"{word.key}.GROUP.SETTING"]
     named = f": {', '.join(inside)}" if inside else ""
     given = word.value if isinstance(word.value, Mapping) and "${" not in word.text else {}
-    better = " ".join(shlex.quote(f"{key}={_written(value)}") for key, value in leaves(given, word.key + "."))
+    better = " ".join(shlex.quote(f"{key}={written(value)}") for key, value in leaves(given, word.key + "."))
     reading.wrong(word.text, f"is a group of settings, which are set one by one{named}", better or None)
-
-
-def _written(value: Any) -> str:
-    """A value as it is typed behind `=`."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, str):
-        return value if _reads_back(value) else _in_quotes(value)
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _reads_back(text: str) -> bool:
-    """Whether Hydra reads this word, unquoted, as itself: not so `a,b`, `1`, `true`, `it's`. Judged as in a list."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        return OverridesParser.create().parse_override(f"x=[{text}]").value() == [text]
-    except (HydraException, RecursionError, ValueError, AttributeError, TypeError):
-        return False
-
-
-def _in_quotes(text: str) -> str:
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _typed(text: str) -> str:

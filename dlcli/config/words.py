@@ -125,6 +125,23 @@ def parse_override(text: str, reading: Reading) -> Any:
     return override
 
 
+def written(value: Any) -> str:
+    """A value as it is typed behind `=`: the reverse of reading a word."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, list):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, str):
+        return value if _reads_back(value) else str(QuotedString(value, Quote.single).with_quotes())
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _reads_back(text: str) -> bool:
+    """Whether Hydra reads this word, unquoted, as itself: not so `a,b`, `1`, `true`, `it's`. Judged as in a list."""
+    override = parse_override(f"x=[{text}]", Reading(search=()))
+    return override is not None and bool(override.value() == [text])
+
+
 def _unquoted(value: Any) -> Any:
     """Hydra marks quoted strings; plain data do not."""
     if hasattr(value, "text") and hasattr(value, "quote"):
