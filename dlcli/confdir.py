@@ -15,6 +15,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from dlcli import PACKAGE
 from dlcli.errors import ConfigError, Problem, nearest, printable
 
 GROUPS = (
@@ -40,8 +41,7 @@ MOST_NAMED = 8  # options of a group, in a message
 
 def packaged_conf() -> Path:
     """The configs dlcli comes with: inside the wheel `dlcli/conf`, in a checkout the repository's `conf/`."""
-    here = Path(__file__).resolve().parent
-    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+    return PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 
 def search_path(config_dir: str | None = None) -> list[Path]:

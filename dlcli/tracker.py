@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dlcli import PACKAGE
 from dlcli.disk import read_json, write_atomically
 from dlcli.errors import ConfigError, TrackerError, printable
 from dlcli.redaction import redact
@@ -243,7 +244,7 @@ def _environment(run: RunFolder) -> dict[str, str]:
         for name, value in os.environ.items()
         if name.upper() in _NEEDED.split() or name.startswith(("WANDB_", "LC_", "XDG_", "PYTHONUTF8"))
     }
-    kept["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    kept["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
     # Without these wandb writes to ~/.cache, ~/.config and ~/.local: nothing is written outside the run.
     for folder in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         kept.setdefault(folder, str(run.wandb / "cache"))

@@ -9,13 +9,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from dlcli import PACKAGE
 from dlcli.display import Output, clean, encodable, is_terminal, place, print_table, width_of
 from dlcli.errors import ConfigError, EnvironmentFault, nearest, printable
 from dlcli.lessons import TOPICS
 from dlcli.lessons.lesson import Lesson
 from dlcli.scratch.data import SETS
 
-PACKAGE = Path(__file__).resolve().parents[1]
 WIDEST = 110  # columns of text: longer lines are hard to read
 FOLDER = "learn"  # in the folder of the runs, which git ignores
 
