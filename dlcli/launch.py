@@ -39,7 +39,7 @@ def launch(argv: list[str], *, devices: int, max_restarts: int, program: Sequenc
     A rank that dies (by a signal, or with 70) ends the others, and all are started again, max_restarts times at most:
     they find their number in TORCHELASTIC_RESTART_COUNT, and TORCHELASTIC_RUN_ID stays. A rank that ends with an error
     of the user's ends the others for good. SIGINT, SIGTERM and SIGHUP are handed on, and the ranks' clean end is waited
-    for; a second one gives them some seconds.
+    for; a second one gives them some seconds. Raises EnvironmentFault when ranks are lost and no restart is left.
     """
     run_id = uuid.uuid4().hex
     with Forwarding() as forwarding:
@@ -51,11 +51,8 @@ def launch(argv: list[str], *, devices: int, max_restarts: int, program: Sequenc
                 return code
             if restart < max_restarts:
                 tell(f"{group.what_was_lost()}; all ranks start again ({restart + 1} of {max_restarts})")
-    from dlcli.display import print_error
-
     hint = "dlcli resume goes on from the last checkpoint; dlcli train --max-restarts=3 does so by itself."
-    print_error(EnvironmentFault(f"{group.what_was_lost()}; the run has stopped", hint=hint), stream=sys.stderr)
-    return EnvironmentFault.code
+    raise EnvironmentFault(f"{group.what_was_lost()}; the run has stopped", hint=hint)
 
 
 class Group:

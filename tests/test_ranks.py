@@ -370,8 +370,15 @@ def launched(tmp_path: Path, what: str, *, max_restarts: int = 0, **options: Any
     """`launch` of two children without torch, in a process of its own."""
     child = Path(__file__).with_name("rank_child.py")
     code = (
-        "import sys; from dlcli.launch import launch\n"
-        f"sys.exit(launch([{what!r}], devices=2, max_restarts={max_restarts}, program=[{str(child)!r}]))"
+        "import sys\n"
+        "from dlcli.display import print_error\n"
+        "from dlcli.errors import DlcliError\n"
+        "from dlcli.launch import launch\n"
+        "try:\n"
+        f"    sys.exit(launch([{what!r}], devices=2, max_restarts={max_restarts}, program=[{str(child)!r}]))\n"
+        "except DlcliError as error:\n"
+        "    print_error(error, stream=sys.stderr)\n"
+        "    sys.exit(error.code)"
     )
     env = environment() | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
