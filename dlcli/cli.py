@@ -144,7 +144,7 @@ def _add_commands(app: Any) -> None:
 
 
 def tell(error: Any, *, as_json: bool) -> int:
-    from dlcli.display import print_error
+    from dlcli.reporting.errors import print_error
 
     if error.is_told_elsewhere:
         return int(error.code)

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-from dlcli import confdir
+from dlcli.config import folders
 
 COMMANDS = Path(__file__).resolve().parent / "commands"
 NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
@@ -79,9 +79,9 @@ def complete(words: Sequence[str], current: str) -> list[str]:
     if command == "completion":
         return [] if rest else _matching(current, list(SCRIPTS))
     if command == "list":
-        return [] if rest else _matching(current, confdir.groups(confdir.search_path(_value_of("--config-dir", words))))
+        return [] if rest else _matching(current, folders.groups(folders.search_path(_value_of("--config-dir", words))))
     if command == "runs" and plain[1] in TAKES_FILTER:
-        return [] if rest else _matching(current, confdir.options("experiment", confdir.search_path()))
+        return [] if rest else _matching(current, folders.options("experiment", folders.search_path()))
     if plain[:2] == ["runs", "rm"]:
         return _matching(current, _runs(words, current, checkpoints=False))
     if plain[:2] == ["runs", "restore"]:
@@ -92,8 +92,8 @@ def complete(words: Sequence[str], current: str) -> list[str]:
         found = list(_settings(words, rest, current, experiments=True))
         return _matching(current, found if _names_key(rest, words) else _asked_keys(found))
     if command == "info" and not rest and "=" not in current:
-        search = confdir.search_path(_value_of("--config-dir", words))
-        return _matching(current, [*confdir.options("experiment", search), *confdir.options("model", search)])
+        search = folders.search_path(_value_of("--config-dir", words))
+        return _matching(current, [*folders.options("experiment", search), *folders.options("model", search)])
     if command in TAKES_OVERRIDES:
         return _matching(current, _settings(words, rest, current, experiments=command in TAKES_EXPERIMENT))
     return []
@@ -104,12 +104,12 @@ def _of_a_sweep(words: Sequence[str], rest: list[str], current: str, subcommands
     if rest[:1] and rest[0] in subcommands:
         yield from ["latest", *_sweeps(words)] if len(rest) == 1 else []
         return
-    if current.startswith(f"{confdir.SWEEP}="):
-        yield from (f"{confdir.SWEEP}={name}" for name in confdir.options(confdir.SWEEP, confdir.search_path()))
+    if current.startswith(f"{folders.SWEEP}="):
+        yield from (f"{folders.SWEEP}={name}" for name in folders.options(folders.SWEEP, folders.search_path()))
         return
     yield from [] if rest else (name for name in subcommands if name != "start")
     yield from _settings(words, rest, current, experiments=True)
-    yield f"{confdir.SWEEP}="
+    yield f"{folders.SWEEP}="
 
 
 def _matching(current: str, candidates: Iterable[str]) -> list[str]:
@@ -159,17 +159,17 @@ def _option_values(option: str, command: str, words: Sequence[str], current: str
 
 
 def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]:
-    from dlcli import runs
+    from dlcli.runs import find
 
-    outputs = runs.outputs_folder(_value_of("--outputs", words))
+    outputs = find.outputs_folder(_value_of("--outputs", words))
     name, slash, _ = current.rpartition("/")
-    if slash and (seeds := sorted(path.name for path in runs.find_run(name, outputs).path.glob("seed-*"))):
+    if slash and (seeds := sorted(path.name for path in find.find_run(name, outputs).path.glob("seed-*"))):
         return [f"{name}/{seed}" for seed in seeds]
     if checkpoints and slash:
-        steps = runs.checkpoint_steps(runs.find_run(name, outputs))
+        steps = find.checkpoint_steps(find.find_run(name, outputs))
         return [f"{name}/{which}" for which in ("best", "last", *(path.name for path in steps))]
-    every = runs.all_runs(outputs)
-    found = list(islice(filter(runs.checkpoint_steps, every) if checkpoints else every, MOST_RUNS))
+    every = find.all_runs(outputs)
+    found = list(islice(filter(find.checkpoint_steps, every) if checkpoints else every, MOST_RUNS))
     if current[:1].isdigit():
         return [run.folder_name for run in found]
     return [*(["latest"] if found else []), *(run.name for run in found)]
@@ -177,18 +177,17 @@ def _runs(words: Sequence[str], current: str, *, checkpoints: bool) -> list[str]
 
 def _removed(words: Sequence[str]) -> list[str]:
     """The runs in the bin, for `runs restore`."""
-    from dlcli import runs
-    from dlcli.registry import facts
+    from dlcli.runs import facts, find
 
-    found = facts.binned_runs(runs.outputs_folder(_value_of("--outputs", words)))[:MOST_RUNS]
+    found = facts.binned_runs(find.outputs_folder(_value_of("--outputs", words)))[:MOST_RUNS]
     return [*(["latest"] if found else []), *(run.name for run in found), *(run.folder_name for run in found)]
 
 
 def _sweeps(words: Sequence[str]) -> list[str]:
-    from dlcli import runs
-    from dlcli.registry import facts
+    from dlcli.runs import facts, find
+    from dlcli.runs import folder as runs
 
-    outputs = runs.outputs_folder(_value_of("--outputs", words))
+    outputs = find.outputs_folder(_value_of("--outputs", words))
     return [folder.name for folder in facts.folders(outputs / runs.SWEEPS)]
 
 
@@ -205,7 +204,7 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
 
 
 def _settings(words: Sequence[str], rest: list[str], current: str, *, experiments: bool) -> Iterator[str]:
-    search = confdir.search_path(_value_of("--config-dir", words))
+    search = folders.search_path(_value_of("--config-dir", words))
     sign = "~" if current.startswith("~") else current[: len(current) - len(current.lstrip("+"))]
     body = current[len(sign) :]
     group, equals, _ = body.partition("=")
@@ -213,11 +212,11 @@ def _settings(words: Sequence[str], rest: list[str], current: str, *, experiment
         yield from (f"{sign}{group}={value}" for value in _values(group, search, rest))
         return
     if experiments and not sign and not any("=" not in word for word in rest):
-        yield from confdir.options("experiment", search)
+        yield from folders.options("experiment", search)
     if "." in body:
         yield from (f"{sign}{key}=" for key in _keys(body.partition(".")[0], search, rest))
         return
-    groups = [group for group in confdir.groups(search) if group != "experiment"]
+    groups = [group for group in folders.groups(search) if group != "experiment"]
     yield from (f"{sign}{group}=" for group in groups)
     for key in _root_keys(search, rest):
         head, dot, _ = key.partition(".")
@@ -227,7 +226,7 @@ def _settings(words: Sequence[str], rest: list[str], current: str, *, experiment
 
 def _values(key: str, search: Sequence[Path], rest: list[str]) -> list[str]:
     """The options of a group; of a key what the comment behind it lists (`# auto | fp32 | bf16`), or true and false."""
-    if options := confdir.options(key, search):
+    if options := folders.options(key, search):
         return list(options)
     group = key.partition(".")[0]
     places = [(path, group) for path in _files(group, search, rest)] + [(p, "") for p in _root_files(search, rest)]
@@ -240,7 +239,7 @@ def _values(key: str, search: Sequence[Path], rest: list[str]) -> list[str]:
 
 def _names_key(rest: list[str], words: Sequence[str]) -> bool:
     """Whether the key that `config why` asks for stands there already."""
-    experiments = confdir.options("experiment", confdir.search_path(_value_of("--config-dir", words)))
+    experiments = folders.options("experiment", folders.search_path(_value_of("--config-dir", words)))
     return any("=" not in word and word not in experiments and not word.endswith((".yaml", ".yml")) for word in rest)
 
 
@@ -248,7 +247,7 @@ def _asked_keys(settings: Iterable[str]) -> Iterator[str]:
     """The keys as `config why` takes them: `trainer.epochs`; `model` itself, and `model.` for what is in it."""
     for word in settings:
         yield word.removesuffix("=")
-        if word.removesuffix("=") in confdir.GROUPS:
+        if word.removesuffix("=") in folders.GROUPS:
             yield f"{word[:-1]}."
 
 
@@ -259,7 +258,7 @@ def _keys(group: str, search: Sequence[Path], rest: list[str]) -> list[str]:
 
 
 def _files(group: str, search: Sequence[Path], rest: list[str]) -> list[Path]:
-    options = confdir.options(group, search)
+    options = folders.options(group, search)
     chosen = _chosen(group, search, rest)
     return [options[chosen]] if chosen in options else list(options.values())
 
@@ -277,7 +276,7 @@ def _chosen(group: str, search: Sequence[Path], rest: list[str]) -> str | None:
 
 def _root_files(search: Sequence[Path], rest: list[str]) -> list[Path]:
     """The experiment on the line, if there is one, then train.yaml."""
-    experiments = confdir.options("experiment", search)
+    experiments = folders.options("experiment", search)
     chosen = [experiments[word] for word in rest if word in experiments][:1]
     return chosen + [conf / "train.yaml" for conf in search if (conf / "train.yaml").is_file()][:1]
 

@@ -271,10 +271,10 @@ def serve() -> Iterator[dict[str, Any]]:
     import dlcli.cli
     import dlcli.config
     import dlcli.datasets.digits
-    import dlcli.pictures
-    import dlcli.session
-    import dlcli.tracker
-    import dlcli.trained
+    import dlcli.inference.trained
+    import dlcli.reporting.pictures
+    import dlcli.reporting.wandb_tracker
+    import dlcli.training.session
 
     torch.set_num_threads(1)
     dlcli.cli.make_app()

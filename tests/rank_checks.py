@@ -15,7 +15,7 @@ from typing import Any
 
 from program import REPOSITORY
 
-from dlcli.launch import Forwarding, Group
+from dlcli.runtime.launch import Forwarding, Group
 
 
 def names(checks: dict[str, Any]) -> list[str]:
@@ -36,7 +36,7 @@ def main(file: str, folder: str) -> None:
     """Run the checks of a test file on this rank."""
     import torch
 
-    from dlcli.ranks import find_ranks, join_ranks
+    from dlcli.runtime.rendezvous import find_ranks, join_ranks
 
     place = find_ranks()
     assert place is not None

@@ -1,4 +1,4 @@
-"""A rank for the tests of `dlcli.launch`: python tests/rank_child.py WHAT; it knows nothing of torch."""
+"""A rank for the tests of `dlcli.runtime.launch`: python tests/rank_child.py WHAT; it knows nothing of torch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 
 def observe() -> None:
     """Let every session write down what its rank holds."""
-    from dlcli.session import Session
+    from dlcli.training.session import Session
 
     score = Session._test
 
@@ -25,7 +25,7 @@ def observe() -> None:
 
 
 def holdings(training: Any) -> dict[str, Any]:
-    from dlcli.state import optimizer_tensors
+    from dlcli.training.state import optimizer_tensors
 
     tensors = dict(training.task.state_dict())
     for phase, optimizer in training.optimizers.items():
@@ -45,10 +45,6 @@ def digest(tensor: Any) -> str:
 
 def main() -> None:
     import torch.distributed
-
-    import dlcli.batch_norm
-    import dlcli.sharding
-    import dlcli.training  # noqa: F401
 
     assert torch.distributed.is_available()
     observe()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 TREE: dict[str, Any] = {
     "dataset": {"name": "digits", "image_shape": [1, 8, 8]},

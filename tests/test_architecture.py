@@ -13,29 +13,37 @@ from pathlib import Path
 import pytest
 from program import REPOSITORY
 
-from dlcli.confdir import packaged_conf, targets
+from dlcli.config.folders import packaged_conf
+from dlcli.config.plain_yaml import targets
 
 PACKAGE = REPOSITORY / "dlcli"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FAMILIES = ("models", "tasks", "datasets", "optimizers", "regularization")
-BELOW = (
-    "loop",
-    "checkpoint",
-    "runtime",
-    "scores",
-    "ranks",
-    "gradients",
-    "sharding",
-    "batch_norm",
-    "choices",
-)  # tensors only: they see neither configs nor runs
+# The rooms of the house. A room imports only rooms in a row below its own, late imports included; rooms of one row
+# do not import one another.
+ROWS = (
+    ("cli",),
+    ("commands",),
+    ("sweep", "lessons", "completion"),
+    ("planning", "evaluation"),
+    ("inference",),
+    ("training",),
+    ("reporting",),
+    ("runs",),
+    ("config",),
+    ("tasks", "models", "datasets", "optimizers"),
+    ("runtime",),
+    ("errors",),
+)
+FLOOR = {room: floor for floor, row in enumerate(ROWS) for room in row}
+ROOT = ("__init__", "__main__", "cli", "completion", "errors")  # the modules that lie loose in dlcli/
+MOST_LOOSE, MOST_ROOMS = 8, 20
+LONGEST_FILE = 450  # lines
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn", "numpy", "safetensors", "PIL")
 HEAVY += ("optuna", "scipy", "sqlalchemy", "submitit", "ray")
-LONGEST_FILE = 450
-ALLOWED = {  # the loop runs tasks, steps optimizers and averages weights: these are its vocabulary
-    "loop": {"tasks.task", "regularization.averaging", "optimizers.stepping", "optimizers.freezing"}
-    | {"ranks", "errors"},
-}
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def module_of(path: Path) -> str:
@@ -46,7 +54,7 @@ def module_of(path: Path) -> str:
 def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
     """Dotted names a file imports, dlcli's own without `dlcli.`; what stands under TYPE_CHECKING is no import."""
     found: set[str] = set()
-    for node in _statements(ast.parse(path.read_text(encoding="utf-8")), into_functions=not at_top_only):
+    for node in _statements(_tree(path), into_functions=not at_top_only):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -72,39 +80,52 @@ def _is_module(dotted: str) -> bool:
     return path.with_suffix(".py").is_file() or path.is_dir()
 
 
-OWN = {module_of(path) for path in FILES}
+OWN = {module_of(path) for path in FILES} - {"__init__"}
 
 
 def own_imports(path: Path) -> set[str]:
-    return {name for name in imports(path) if name in OWN or name in FAMILIES}
+    """dlcli's own modules that a file imports, in functions too."""
+    return {name for name in imports(path) if name in OWN}
 
 
-def in_family(module: str, family: str) -> bool:
-    return module == family or module.startswith(family + ".")
+def room_of(module: str) -> str:
+    """The room that a module is in: its top package, or its own name where it lies loose."""
+    top = module.split(".")[0]
+    return "cli" if top == "__main__" else top
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_families_import_neither_one_another_nor_what_is_above(family: str) -> None:
-    for path in sorted((PACKAGE / family).glob("*.py")):
-        foreign = {name for name in own_imports(path) if not in_family(name, family)}
-        assert foreign <= {"errors"}, f"{path.name} imports {foreign - {'errors'}}"
+def arrows() -> Iterator[tuple[str, str]]:
+    """Every import of one module of dlcli by another."""
+    for path in FILES:
+        for name in own_imports(path) if module_of(path) in OWN else ():
+            yield module_of(path), name
+
+
+def test_imports_point_down_the_house() -> None:
+    climbing = sorted(
+        f"{one} -> {other}"
+        for one, other in arrows()
+        if room_of(one) != room_of(other) and FLOOR[room_of(one)] >= FLOOR[room_of(other)]
+    )
+    assert climbing == []
+
+
+def test_the_rooms_are_few_and_hardly_anything_lies_loose() -> None:
+    rooms = {room_of(module) for module in OWN}
+    assert rooms == set(FLOOR), rooms ^ set(FLOOR)
+    loose = [path.stem for path in PACKAGE.glob("*.py")]
+    assert len(rooms) <= MOST_ROOMS
+    assert len(loose) <= MOST_LOOSE
+    assert set(loose) == set(ROOT)
 
 
 def test_the_loop_knows_neither_configs_nor_files_nor_screens() -> None:
-    assert own_imports(PACKAGE / "loop.py") <= ALLOWED["loop"]
-    for name in BELOW:
-        found = imports(PACKAGE / f"{name}.py")
-        assert not found & {
-            "config",
-            "record",
-            "display",
-            "session",
-            "build",
-            "training",
-            "hydra",
-            "omegaconf",
-            "wandb",
-        }
+    tensors_only = ["training.loop", "evaluation.scores", *(name for name in OWN if room_of(name) == "runtime")]
+    allowed = ("tasks", "optimizers", "runtime", "errors")
+    for name in tensors_only:
+        path = PACKAGE.joinpath(*name.split("."))
+        found = imports(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
+        assert {room_of(module) for module in found & OWN} <= set(allowed), name
         assert not {module.split(".")[0] for module in found} & {"hydra", "omegaconf", "wandb", "rich", "typer"}
 
 
@@ -115,50 +136,69 @@ def test_hydra_stands_in_one_place_and_wandb_in_another() -> None:
     }
     assert users["hydra"] == {"config.words", "config.composing"}, users["hydra"]
     assert all(name.startswith("sweep.") for package in ("optuna", "ray", "submitit") for name in users[package]), users
-    assert users["wandb"] == {"follower"}, "in the tracker's own process"
+    assert users["wandb"] == {"reporting.wandb_follower"}, "in the tracker's own process"
     assert all(name == "cli" or name.startswith("commands") for name in users["typer"]), users["typer"]
 
 
-def test_only_build_and_what_is_above_it_builds_objects() -> None:
-    """Who imports what: commands -> start -> session -> training -> assembly -> build -> the families."""
-    rooms = ("build", "session", "start")
-    importers = {target: {module_of(p) for p in FILES if target in own_imports(p)} for target in rooms}
-    above = {
-        "assembly",
-        "inspection",
-        "checking",
-        "training",
-        "session",
-        "trained",
-        "tuning",
-        "forecast",
-        "comparison.answers",
-    } | {
-        *(f"commands.{c}" for c in ("evaluate", "generate", "info", "plan", "predict", "tune")),
-        *(f"sweep.{c}" for c in ("workers.trial", "dry_run")),
+def test_only_the_builder_imports_what_a_config_names() -> None:
+    """The one import of a module by a name that stands in a config is behind the allow-list."""
+    users = {
+        module_of(path)
+        for path in FILES
+        if any(isinstance(node, ast.Name) and node.id == "import_module" for node in ast.walk(_tree(path)))
     }
-    rest = {name for name in importers["build"] - above if not name.startswith("vectorized.")}
-    assert not rest, rest
-    assert importers["session"] == {"start"}
-    starters = ("commands.", "sweep.")
-    assert all(name.startswith(starters) for name in importers["start"] - {"seeds.group", "comparison.rerunning"}), (
-        importers["start"]
-    )
+    lookups = {"inference.predict", "datasets.made_up"}  # of dlcli's own modules, by the kind of data
+    assert users - lookups == {"training.allow_list", "training.completing"}
 
 
-def test_there_is_no_circle_among_the_modules() -> None:
-    graph = {module_of(path): {n for n in imports(path, at_top_only=True) if n in OWN} for path in FILES}
-    done: set[str] = set()
+def circles(nodes: set[str], graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of nodes that reach one another (Tarjan's strongly connected components of two and more)."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
 
-    def visit(module: str, trail: tuple[str, ...]) -> None:
-        assert module not in trail, " -> ".join((*trail, module))
-        if module not in done:
-            for name in graph[module]:
-                visit(name, (*trail, module))
-            done.add(module)
+    def visit(node: str) -> None:
+        index[node] = lowest[node] = len(index)
+        stack.append(node)
+        for other in graph.get(node, ()):
+            if other not in index:
+                visit(other)
+                lowest[node] = min(lowest[node], lowest[other])
+            elif other in stack:
+                lowest[node] = min(lowest[node], index[other])
+        if lowest[node] == index[node]:
+            group = [stack.pop()]
+            while group[-1] != node:
+                group.append(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
 
-    for module in graph:
-        visit(module, ())
+    for node in sorted(nodes):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_there_is_no_circle_among_the_modules_late_imports_included() -> None:
+    graph: dict[str, set[str]] = {}
+    for one, other in arrows():
+        graph.setdefault(one, set()).add(other)
+    assert circles(OWN, graph) == []
+
+
+def test_there_is_no_circle_among_the_rooms_nor_among_the_packages_inside_one() -> None:
+    rooms: dict[str, set[str]] = {}
+    inner: dict[str, set[str]] = {}
+    for one, other in arrows():
+        if room_of(one) != room_of(other):
+            rooms.setdefault(room_of(one), set()).add(room_of(other))
+        here, there = (".".join(name.split(".")[:2]) for name in (one, other))
+        both_packages = all((PACKAGE / name.replace(".", "/")).is_dir() and "." in name for name in (here, there))
+        if both_packages and here != there:
+            inner.setdefault(here, set()).add(there)
+    assert circles(set(rooms), rooms) == []
+    assert circles(set(inner), inner) == []
 
 
 def reached_at_the_top(module: str) -> dict[str, str]:
@@ -178,44 +218,20 @@ def reached_at_the_top(module: str) -> dict[str, str]:
 
 
 LIGHT = [
-    "cli",
-    "confdir",
-    "schema",
-    "errors",
-    "display",
-    "runs",
-    "run_names",
-    "registry.report",
-    "registry.facts",
-    "registry.query",
-    "registry.table",
-    "registry.bin",
-    "registry.export",
-    "completion",
-    "session",
-    "start",
-    "launch",
-]
+    "cli", "completion", "errors", "training.session", "training.start", "training.completing", "runtime.launch",
+    "runtime.rendezvous", "planning.machine", "datasets.kinds", "datasets.storage.roots", "datasets.files.image_tree",
+    "inference.predict", "inference.predict.images", "inference.image_files", "evaluation.significance",
+    "evaluation.diagnosis.evidence", "evaluation.diagnosis.reasons", "sweep.run", "sweep.request",
+    "sweep.workers.overseer", "sweep.workers.launchers", "sweep.results.report", "sweep.status.reading",
+    "sweep.status.display",
+]  # fmt: skip
+NOT_LIGHT = {"config.composing", "config.words", "runs.checkpoint", "reporting.pictures", "reporting.wandb_follower"}
 LIGHT += [
-    "config",
-    "tracker",
-    "record",
-    "redaction",
-    "disk",
-    "health",
-    "datasets.kinds",
-    "datasets.roots",
-    "datasets.image_tree",
-    "predicting",
-    "predicting.images",
-    "diagnosis.evidence",
-    "diagnosis.reasons",
+    module_of(path)
+    for room in ("commands", "config", "reporting", "runs", "evaluation/compare", "evaluation/seeds")
+    for path in sorted((PACKAGE / room).glob("*.py"))
+    if module_of(path) not in NOT_LIGHT
 ]
-LIGHT += [f"seeds.{name}" for name in ("group", "results", "display")]
-LIGHT += [f"comparison.{name}" for name in ("answers", "verdict", "report", "differences", "rerunning", "significance")]
-LIGHT += [module_of(path) for path in sorted((PACKAGE / "commands").glob("*.py"))]
-LIGHT += [f"sweep.{name}" for name in ("running", "asking", "workers.overseeing", "workers.launchers")]
-LIGHT += [f"sweep.showing.{name}" for name in ("reading", "report", "display")]
 
 
 @pytest.mark.parametrize("module", LIGHT)

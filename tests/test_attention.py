@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.attention import Attention, DecoderBlock, EncoderBlock, FeedForward, key_mask, sinusoids
+from dlcli.models.layers.attention import Attention, DecoderBlock, EncoderBlock, FeedForward, key_mask, sinusoids
 
 B, Q, K, D, H = 3, 5, 7, 12, 4
 

@@ -13,18 +13,18 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dlcli.confdir import packaged_conf
-from dlcli.models.attention import split_heads
+from dlcli.config.folders import packaged_conf
+from dlcli.inference.explain.attention import MODELS, as_lines, read_rows
 from dlcli.models.bert import Bert
 from dlcli.models.conformer import Conformer
 from dlcli.models.gpt import GPT
+from dlcli.models.layers.attention import split_heads
 from dlcli.models.log_mel import LogMel
 from dlcli.models.moe import MixtureTransformer
 from dlcli.models.seq2seq import Seq2SeqTransformer
 from dlcli.models.transformer import Transformer
 from dlcli.models.vit import ViT
-from dlcli.pictures import draw_attended_image, draw_attention
-from dlcli.predicting.attention import MODELS, as_lines, read_rows
+from dlcli.reporting.pictures import draw_attended_image, draw_attention
 
 LENGTHS = torch.tensor([9, 5, 1])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.tasks.average_precision import OVERLAPS, RECALLS, Answer, Detections
+from dlcli.tasks.metrics.average_precision import OVERLAPS, RECALLS, Answer, Detections
 
 NOTHING = (np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.int64))
 

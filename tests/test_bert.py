@@ -18,17 +18,17 @@ from faults import Forge, differences, events, num_lines, outcome, run_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dlcli import build, start
-from dlcli.build import Builder
-from dlcli.confdir import options, packaged_conf
 from dlcli.config import compose_command
-from dlcli.datasets.pretrained_tokenizer import PretrainedTokenizer
-from dlcli.datasets.sentence_files import Notes, read_rows
+from dlcli.config.folders import options, packaged_conf
+from dlcli.datasets.files.sentence_files import Notes, read_rows
 from dlcli.datasets.sentences import find_sst2
+from dlcli.datasets.tokens.pretrained_tokenizer import PretrainedTokenizer
 from dlcli.errors import ConfigError, DataError
 from dlcli.optimizers.freezing import Freezing
-from dlcli.pretrained import load_pretrained
 from dlcli.tasks.task import Task
+from dlcli.training import build, completing
+from dlcli.training.allow_list import Builder
+from dlcli.training.pretrained import load_pretrained
 
 KINDS = ("bert", "distilbert")
 SIZES = ("model.width=32", "model.layers=2", "model.heads=2", "model.feed_forward=64", "model.positions=64")
@@ -117,7 +117,7 @@ def composed(folder: Path, *words: str, experiment: str = "sst2_distilbert") -> 
     """The config of a run that begins with the folder's weights."""
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     choices = (f"model={kind}", *SIZES, "dataset.max_length=64", f"trainer.pretrained={folder}")
-    return start.settle(compose_command([experiment, *choices, *words]).tree, Path("outputs"))
+    return completing.settle(compose_command([experiment, *choices, *words]).tree, Path("outputs"))
 
 
 def loaded(folder: Path, *words: str) -> tuple[Task, str]:
@@ -230,7 +230,7 @@ def test_another_network_is_refused_before_anything_starts(
     folder = changed(folders["distilbert"], tmp_path / "changed", **config)
     choices = ("sst2_distilbert", *SIZES, "dataset.max_length=64", f"trainer.pretrained={folder}")
     with pytest.raises(ConfigError) as caught:
-        start.settle(compose_command([*choices, *words]).tree, tmp_path)
+        completing.settle(compose_command([*choices, *words]).tree, tmp_path)
     assert told in caught.value.message and hint in (caught.value.hint or "")
 
 
@@ -317,7 +317,7 @@ def test_a_vocabulary_without_its_own_unknown_token_is_refused_before_training(
 
 def test_without_a_pretrained_network_the_experiment_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        start.settle(compose_command(["sst2_distilbert"]).tree, tmp_path)
+        completing.settle(compose_command(["sst2_distilbert"]).tree, tmp_path)
     assert "trainer.pretrained=FOLDER" in str(caught.value.hint)
 
 

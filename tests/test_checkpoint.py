@@ -23,8 +23,8 @@ from program import dlcli, environment
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 
-from dlcli import checkpoint
 from dlcli.errors import CheckpointError, DivergedError, EnvironmentFault
+from dlcli.runs import checkpoint
 
 WORDS = ("digits", "augmentation=light", "regularization.dropout=0.3", "tracker=none", "runtime.threads=1",
          "runtime.device=cpu", "trainer.epochs=5")  # fmt: skip

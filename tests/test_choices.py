@@ -10,12 +10,12 @@ import torch
 from program import QUICK, dlcli, events_of
 from safetensors.torch import load_file
 
-from dlcli import loop
-from dlcli.choices import Cost, Timer, choose
-from dlcli.fitting import bytes_per_example, eval_batch_size
 from dlcli.models.mnist_net import MnistNet
-from dlcli.runtime import Runtime
+from dlcli.runtime.device import Runtime
 from dlcli.tasks.classification import Classification
+from dlcli.training import loop
+from dlcli.training.autotune import Cost, Timer, choose
+from dlcli.training.eval_batch import bytes_per_example, eval_batch_size
 
 CPU = torch.device("cpu")
 OPEN = {"threads": "auto", "channels_last": "auto", "precision": "auto"}
@@ -63,7 +63,7 @@ def test_measuring_changes_neither_the_task_nor_the_random_numbers() -> None:
     state = torch.get_rng_state()
 
     def steps(copy: Any, runtime: Runtime) -> Iterator[loop.StepDone]:
-        from dlcli.datasets.examples import Batch
+        from dlcli.datasets.batches.examples import Batch
 
         labels = torch.zeros(4, dtype=torch.int64)
         optimizer = torch.optim.SGD(copy.parameters(), lr=1.0)

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from program import QUICK, REPOSITORY, dlcli, environment, events_of
 
-from dlcli.checkpoint import read
-from dlcli.runs import RunFolder
+from dlcli.runs.checkpoint import read
+from dlcli.runs.folder import RunFolder
 
 COMMANDS = (
     "train", "eval", "resume", "predict", "generate", "runs ls", "runs show", "runs rm",

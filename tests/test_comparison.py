@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from program import dlcli
 
-from dlcli.comparison.answers import RightAnswers, kept
-from dlcli.comparison.differences import differing_environment, differing_settings, shown
-from dlcli.comparison.report import as_event
-from dlcli.comparison.report import told as told_verdict
-from dlcli.comparison.verdict import (
+from dlcli.config import compose_command
+from dlcli.config.folders import packaged_conf
+from dlcli.errors import CheckpointError, ConfigError
+from dlcli.evaluation.compare.answers import RightAnswers, kept
+from dlcli.evaluation.compare.differences import differing_environment, differing_settings, shown
+from dlcli.evaluation.compare.report import as_event
+from dlcli.evaluation.compare.report import told as told_verdict
+from dlcli.evaluation.compare.verdict import (
     BETTER,
     SAME,
     UNKNOWN,
@@ -26,10 +29,8 @@ from dlcli.comparison.verdict import (
     read_side,
     seeds_command,
 )
-from dlcli.confdir import packaged_conf
-from dlcli.config import compose_command
-from dlcli.errors import CheckpointError, ConfigError
-from dlcli.runs import RunFolder, find_run
+from dlcli.runs.find import find_run
+from dlcli.runs.folder import RunFolder
 
 QUICK = ("digits", "tracker=none", "runtime=cpu", "trainer.epochs=2")
 
@@ -203,7 +204,7 @@ def test_less_loss_is_better() -> None:
 
 
 def test_two_networks_are_compared_by_the_examples_they_get_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.comparison.verdict.is_same_network", lambda one, other: False)
+    monkeypatch.setattr("dlcli.evaluation.compare.verdict.is_same_network", lambda one, other: False)
     ask = answering(a="1" * 50 + "0" * 50, b="1" * 70 + "0" * 30, c="1" * 48 + "0" * 49 + "111")
     first, better, same = (side({0: 0.5}, name) for name in "abc")
     verdict = compare(first, better, "test/accuracy", ask)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dlcli.completion import SCRIPTS, complete, scan, script
-from dlcli.confdir import bodies, packaged_conf
-from dlcli.runs import RunFolder
+from dlcli.config.folders import bodies, packaged_conf
+from dlcli.runs.folder import RunFolder
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -121,7 +121,7 @@ def test_choices_by_comment_are_those_of_the_checks() -> None:
     """What the YAML files list for people and for <TAB> is what is accepted, and all of it."""
     from typing import Literal, get_args, get_origin
 
-    from dlcli.schema import SETTINGS
+    from dlcli.config.settings import SETTINGS
 
     literal = {key: s.annotation for key, s in SETTINGS.items() if get_origin(s.annotation) is Literal}
     for key, annotation in literal.items():

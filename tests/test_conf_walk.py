@@ -22,16 +22,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dlcli import build, start, trained
-from dlcli.build import Builder
-from dlcli.confdir import GROUPS, options, packaged_conf
 from dlcli.config import compose_command
-from dlcli.datasets.examples import Data, Examples, in_memory
+from dlcli.config.folders import GROUPS, options, packaged_conf
+from dlcli.datasets.batches.examples import Data, Examples, in_memory
 from dlcli.datasets.kinds import gives
 from dlcli.datasets.made_up import made_up_data
-from dlcli.display import Silent
-from dlcli.predicting import predictor
-from dlcli.predicting.attention import as_lines, rounded
+from dlcli.evaluation import score
+from dlcli.inference import trained
+from dlcli.inference.explain.attention import as_lines, rounded
+from dlcli.inference.predict import predictor
+from dlcli.runs.events import Silent
+from dlcli.training import build, completing, start
+from dlcli.training.allow_list import Builder
 
 CONF = packaged_conf()
 SMALL = (
@@ -136,7 +138,7 @@ class Walk:
         return node is not ...
 
     def use_made_up_data(self, tree: dict[str, Any]) -> None:
-        self.patch.setattr(start, "_peek", lambda node: COUNTED)
+        self.patch.setattr(completing, "_peek", lambda node: COUNTED)
         if gives(tree["dataset"]) == "table":
             self.patch.undo()
             self.patch.chdir(self.folder)
@@ -159,7 +161,7 @@ class Walk:
 
     def resume_from_the_first_step(self, run: Path) -> Path:
         """A copy of the run as a kill after its first step would have left it, resumed."""
-        from dlcli.runs import RunFolder
+        from dlcli.runs.folder import RunFolder
 
         copy = run.parent.parent.parent / "resumed" / run.parent.name / run.name
         shutil.copytree(run, copy, symlinks=True)
@@ -174,11 +176,11 @@ class Walk:
     def evaluate_and_predict(self, run: Path, scores: dict[str, float]) -> None:
         loaded = trained.load(run / "checkpoints" / "best", builder=Builder.for_search([CONF]))
         data = trained.read_data(loaded)
-        report = trained.score(loaded, data, "test")
+        report = score.score(loaded, data, "test")
         assert report.is_same_data is not False
         for name, value in report.metrics.items():
             assert value == pytest.approx(scores[f"test/{name}"], rel=1e-5, nan_ok=True), name
-        trained.draw_report(loaded, data, report, run / "eval")
+        score.draw_report(loaded, data, report, run / "eval")
         if loaded.tree["task"]["facts"]["models"] == "gan":  # it answers for nothing
             return
         module = predictor(gives(loaded.tree["dataset"]))
@@ -222,7 +224,7 @@ def made_up(settings: dict[str, Any]) -> Examples:
 
 def fitted(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What answers need of a training split that is made up."""
-    from dlcli.datasets.tokenizing import Tokenizer
+    from dlcli.datasets.tokens.tokenizing import Tokenizer
 
     if kind in ("sentences", "stream", "pairs"):
         return {"tokenizer": Tokenizer.train([TEXT], kind="characters", size=None).to_json()}

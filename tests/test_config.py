@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from program import dlcli
 
-from dlcli.confdir import GROUPS, describe, options, packaged_conf, search_path
-from dlcli.config import change_stored, check_stored, compose_command
+from dlcli.config import compose_command
+from dlcli.config.folders import GROUPS, describe, options, packaged_conf, search_path
+from dlcli.config.settings import SETTINGS, seconds
+from dlcli.config.stored import change_stored, check_stored
 from dlcli.config.why import explain
 from dlcli.errors import ConfigError, any_of
-from dlcli.schema import SETTINGS, seconds
 
 OPTIONS = [(group, name) for group in GROUPS for name in options(group, [packaged_conf()])]
 

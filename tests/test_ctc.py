@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
 from dlcli.tasks.ctc import CTC
-from dlcli.tasks.ctc_decoding import beam_search, collapse, edit_distance, greedy
+from dlcli.tasks.metrics.ctc_decoding import beam_search, collapse, edit_distance, greedy
 
 
 class Batch(NamedTuple):

@@ -17,17 +17,17 @@ from program import dlcli, events_of
 from safetensors.torch import load_file
 from torch import nn
 
-from dlcli import build, checking
-from dlcli.build import Builder
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
+from dlcli.config.folders import packaged_conf
 from dlcli.datasets.boxes import BoxBatch, made_up, records
 from dlcli.errors import ConfigError
+from dlcli.inference.predict import as_table, predictor
 from dlcli.models import yolo
 from dlcli.models.faster_rcnn import FasterRCNN
 from dlcli.models.yolo import Yolo
-from dlcli.predicting import as_table, predictor
 from dlcli.tasks.detection import Detection
+from dlcli.training import build, checks
+from dlcli.training.allow_list import Builder
 
 SETTINGS = {"image_shape": [3, 64, 96], "num_classes": 3, "mean": [0.5], "std": [0.25]}
 SMALL = {"num_classes": 3, "image_shape": [3, 64, 96], "widths": [8, 16, 32], "neck": 16}
@@ -166,7 +166,7 @@ def test_shapes_are_tried_on_the_smallest_pictures_that_tell(
 ) -> None:
     node = {"image_shape": shape, "num_classes": 3}
     tree = {"dataset": {**node, "facts": {"gives": "boxes"}}, "model": {**node, "facts": {"min_size": min_size}}}
-    found = checking.smaller_pictures(tree)
+    found = checks.smaller_pictures(tree)
     assert (found and found["dataset"]["image_shape"], found and found["model"]["image_shape"]) == (small, small)
 
 
@@ -174,10 +174,10 @@ def test_shapes_are_tried_on_the_smallest_pictures_that_tell(
 def test_a_trial_on_small_pictures_says_what_one_on_real_ones_does(words: list[str]) -> None:
     tree = compose_command(["blood_cells", *words, "dataset.image_shape=[3,128,160]"]).tree
     rebuild = partial(build.build_meta_task, Builder.for_search([packaged_conf()]))
-    real, small = (checking.check_shapes(rebuild(tree), tree, how) for how in (None, rebuild))
+    real, small = (checks.check_shapes(rebuild(tree), tree, how) for how in (None, rebuild))
     assert real == small > 0
     tree["dataset"]["eval_batch_size"] = 4
-    assert checking.check_shapes(rebuild(tree), tree, rebuild) == 0
+    assert checks.check_shapes(rebuild(tree), tree, rebuild) == 0
 
 
 def test_a_network_for_other_classes_or_channels_is_refused_with_the_real_size() -> None:
@@ -186,7 +186,7 @@ def test_a_network_for_other_classes_or_channels_is_refused_with_the_real_size()
     for setting, wrong in (("num_classes", 1), ("image_shape", [1, 128, 160])):
         misfit = {**tree, "model": {**tree["model"], setting: wrong}}
         with pytest.raises(ConfigError, match="does not fit images of 3x128x160 and 3 classes"):
-            checking.check_shapes(rebuild(misfit), misfit, rebuild)
+            checks.check_shapes(rebuild(misfit), misfit, rebuild)
 
 
 def test_a_detector_that_small_pictures_do_not_suit_is_tried_on_real_ones() -> None:
@@ -199,7 +199,7 @@ def test_a_detector_that_small_pictures_do_not_suit_is_tried_on_real_ones() -> N
         sizes.append(small["dataset"]["image_shape"])
         raise ConfigError("too small for this network")
 
-    assert checking.check_shapes(meta, tree, refuse) == checking.check_shapes(meta, tree)
+    assert checks.check_shapes(meta, tree, refuse) == checks.check_shapes(meta, tree)
     assert sizes == [[3, 32, 64]]
 
 
@@ -252,9 +252,9 @@ TRAIN = (
 
 def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -> None:
     """Boxes are augmented too; from the middle of an epoch on. What is found is drawn, a bad file told."""
-    from dlcli import start
-    from dlcli.display import Silent
-    from dlcli.runs import RunFolder
+    from dlcli.runs.events import Silent
+    from dlcli.runs.folder import RunFolder
+    from dlcli.training import start
 
     write_images(tmp_path)
     done = dlcli(*TRAIN, "trainer.max_steps=5", cwd=tmp_path)
@@ -300,7 +300,7 @@ def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -
 
 
 def test_what_is_found_is_drawn_where_it_is() -> None:
-    from dlcli.predicting.boxes import draw_boxes
+    from dlcli.inference.predict.boxes import draw_boxes
 
     for size in ((40, 30), (640, 480), (3000, 2000)):
         picture = Image.new("RGB", size)

@@ -14,10 +14,10 @@ import pytest
 from program import dlcli, events_of
 
 from dlcli.config import compose_command
-from dlcli.diagnosis import reasons as diagnosis
-from dlcli.diagnosis.evidence import Evidence, read_evidence
-from dlcli.diagnosis.reasons import Reason, diagnose, falling_share, smooth
-from dlcli.runs import RunFolder
+from dlcli.evaluation.diagnosis import reasons as diagnosis
+from dlcli.evaluation.diagnosis.evidence import Evidence, read_evidence
+from dlcli.evaluation.diagnosis.reasons import Reason, diagnose, falling_share, smooth
+from dlcli.runs.folder import RunFolder
 
 ON = ("tracker=none", "runtime.threads=1", "runtime.device=cpu")
 CONFIG = compose_command(["digits"]).tree

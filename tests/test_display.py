@@ -21,21 +21,16 @@ from typing import Any, TextIO
 
 import pytest
 
-from dlcli import display as display_module
-from dlcli.display import (
-    JsonDisplay,
-    Output,
-    PlainDisplay,
-    choice,
-    encodable,
-    open_display,
-    option_of,
-    print_error,
-    print_table,
-    render_error,
-)
+from dlcli.config.naming import choice, option_of
 from dlcli.errors import ConfigError, DataError, Problem
-from dlcli.layout import Columns, flow, metric_value, sparkline, summary_of
+from dlcli.reporting import display as display_module
+from dlcli.reporting import output
+from dlcli.reporting.display import JsonDisplay, open_display
+from dlcli.reporting.errors import print_error, render_error
+from dlcli.reporting.format import Columns, flow, metric_value, sparkline, summary_of
+from dlcli.reporting.output import Output, encodable
+from dlcli.reporting.plain_display import PlainDisplay
+from dlcli.reporting.tables import print_table
 
 RUN = "outputs/digits/20261121-101502-calm-otter"
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -330,7 +325,7 @@ def test_the_loss_is_read_only_when_something_is_drawn() -> None:
 
 
 def test_quick_epochs_do_not_each_redraw(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.terminal.monotonic", lambda: 100.0)  # no time passes
+    monkeypatch.setattr("dlcli.reporting.rich_display.monotonic", lambda: 100.0)  # no time passes
     text = show(story(200))
     assert text.count("\x1b[2K") < 30  # the first and the last picture
     assert all(f" {e} " in text for e in range(1, 201))
@@ -481,7 +476,7 @@ def test_a_closed_stream_is_like_a_broken_one() -> None:
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
-from dlcli.display import open_display
+from dlcli.reporting.display import open_display
 display = open_display({mode!r})
 for step in range(20000):
     display.event({{"event": "epoch", "epoch": step, "step": step, "metrics": {{}}}})
@@ -596,9 +591,10 @@ def test_an_output_spells_in_its_encoding() -> None:
 
 def test_every_symbol_of_the_terminal_display_has_an_ascii_form() -> None:
     folder = Path(display_module.__file__).parent
-    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("display.py", "terminal.py", "layout.py"))
+    names = ("display.py", "rich_display.py", "plain_display.py", "format.py", "output.py")
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in names)
     symbols = {c for c in source if not c.isascii()} - set("▁▂▃▄▅▆▇█")
-    assert symbols <= {chr(number) for number in display_module.ASCII}
+    assert symbols <= {chr(number) for number in output.ASCII}
 
 
 def test_a_narrow_table_keeps_the_epoch_and_the_monitored_score_to_the_last() -> None:

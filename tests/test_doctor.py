@@ -17,9 +17,9 @@ from dlcli.commands.doctor import as_text, doctor
 from dlcli.commands.runs import app as runs_app
 from dlcli.commands.sync import sync
 from dlcli.errors import ConfigError
-from dlcli.health import found_data
-from dlcli.registry.report import describe_run, epoch_table, sparkline
-from dlcli.runs import RunFolder
+from dlcli.planning.machine import found_data
+from dlcli.reporting.run_report import describe_run, epoch_table, sparkline
+from dlcli.runs.folder import RunFolder
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -195,7 +195,8 @@ def test_the_commands_import_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "import dlcli.commands.runs, dlcli.commands.doctor, dlcli.commands.sync, dlcli.commands.completion\n"
-        "import dlcli.runs, dlcli.registry.report, dlcli.tracker, dlcli.health, dlcli.confdir\n"
+        "import dlcli.runs.folder, dlcli.reporting.run_report, dlcli.reporting.wandb_tracker\n"
+        "import dlcli.planning.machine, dlcli.config.folders\n"
         "heavy = {'torch', 'torchvision', 'hydra', 'wandb', 'matplotlib', 'numpy', 'yaml'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dlcli.errors import ConfigError
-from dlcli.extension import check_extension, more
+from dlcli.training.extension import check_extension, more
 
 
 def tree(patience: int | None = None, **trainer: Any) -> dict[str, Any]:

@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from program import dlcli, events_of
 from torch import Tensor, nn
 
-from dlcli import build
-from dlcli.build import Builder
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
+from dlcli.config.folders import packaged_conf
 from dlcli.datasets.augmentation import Augment
-from dlcli.datasets.examples import Batch, Data, in_memory
-from dlcli.datasets.keyed_random import mirror_turns, sample_keys, uniform
-from dlcli.datasets.source import TrainSource
+from dlcli.datasets.batches.examples import Batch, Data, in_memory
+from dlcli.datasets.batches.keyed_random import mirror_turns, sample_keys, uniform
+from dlcli.datasets.batches.source import TrainSource
 from dlcli.errors import ConfigError
 from dlcli.models.fast_cnn import FastCNN
 from dlcli.models.whitened_cnn import WhitenedCNN
 from dlcli.optimizers.schedules import Position, triangle
 from dlcli.tasks.classification import Classification, move
+from dlcli.training import build
+from dlcli.training.allow_list import Builder
 
 ROWS = torch.arange(64)
 

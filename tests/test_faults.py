@@ -22,9 +22,10 @@ import pytest
 import torch
 from program import QUICK, dlcli, environment, events_of
 
-from dlcli.checkpoint import newest_valid
-from dlcli.record import read_events
-from dlcli.runs import RunFolder, all_runs
+from dlcli.runs.checkpoint import newest_valid
+from dlcli.runs.events import read_events
+from dlcli.runs.find import all_runs
+from dlcli.runs.folder import RunFolder
 
 PATIENCE_S = 180  # against a hang only
 LONG = (*QUICK, "trainer.epochs=100000")  # ended by what the test does to it

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from program import QUICK, dlcli, events_of
 
-from dlcli.build import Builder
 from dlcli.config import compose_command
 from dlcli.errors import ConfigError
-from dlcli.forecast import Costs, Forecast, Pace, Saving, course, forecast, num_saves, seconds_since_start
+from dlcli.planning.plan import Costs, Forecast, Pace, Saving, course, forecast, num_saves, seconds_since_start
+from dlcli.training.allow_list import Builder
 
 WORDS = ("digits", "runtime.threads=1", "runtime.device=cpu", "model.hidden=[16]")
 COSTS = Costs(start_s=1.0, val_s=0.5, test_s=0.25, saving=Saving(0.1, 0.2, 1_000))

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlcli.datasets.examples import private_generator
-from dlcli.datasets.tokenizing import Tokenizer
+from dlcli.datasets.batches.examples import private_generator
+from dlcli.datasets.tokens.tokenizing import Tokenizer
 from dlcli.errors import ConfigError
+from dlcli.inference.generation import Sampling, admitted, choose, continuation, encode_prompt, spelt, until, write
 from dlcli.models.gpt import GPT
-from dlcli.predicting.generation import Sampling, admitted, choose, continuation, encode_prompt, spelt, until, write
 
 LETTERS = Tokenizer.train(["abcdefgh\n"], kind="characters")
 

@@ -15,14 +15,15 @@ import torch
 from program import dlcli, environment
 from torch import nn
 
-from dlcli import build, inspection
-from dlcli.build import Builder
 from dlcli.commands.info import as_experiment
-from dlcli.confdir import options, packaged_conf
 from dlcli.config import compose_command
+from dlcli.config.folders import options, packaged_conf
 from dlcli.errors import ConfigError
-from dlcli.inspection import Call, Network
-from dlcli.start import complete
+from dlcli.planning import network as inspection
+from dlcli.planning.network import Call, Network
+from dlcli.training import build
+from dlcli.training.allow_list import Builder
+from dlcli.training.completing import complete
 
 CONF = [packaged_conf()]
 

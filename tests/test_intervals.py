@@ -14,16 +14,17 @@ from program import dlcli, events_of
 from test_average_precision import random_answers
 from torch import Tensor, nn
 
-from dlcli import bootstrap, loop
 from dlcli.datasets.table import number_records
-from dlcli.tasks.average_precision import Detections
+from dlcli.evaluation import bootstrap
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.ctc import CTC, error_rate
 from dlcli.tasks.language_model import LanguageModel
+from dlcli.tasks.metrics.average_precision import Detections
+from dlcli.tasks.metrics.statistics import Statistics, Sums
 from dlcli.tasks.regression import Regression
 from dlcli.tasks.segmentation import IGNORED, Segmentation
 from dlcli.tasks.translation import bleu, bleu_counts
-from dlcli.tasks.whole_set import Statistics, Sums
+from dlcli.training import loop
 
 NUM_SAMPLES = 40  # that are scored anew
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dlcli import loop
-from dlcli.datasets.records import Records
-from dlcli.datasets.source import EvalSource, TrainSource
+from dlcli.datasets.batches.records import Records
+from dlcli.datasets.batches.source import EvalSource, TrainSource
 from dlcli.datasets.text_stream import Windows, as_batch, as_data
 from dlcli.errors import ConfigError
 from dlcli.models.gpt import GPT
 from dlcli.tasks.language_model import LanguageModel
+from dlcli.training import loop
 
 PROSE = "".join(f"{a} {b}s the {c}.\n" for a in ("he", "she", "nobody") for b in ("see", "hear") for c in
                 ("sea", "storm", "bird", "bell"))  # fmt: skip

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.datasets.mnist import read_mnist
-from dlcli.inspection import Call, examine
 from dlcli.models.mobilenet import build_mobilenet
 from dlcli.models.resnet import build_resnet
 from dlcli.models.shufflenet import build_shufflenet
+from dlcli.planning.network import Call, examine
 
 Maker = Callable[..., Any]
 LIGHT: dict[str, Maker] = {

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli import loop
-from dlcli.datasets.examples import Batch
+from dlcli.datasets.batches.examples import Batch
 from dlcli.errors import DivergedError
+from dlcli.optimizers.averaging import Average
+from dlcli.optimizers.penalties import L1
 from dlcli.optimizers.stepping import bare_step
-from dlcli.regularization.averaging import Average
-from dlcli.regularization.penalties import L1
-from dlcli.state import Progress
-from dlcli.tally import Tally
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
 from dlcli.tasks.task import Answers
+from dlcli.training import loop
+from dlcli.training.state import Progress
+from dlcli.training.tally import Tally
 
 
 def batches(sizes: list[int], seed: int = 0) -> list[Batch]:

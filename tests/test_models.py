@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from dlcli import build, checking
-from dlcli.build import Builder
-from dlcli.confdir import bodies, packaged_conf
 from dlcli.config import compose_command
+from dlcli.config.folders import bodies, packaged_conf
 from dlcli.errors import CheckpointError, ConfigError
 from dlcli.models.lenet5 import LeNet5
 from dlcli.models.mnist_net import MnistNet
 from dlcli.models.resnet import build_resnet
 from dlcli.models.simple_cnn import SimpleCNN
+from dlcli.training import build, checks
+from dlcli.training.allow_list import Builder
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -62,7 +62,7 @@ def test_every_model_fits_its_task_on_the_meta_device(name: str, batch_norm: str
     tree = compose_command([*words, f"regularization.batch_norm={batch_norm}"]).tree
     builder = Builder.for_search([packaged_conf()])
     task = build.build_meta_task(builder, tree)
-    checking.check_shapes(task, tree)
+    checks.check_shapes(task, tree)
     assert all(p.is_meta for p in task.parameters())
 
 
@@ -72,7 +72,7 @@ def test_shapes_that_do_not_fit_are_told_before_any_data() -> None:
     task = build.build_meta_task(builder, tree)
     tree["dataset"]["image_shape"] = [3, 28, 28]
     with pytest.raises(ConfigError, match="3x28x28"):
-        checking.check_shapes(task, tree)
+        checks.check_shapes(task, tree)
 
 
 def test_only_targets_of_the_conf_folder_are_built() -> None:

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from dlcli import loop
 from dlcli.config import compose_command
-from dlcli.datasets.examples import Batch
+from dlcli.datasets.batches.examples import Batch
 from dlcli.errors import ConfigError
 from dlcli.models.resnet import build_resnet
 from dlcli.optimizers.groups import build_optimizer
+from dlcli.optimizers.penalties import L1
 from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay, triangle
-from dlcli.plan import Plan
-from dlcli.ranks import Alone
-from dlcli.regularization.penalties import L1
-from dlcli.regularization.stopping import best_index, should_stop
+from dlcli.runtime.ranks import Alone
 from dlcli.tasks.classification import Classification
+from dlcli.training import loop
+from dlcli.training.budget import Plan
+from dlcli.training.early_stopping import best_index, should_stop
 
 STEPS, PER_EPOCH = 100, 10
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dlcli.pictures import draw_confusion, draw_curves, draw_grid, draw_mistakes
+from dlcli.reporting.pictures import draw_confusion, draw_curves, draw_grid, draw_mistakes
 
 
 def epochs(num: int, **metrics: float) -> list[dict[str, Any]]:

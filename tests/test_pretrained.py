@@ -17,14 +17,14 @@ import torch
 from program import QUICK, dlcli, events_of, train_quickly
 from safetensors.torch import save_file
 
-from dlcli import build
-from dlcli.build import Builder
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
-from dlcli.datasets.download import download
+from dlcli.config.folders import packaged_conf
+from dlcli.datasets.storage.download import download
 from dlcli.errors import ConfigError, DataError, EnvironmentFault
-from dlcli.pretrained import load_pretrained
 from dlcli.tasks.task import Task
+from dlcli.training import build
+from dlcli.training.allow_list import Builder
+from dlcli.training.pretrained import load_pretrained
 
 
 def fresh(*words: str) -> tuple[Task, dict]:

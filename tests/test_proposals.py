@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dlcli.config import compose_command
+from dlcli.config.settings import SETTINGS
 from dlcli.config.tree import lookup
 from dlcli.errors import ConfigError
-from dlcli.schema import SETTINGS
 
 
 def refused(*words: str) -> ConfigError:

@@ -17,11 +17,12 @@ from program import REPOSITORY, dlcli, environment
 from rank_checks import names, run_on_two_ranks
 from torch import Tensor, nn
 
-from dlcli.batch_norm import synchronise
 from dlcli.errors import EnvironmentFault
-from dlcli.gradients import flat_gradients
-from dlcli.launch import Group, launch
-from dlcli.ranks import Alone, Place, Ranks, find_ranks, first_host, join_ranks, port_of
+from dlcli.runtime.batch_norm import synchronise
+from dlcli.runtime.gradients import flat_gradients
+from dlcli.runtime.launch import Group, launch
+from dlcli.runtime.ranks import Alone, Place, Ranks
+from dlcli.runtime.rendezvous import find_ranks, first_host, join_ranks, port_of
 
 # ------------------------------------------------------------------------------------------- checks that both ranks run
 
@@ -212,7 +213,8 @@ def test_alone_is_one_rank_that_changes_nothing() -> None:
 
 
 def test_finding_ranks_imports_no_torch() -> None:
-    code = "import sys; from dlcli import launch, ranks; ranks.find_ranks(); assert 'torch' not in sys.modules"
+    found = "from dlcli.runtime import launch, rendezvous; rendezvous.find_ranks()"
+    code = f"import sys; {found}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
 
 
@@ -291,7 +293,7 @@ def test_gradients_that_come_late_on_a_gpu_are_a_fault() -> None:
 LOST = """
 import sys, threading, os, signal, time
 import torch
-from dlcli.ranks import find_ranks, join_ranks
+from dlcli.runtime.rendezvous import find_ranks, join_ranks
 ranks = join_ranks(find_ranks(), torch.device("cpu"), timeout_s=float(sys.argv[2]))
 ranks.barrier()
 if ranks.rank == 1 and sys.argv[1] == "hang":
@@ -349,7 +351,7 @@ def test_a_rank_that_answers_no_more_is_given_up_after_the_timeout(tmp_path: Pat
 
 JOIN = """
 import torch
-from dlcli.ranks import Place, join_ranks
+from dlcli.runtime.ranks import Place; from dlcli.runtime.rendezvous import join_ranks
 try:
     join_ranks(Place(int(__import__("sys").argv[1]), 2, 0, "127.0.0.1", 1), torch.device("cpu"), timeout_s=1)
 except Exception as error:
@@ -371,9 +373,9 @@ def launched(tmp_path: Path, what: str, *, max_restarts: int = 0, **options: Any
     child = Path(__file__).with_name("rank_child.py")
     code = (
         "import sys\n"
-        "from dlcli.display import print_error\n"
+        "from dlcli.reporting.errors import print_error\n"
         "from dlcli.errors import DlcliError\n"
-        "from dlcli.launch import launch\n"
+        "from dlcli.runtime.launch import launch\n"
         "try:\n"
         f"    sys.exit(launch([{what!r}], devices=2, max_restarts={max_restarts}, program=[{str(child)!r}]))\n"
         "except DlcliError as error:\n"
@@ -446,7 +448,9 @@ def test_a_launcher_that_is_killed_leaves_no_orphans(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_setting_is_told_by_ranks_as_by_one_process(tmp_path: Path) -> None:
-    code = "import sys; from dlcli.launch import launch; sys.exit(launch(sys.argv[1:], devices=2, max_restarts=3))"
+    code = (
+        "import sys; from dlcli.runtime.launch import launch; sys.exit(launch(sys.argv[1:], devices=2, max_restarts=3))"
+    )
     words = ["train", "digits", "optimizer.lrr=1"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -461,8 +465,8 @@ def test_a_misspelt_setting_is_told_by_ranks_as_by_one_process(tmp_path: Path) -
 
 
 def test_the_launcher_imports_nothing_heavy() -> None:
-    assert launch.__module__ == "dlcli.launch"
-    code = "import sys, dlcli.launch; print(*sorted({'torch', 'numpy', 'typer', 'rich'} & set(sys.modules)))"
+    assert launch.__module__ == "dlcli.runtime.launch"
+    code = "import sys, dlcli.runtime.launch; print(*sorted({'torch', 'numpy', 'typer', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == ""
 

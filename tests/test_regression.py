@@ -13,12 +13,12 @@ import torch
 from program import dlcli, events_of
 from torch import nn
 
-from dlcli.datasets.csv_text import parse_table
+from dlcli.datasets.files.csv_text import parse_table
+from dlcli.datasets.files.table_files import prepare_diabetes
 from dlcli.datasets.table import NumberRows, class_records, number_records
-from dlcli.datasets.table_files import prepare_diabetes
 from dlcli.errors import ConfigError
+from dlcli.inference.predict.table import Fitted, told_of_a_row
 from dlcli.models.mlp import MLP
-from dlcli.predicting.table import Fitted, told_of_a_row
 from dlcli.tasks.classification import Classification
 from dlcli.tasks.regression import Regression
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from program import dlcli, events_of
 
-from dlcli.runs import RunFolder, find_run
+from dlcli.runs.find import find_run
+from dlcli.runs.folder import RunFolder
 
 QUICK = ("digits", "tracker=none", "runtime=cpu", "trainer.epochs=2")
 Edit = Callable[[dict[str, Any]], None]
@@ -104,8 +105,8 @@ def test_to_the_last_bit_needs_the_hashes_of_the_last_weights(
     tmp_path: Path, best: str | None, last: str | None, is_same: bool
 ) -> None:
     """best, last: sha256 of their weights, "" where the checkpoint says none, None where there is no checkpoint."""
-    from dlcli.comparison.rerunning import judge
     from dlcli.config import compose_command
+    from dlcli.evaluation.compare.rerun import judge
 
     runs = [RunFolder(tmp_path / "digits" / f"2026010{day}-000000-run") for day in (1, 2)]
     for run in runs:
@@ -125,7 +126,7 @@ def test_to_the_last_bit_needs_the_hashes_of_the_last_weights(
 
 def test_a_result_within_the_spread_of_the_seeds_is_within_noise(original: Path, tmp_path: Path) -> None:
     """Where the answers differ beyond chance, but no more than seeds do."""
-    from dlcli.comparison.rerunning import by_seeds
+    from dlcli.evaluation.compare.rerun import by_seeds
 
     member = RunFolder(tmp_path / "digits" / "20260101-000000-group" / "seed-0")
     member.path.mkdir(parents=True)

@@ -92,7 +92,7 @@ def copied(run: Path, folder: Path) -> Path:
 
 
 def newest_step(run: Path) -> int:
-    from dlcli.checkpoint import newest_valid
+    from dlcli.runs.checkpoint import newest_valid
 
     found, damaged = newest_valid(run / "checkpoints")
     assert not damaged
@@ -421,7 +421,7 @@ def test_wrong_training_tensors_with_right_digests_are_refused(
 
 
 def rewrite(folder: Path, body: dict[str, Any]) -> None:
-    from dlcli.checkpoint import _manifest_bytes
+    from dlcli.runs.checkpoint import _manifest_bytes
 
     (folder / "checkpoint.json").write_bytes(_manifest_bytes(body))
 
@@ -590,7 +590,7 @@ def read_terminal(terminal: int) -> bytes:
 def training(tmp_path: Path) -> Iterator[Any]:
     """A Training in the middle of its second epoch, everything switched on."""
     live = build_training(tmp_path)
-    from dlcli.signals import Interrupted
+    from dlcli.runtime.signals import Interrupted
 
     live.recorder.display = Stopper(live, at=30)
     with pytest.raises(Interrupted):
@@ -600,14 +600,14 @@ def training(tmp_path: Path) -> Iterator[Any]:
 
 
 def build_training(cwd: Path, resume_from: Any = None) -> Any:
-    from dlcli.build import Builder
     from dlcli.config import compose_command
-    from dlcli.display import open_display
-    from dlcli.record import Recorder
-    from dlcli.runs import RunFolder
-    from dlcli.signals import Signals
-    from dlcli.start import complete
-    from dlcli.training import Training
+    from dlcli.reporting.display import open_display
+    from dlcli.runs.events import Recorder
+    from dlcli.runs.folder import RunFolder
+    from dlcli.runtime.signals import Signals
+    from dlcli.training.allow_list import Builder
+    from dlcli.training.completing import complete
+    from dlcli.training.trainer import Training
 
     tree = complete(compose_command(list(EVERYTHING)).tree)
     run = RunFolder.create(cwd / "outputs", "digits")
@@ -641,8 +641,8 @@ def test_every_attribute_of_a_training_is_saved_or_derived(training: Any) -> Non
 
 
 def test_every_field_of_progress_is_saved_and_restored(training: Any, tmp_path: Path) -> None:
-    from dlcli.checkpoint import read
-    from dlcli.state import Progress
+    from dlcli.runs.checkpoint import read
+    from dlcli.training.state import Progress
 
     saved = read(training.run_folder.checkpoints / "last")
     assert set(saved.manifest.state["progress"]) == {field.name for field in fields(Progress)}
@@ -747,7 +747,7 @@ def test_a_resume_that_cannot_start_leaves_a_finished_run_as_it_was(tmp_path: Pa
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
-    from dlcli.signals import Signals
+    from dlcli.runtime.signals import Signals
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

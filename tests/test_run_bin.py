@@ -13,9 +13,10 @@ from program import REPOSITORY, dlcli, events_of
 from registry import make_checkpoint, make_group, make_run
 
 from dlcli.errors import ConfigError, EnvironmentFault
-from dlcli.registry.bin import find_removed, find_waste, free, remove, restore
-from dlcli.registry.facts import binned_runs
-from dlcli.runs import RunFolder, all_runs, find_checkpoint
+from dlcli.runs.facts import binned_runs
+from dlcli.runs.find import all_runs, find_checkpoint
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.trash import find_removed, find_waste, free, remove, restore
 
 
 def names(outputs: Path) -> list[str]:
@@ -288,7 +289,7 @@ def test_a_kill_while_deleting_leaves_nothing_that_looks_whole(tmp_path: Path) -
     make_run(tmp_path, "old", 2)
     remove(["old"], tmp_path)
     code = (
-        "import os, shutil, signal, sys; from pathlib import Path; from dlcli.registry.bin import find_waste, free\n"
+        "import os, shutil, signal, sys; from pathlib import Path; from dlcli.runs.trash import find_waste, free\n"
         "shutil.rmtree = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "kind = sys.argv[2]; free([w for w in find_waste(Path(sys.argv[1])) if w.kind == kind])"
     )

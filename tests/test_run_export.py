@@ -12,8 +12,8 @@ from program import dlcli, events_of
 from registry import make_group, make_run
 
 from dlcli.errors import ConfigError, EnvironmentFault
-from dlcli.registry.export import chosen_format, export, write
-from dlcli.registry.facts import gather
+from dlcli.reporting.runs_export import chosen_format, export, write
+from dlcli.runs.facts import gather
 
 
 @pytest.fixture

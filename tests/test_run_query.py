@@ -12,9 +12,9 @@ from program import dlcli, environment, events_of
 from registry import TREE, make_group, make_run
 
 from dlcli.errors import ConfigError
-from dlcli.registry.facts import RunFacts, gather
-from dlcli.registry.query import KEYS, QUOTE, Condition, parse_query, select
-from dlcli.registry.table import json_row, list_table
+from dlcli.reporting.runs_table import json_row, list_table
+from dlcli.runs.facts import RunFacts, gather
+from dlcli.runs.query import KEYS, QUOTE, Condition, parse_query, select
 
 
 @pytest.fixture

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from dlcli.confdir import check_user_yaml, command, describe, groups, options, search_path, targets
+from dlcli.config.folders import command, describe, groups, options, search_path
+from dlcli.config.plain_yaml import check_user_yaml, targets
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
-from dlcli.redaction import redact
-from dlcli.run_names import ADJECTIVES, NOUNS
-from dlcli.runs import RunFolder, all_runs, find_checkpoint, find_run, outputs_folder, row
+from dlcli.runs.find import all_runs, find_checkpoint, find_run, outputs_folder, row
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.names import ADJECTIVES, NOUNS
+from dlcli.runs.redaction import redact
 
 NOON = datetime(2026, 11, 21, 12, 0, 0)
 REPO = Path(__file__).resolve().parents[1]
@@ -58,7 +60,7 @@ def test_two_runs_of_one_second_are_two_folders_in_order_of_making(tmp_path: Pat
 
 def test_32_processes_make_32_folders(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from datetime import datetime; from dlcli.runs import RunFolder\n"
+        "import sys, time, pathlib; from datetime import datetime; from dlcli.runs.folder import RunFolder\n"
         "print('ready', flush=True); sys.stdin.read()\n"
         f"RunFolder.create(pathlib.Path({str(tmp_path)!r}), 'digits', 'same', datetime(2026, 11, 21))"
     )
@@ -114,7 +116,7 @@ def test_a_second_locker_is_told_who_holds_the_run(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "digits")
     code = (
-        "import pathlib, time; from dlcli.runs import RunFolder\n"
+        "import pathlib, time; from dlcli.runs.folder import RunFolder\n"
         f"run = RunFolder(pathlib.Path({str(run.path)!r})).lock()\n"
         "print('locked', flush=True); time.sleep(60)"
     )

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from dlcli import saving
-from dlcli.display import Silent
 from dlcli.errors import EnvironmentFault
-from dlcli.record import Recorder, read_events
-from dlcli.saving import Saver, Snapshot
+from dlcli.runs.events import Recorder, Silent, read_events
+from dlcli.training import saver as saving
+from dlcli.training.saver import Saver, Snapshot
 
 ALWAYS_EARLY_S = 1e9
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dlcli import scores
+from dlcli.evaluation import scores
 
 
 def test_wilsons_interval_is_the_published_one() -> None:

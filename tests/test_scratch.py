@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import dlcli.scratch
-from dlcli.regularization.penalties import L1
-from dlcli.scratch.activations import ACTIVATIONS, Array
-from dlcli.scratch.backprop import TwoLayerNetwork, numerical_gradients
-from dlcli.scratch.data import SETS
-from dlcli.scratch.neuron import Neuron, accuracy, cross_entropy
-from dlcli.scratch.optimizers import SGD, Adam, Momentum, Nesterov, Optimizer, RMSprop
-from dlcli.scratch.regularization import BatchNorm, dropout_mask, l1, l2
+import dlcli.lessons.scratch
+from dlcli.lessons.scratch.activations import ACTIVATIONS, Array
+from dlcli.lessons.scratch.backprop import TwoLayerNetwork, numerical_gradients
+from dlcli.lessons.scratch.data import SETS
+from dlcli.lessons.scratch.neuron import Neuron, accuracy, cross_entropy
+from dlcli.lessons.scratch.optimizers import SGD, Adam, Momentum, Nesterov, Optimizer, RMSprop
+from dlcli.lessons.scratch.regularization import BatchNorm, dropout_mask, l1, l2
+from dlcli.optimizers.penalties import L1
 
-FOLDER = Path(dlcli.scratch.__file__).parent
+FOLDER = Path(dlcli.lessons.scratch.__file__).parent
 TORCH = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "leaky_relu": partial(F.leaky_relu)}
 
 
@@ -48,7 +48,7 @@ def test_nothing_but_numpy_is_imported() -> None:
                 "numpy",
                 "dlcli",
             }
-            assert all(name.startswith("dlcli.scratch") for name in names if name.startswith("dlcli")), path
+            assert all(name.startswith("dlcli.lessons.scratch") for name in names if name.startswith("dlcli")), path
 
 
 # --------------------------------------------------------------------------------------------------------- activations

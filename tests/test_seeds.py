@@ -14,15 +14,17 @@ from typing import Any
 import pytest
 from program import dlcli, environment, events_of
 
-from dlcli import start
-from dlcli.comparison.significance import deviation, mean, mean_interval
 from dlcli.completion import complete
 from dlcli.config import compose_command
-from dlcli.display import Silent
-from dlcli.runs import RunFolder, all_runs, find_run, find_runs
-from dlcli.seeds import group as seeds
-from dlcli.seeds.results import statistics_of, told_seeds
-from dlcli.signals import Signals
+from dlcli.evaluation.seeds import group as seeds
+from dlcli.evaluation.seeds.results import statistics_of
+from dlcli.evaluation.significance import deviation, mean, mean_interval
+from dlcli.reporting.format import told_seeds
+from dlcli.runs.events import Silent
+from dlcli.runs.find import all_runs, find_run, find_runs
+from dlcli.runs.folder import RunFolder
+from dlcli.runtime.signals import Signals
+from dlcli.training import start
 
 QUICK = ("digits", "tracker=none", "runtime=cpu", "trainer.epochs=2")
 PATIENCE_S = 180  # against a hang only

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from dlcli import build
-from dlcli.build import Builder
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
+from dlcli.config.folders import packaged_conf
 from dlcli.errors import ConfigError
-from dlcli.models.attention import FeedForward
+from dlcli.models.layers.attention import FeedForward
+from dlcli.models.layers.sequences import rows
 from dlcli.models.moe import Mixture, MixtureTransformer
 from dlcli.models.recurrent import Recurrent
-from dlcli.models.sequences import rows
 from dlcli.models.transformer import Transformer
-from dlcli.regularization.penalties import add_auxiliary, has_auxiliary
+from dlcli.optimizers.penalties import add_auxiliary, has_auxiliary
+from dlcli.training import build
+from dlcli.training.allow_list import Builder
 
 Maker = Callable[..., Any]
 READERS: dict[str, Maker] = {

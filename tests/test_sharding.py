@@ -13,13 +13,13 @@ from rank_checks import names, run_on_two_ranks
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from dlcli import sharding
 from dlcli.errors import ConfigError
 from dlcli.models.vit import ViT
-from dlcli.ranks import Alone, Place, Ranks
-from dlcli.regularization.averaging import Average
-from dlcli.sharding import full_tensors, load_full, optimizer_settings, parallelize, shard, shard_like
-from dlcli.state import optimizer_tensors, restore_optimizer
+from dlcli.optimizers.averaging import Average
+from dlcli.runtime import sharding
+from dlcli.runtime.ranks import Alone, Place, Ranks
+from dlcli.runtime.sharding import full_tensors, load_full, optimizer_settings, parallelize, shard, shard_like
+from dlcli.training.state import optimizer_tensors, restore_optimizer
 
 Make = Callable[..., torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {

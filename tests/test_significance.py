@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dlcli.comparison.significance import (
+from dlcli.evaluation.significance import (
     deviation,
     false_alarms,
     mcnemar,

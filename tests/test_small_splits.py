@@ -8,7 +8,7 @@ import pytest
 import yaml
 from program import REPOSITORY, dlcli, events_of
 
-from dlcli.checking import small_splits
+from dlcli.training.checks import small_splits
 
 PACKAGED = sorted((REPOSITORY / "conf" / "dataset").glob("*.yaml"))
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from dlcli import build
-from dlcli.build import Builder
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
+from dlcli.config.folders import packaged_conf
 from dlcli.errors import ConfigError
 from dlcli.models.conformer import Conformer, ConformerBlock, Convolution
 from dlcli.models.log_mel import LogMel
 from dlcli.models.speech_lstm import BothWays, SpeechLSTM, turned
+from dlcli.training import build
+from dlcli.training.allow_list import Builder
 
 LENGTHS = torch.tensor([1_700, 81, 3_999, 1])
 MODELS: dict[str, Callable[..., Any]] = {

@@ -18,7 +18,7 @@ from faults import Forge, differences, killed_and_resumed, num_lines, outcome, r
 from program import dlcli, environment, events_of
 
 from dlcli.datasets.speech import WORDS
-from dlcli.tasks.ctc_decoding import edit_distance
+from dlcli.tasks.metrics.ctc_decoding import edit_distance
 
 PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "runtime.precision=fp32")
 SMALL = (

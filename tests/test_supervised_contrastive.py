@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from program import dlcli, train_quickly
 from torch import Tensor, nn
 
-from dlcli.build import Builder, build_meta_task
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
-from dlcli.datasets.examples import Batch
+from dlcli.config.folders import packaged_conf
+from dlcli.datasets.batches.examples import Batch
 from dlcli.errors import ConfigError
 from dlcli.tasks.supervised_contrastive import SupervisedContrastive, contrast, embed
+from dlcli.training.allow_list import Builder
+from dlcli.training.build import build_meta_task
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 3])  # 2 and 3 have no positive
 OUTPUTS = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

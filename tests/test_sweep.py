@@ -13,7 +13,8 @@ import yaml
 from program import dlcli, events_of
 from sweeping import SMALL, SPACE, check_whole, sweep, sweep_finished, trials
 
-from dlcli.runs import RunFolder, find_run
+from dlcli.runs.find import find_run
+from dlcli.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from sweeping import (
     worker_pids,
 )
 
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 LONGER = (*SMALL[:2], "trainer.epochs=30", "model.hidden=[64]", "runtime=cpu", "runtime.threads=1")
 TRIALS = 24

@@ -20,11 +20,11 @@ from dlcli.errors import EnvironmentFault
 from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.ledger import claims as ledger_module
 from dlcli.sweep.ledger.claims import LEDGER, Claim, Ledger, Wait
+from dlcli.sweep.ledger.heartbeat import Watch, is_alive_here, is_here, this_worker, write_beat
 from dlcli.sweep.ledger.journal import DamagedLedger, Journal
-from dlcli.sweep.ledger.life import Watch, is_alive_here, is_here, this_worker, write_beat
 from dlcli.sweep.ledger.opening import open_ledger
-from dlcli.sweep.record import Record, read_record, read_records, trial_folder
-from dlcli.sweep.space import Axis
+from dlcli.sweep.space.space import Axis
+from dlcli.sweep.trial_record import Record, read_record, read_records, trial_folder
 
 AXES = (
     Axis("model", values=("a", "b")),
@@ -61,7 +61,7 @@ def complete(ledger: Ledger, value: float = 1.0) -> Record:
 
 def dead_worker() -> dict[str, Any]:
     """A worker of this machine whose process has ended."""
-    code = "import json; from dlcli.sweep.ledger.life import this_worker; print(json.dumps(this_worker()))"
+    code = "import json; from dlcli.sweep.ledger.heartbeat import this_worker; print(json.dumps(this_worker()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -130,7 +130,7 @@ def test_who_lost_a_trial_cannot_finish_it(ledger: Ledger) -> None:
 
 def test_a_worker_elsewhere_is_dead_when_its_heartbeat_stands_still(tmp_path: Path, monkeypatch: Any) -> None:
     now = [0.0]
-    monkeypatch.setattr("dlcli.sweep.ledger.life.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dlcli.sweep.ledger.heartbeat.time.monotonic", lambda: now[0])
     foreign = this_worker() | {"machine": "elsewhere", "id": "w1"}
     assert not is_here(foreign)
     ledger = open_ledger(tmp_path, definition_of(grace_s=60.0))
@@ -497,7 +497,7 @@ def test_any_flipped_bit_is_survived(tmp_path: Path) -> None:
 
 
 def test_steps_end_where_they_say_and_survive_a_rebuild(tmp_path: Path) -> None:
-    from dlcli.config.axes import read_axes
+    from dlcli.sweep.space.axes import read_axes
 
     for word, values in (
         ("regularization.dropout=range(0,0.9,0.3)", ["0.0", "0.3", "0.6"]),

@@ -15,12 +15,12 @@ import pytest
 from program import environment
 
 from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.ledger.life import this_worker
-from dlcli.sweep.record import Record, trial_folder
-from dlcli.sweep.showing import drawing, report
-from dlcli.sweep.showing.progress import epochs_of, status
-from dlcli.sweep.showing.reading import Reader
-from dlcli.sweep.space import Axis
+from dlcli.sweep.ledger.heartbeat import this_worker
+from dlcli.sweep.results import drawing, report
+from dlcli.sweep.space.space import Axis
+from dlcli.sweep.status.progress import epochs_of, status
+from dlcli.sweep.status.reading import Reader
+from dlcli.sweep.trial_record import Record, trial_folder
 
 AXES = (
     Axis("optimizer.lr", low=1e-4, high=1.0, is_log=True),
@@ -32,7 +32,7 @@ ELSEWHERE = {"id": "far", "host": "far", "machine": "far/boot", "pid": 9, "born"
 IMPORTS = """
 import sys
 from pathlib import Path
-from dlcli.sweep.showing.report import print_status
+from dlcli.sweep.results.report import print_status
 print_status("tiny", outputs=Path(sys.argv[1]), storage=None, as_json=False)
 print(*sys.modules, file=sys.stderr)
 """
@@ -112,7 +112,7 @@ def test_a_stopped_sweep_says_why_and_how_to_go_on(tmp_path: Path, monkeypatch: 
 
 
 def test_epochs_of_a_torn_or_missing_file(tmp_path: Path) -> None:
-    from dlcli.runs import RunFolder
+    from dlcli.runs.folder import RunFolder
 
     folder = made(tmp_path, [done(0, 0.9)])
     assert epochs_of(RunFolder(trial_folder(folder, 0))) == (None, None)
@@ -257,6 +257,6 @@ def test_a_real_sweep_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def epochs_of_trial(folder: Path) -> tuple[int | None, int | None]:
-    from dlcli.runs import RunFolder
+    from dlcli.runs.folder import RunFolder
 
     return epochs_of(RunFolder(trial_folder(folder, 0)))

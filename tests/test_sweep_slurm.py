@@ -14,8 +14,8 @@ import pytest
 from slurm_cluster import Cluster, why_not
 from sweeping import SMALL, SPACE, begin, check_whole, finished, kill_worker, sweep, trials, wait_for, wait_with
 
-from dlcli.disk import read_json
 from dlcli.errors import ConfigError, EnvironmentFault
+from dlcli.runs.disk import read_json
 from dlcli.sweep.workers.launchers import Launch, read_launch
 from dlcli.sweep.workers.slots import LOST, MORE, MOST_FALLS, Slots
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from dlcli.confdir import packaged_conf
 from dlcli.config import compose_command
-from dlcli.config.axes import read_axes
+from dlcli.config.folders import packaged_conf
 from dlcli.errors import ConfigError
-from dlcli.sweep.asking import Request, read_request
 from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.points import point
-from dlcli.sweep.space import Axis, Space
+from dlcli.sweep.request import Request, read_request
+from dlcli.sweep.space.axes import read_axes
+from dlcli.sweep.space.space import Axis, Space
 
 
 def axis_of(word: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def test_a_file_holds_a_space(tmp_path: Path) -> None:
 
 
 def test_the_packaged_sweeps_are_complete() -> None:
-    from dlcli.confdir import describe, options
+    from dlcli.config.folders import describe, options
 
     found = options("sweep", [packaged_conf()])
     assert found

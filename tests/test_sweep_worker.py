@@ -11,16 +11,16 @@ import pytest
 
 from dlcli.config import compose_command
 from dlcli.errors import EnvironmentFault
-from dlcli.runs import RunFolder
-from dlcli.signals import Signals
-from dlcli.sweep.asking import Request, read_request
+from dlcli.reporting.wandb_tracker import RunQueue
+from dlcli.runs.folder import RunFolder
+from dlcli.runtime.signals import Signals
 from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger.claims import Claim
-from dlcli.sweep.ledger.life import this_worker
+from dlcli.sweep.ledger.heartbeat import this_worker
 from dlcli.sweep.ledger.opening import open_ledger
-from dlcli.sweep.record import trial_folder
+from dlcli.sweep.request import Request, read_request
+from dlcli.sweep.trial_record import trial_folder
 from dlcli.sweep.workers.trial import Held, _summary_of_the_end, run_trial
-from dlcli.tracker import RunQueue
 
 WORDS = ("digits", "tracker=none", "trainer.epochs=1", "model.hidden=[8]", "optimizer.lr=0.1,0.01")
 

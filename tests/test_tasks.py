@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlcli.datasets.examples import Batch
+from dlcli.datasets.batches.examples import Batch
 from dlcli.tasks.classification import Classification, mix
 from dlcli.tasks.distillation import Distillation
 from dlcli.tasks.gan import frechet_distance

@@ -18,17 +18,18 @@ import torch
 from faults import Child, Forge, differences, events, num_lines, outcome, run_of
 from program import REPOSITORY, environment
 
-from dlcli import trained
-from dlcli.build import Builder
 from dlcli.commands.predict import print_answers
-from dlcli.datasets.sentence_files import read_splits
+from dlcli.datasets.files.sentence_files import read_splits
 from dlcli.errors import CheckpointError, ConfigError
+from dlcli.evaluation import score
+from dlcli.inference import trained
+from dlcli.inference.explain.attention import check_attentive, rounded
+from dlcli.inference.predict import sentences as predicting
+from dlcli.inference.predict import stream, table
+from dlcli.inference.predict.text_inputs import find_sentences, read_whole
 from dlcli.models.recurrent import Recurrent
-from dlcli.predicting import sentences as predicting
-from dlcli.predicting import stream, table
-from dlcli.predicting.attention import check_attentive, rounded
-from dlcli.predicting.text_inputs import find_sentences, read_whole
 from dlcli.tasks.classification import Classification
+from dlcli.training.allow_list import Builder
 
 GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
 PLAIN = (
@@ -76,8 +77,8 @@ def loaded(run: Path) -> trained.Trained:
 
 
 @pytest.fixture(scope="module")
-def report(loaded: trained.Trained) -> trained.Report:
-    return trained.score(loaded, trained.read_data(loaded), "test")
+def report(loaded: trained.Trained) -> score.Report:
+    return score.score(loaded, trained.read_data(loaded), "test")
 
 
 def answers(loaded: trained.Trained, *names: str, top: int = 3) -> list[dict[str, Any]]:
@@ -91,7 +92,7 @@ def probability(answer: dict[str, Any], label: str) -> float:
 # ------------------------------------------------------------------------------------------------------------- learning
 
 
-def test_own_sentences_are_learnt(report: trained.Report) -> None:
+def test_own_sentences_are_learnt(report: score.Report) -> None:
     assert report.baseline is not None and report.metrics["accuracy"] > report.baseline + 0.3
 
 
@@ -186,7 +187,7 @@ def test_a_sentence_alone_and_in_a_batch_gives_the_same(loaded: trained.Trained)
         assert probability(alone, "good") == pytest.approx(probability(answer, "good"), abs=1e-6)
 
 
-def test_predictions_agree_with_the_evaluation(loaded: trained.Trained, report: trained.Report, folder: Path) -> None:
+def test_predictions_agree_with_the_evaluation(loaded: trained.Trained, report: score.Report, folder: Path) -> None:
     test = read_splits(str(folder / "reviews.tsv")).splits["test"]
     given = answers(loaded, *(sentence.text for sentence in test))
     right = [answer["class"] == sentence.label for answer, sentence in zip(given, test, strict=True)]

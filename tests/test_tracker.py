@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from dlcli import tracker
 from dlcli.errors import TrackerError
-from dlcli.follower import EventTail, as_row
-from dlcli.redaction import redact
-from dlcli.runs import RunFolder
-from dlcli.tracker import Follower, has_key, new_run_id, resolve_mode, start_follower, sync_run
+from dlcli.reporting import wandb_tracker
+from dlcli.reporting.wandb_follower import EventTail, as_row
+from dlcli.reporting.wandb_tracker import Follower, has_key, new_run_id, resolve_mode, start_follower, sync_run
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.redaction import redact
 
 REPO = Path(__file__).resolve().parents[1]
 DUMMY_KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -124,7 +124,8 @@ def test_disabled_starts_nothing_and_online_needs_a_key(run: RunFolder) -> None:
 
 
 def test_the_training_process_never_imports_wandb(run: RunFolder) -> None:
-    code = "import sys, dlcli.tracker as t, dlcli.follower; t.resolve_mode(); sys.exit('wandb' in sys.modules)"
+    modules = "dlcli.reporting.wandb_tracker as tracker, dlcli.reporting.wandb_follower"
+    code = f"import sys, {modules}; tracker.resolve_mode(); sys.exit('wandb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0
 
 
@@ -246,7 +247,7 @@ def test_sync_without_an_answer_ends_with_a_remedy(run: RunFolder, monkeypatch: 
 
 
 def test_a_missing_wandb_stops_nobody(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracker, "find_spec", lambda name: None)
+    monkeypatch.setattr(wandb_tracker, "find_spec", lambda name: None)
     assert start_follower(run.path, project="test", mode="auto", run_id="x") is None
     with pytest.raises(TrackerError, match="not installed"):
         start_follower(run.path, project="test", mode="online", run_id="x")

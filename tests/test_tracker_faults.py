@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 from program import QUICK, dlcli, environment
 
-from dlcli.record import read_events
-from dlcli.runs import RunFolder, all_runs
+from dlcli.runs.events import read_events
+from dlcli.runs.find import all_runs
+from dlcli.runs.folder import RunFolder
 
 PATIENCE_S = 120  # against a hang only
 LONGEST_WAIT_S = (
@@ -60,7 +61,7 @@ def followers(run: RunFolder) -> list[int]:
                 here = os.readlink(entry / "cwd")
             except OSError:
                 continue
-            is_follower = b"dlcli.follower" in words and str(run.path.resolve()).encode() in words
+            is_follower = b"dlcli.reporting.wandb_follower" in words and str(run.path.resolve()).encode() in words
             if is_follower or (b"wandb-core" in b" ".join(words) and here.startswith(str(run.path.resolve()))):
                 found.append(int(entry.name))
     return found

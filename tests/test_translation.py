@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli import loop
-from dlcli.datasets.records import Ragged, Records, ragged
+from dlcli.datasets.batches.records import Ragged, Records, ragged
+from dlcli.datasets.batches.source import EvalSource, TrainSource
 from dlcli.datasets.sentence_pairs import NO_TARGET, Texts, as_pairs, made_up
-from dlcli.datasets.source import EvalSource, TrainSource
 from dlcli.models.seq2seq import Seq2SeqTransformer
 from dlcli.tasks.translation import BOS, EOS, PAD, UNK, Translation, beam_search, bleu, bleu_counts
+from dlcli.training import loop
 
 LENGTHS = torch.tensor([6, 2, 4])
 

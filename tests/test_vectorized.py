@@ -16,22 +16,25 @@ from program import train_quickly
 from torch import Tensor, nn
 
 import dlcli
-from dlcli import build, checkpoint, trained
-from dlcli.build import Builder
 from dlcli.config import compose_command
-from dlcli.datasets.examples import Data
+from dlcli.datasets.batches.examples import Data
 from dlcli.errors import ConfigError
-from dlcli.runtime import Runtime, start_runtime
-from dlcli.vectorized.agreement import can_train_together, groups
-from dlcli.vectorized.batches import TrainBatches
-from dlcli.vectorized.forward import FORWARDS
-from dlcli.vectorized.layers import CannotStack, stack_layers
-from dlcli.vectorized.probe import ONE_BY_ONE, Choice, choose, disagreement
-from dlcli.vectorized.stack import Stack
-from dlcli.vectorized.together import Together, losses
-from dlcli.vectorized.train import Outcome, train_together
-from dlcli.vectorized.trials import TrialResult, Trials
-from dlcli.vectorized.update import build_rule
+from dlcli.evaluation import score
+from dlcli.inference import trained
+from dlcli.runs import checkpoint
+from dlcli.runtime.device import Runtime, start_runtime
+from dlcli.sweep.vectorized.batches import TrainBatches
+from dlcli.sweep.vectorized.compatible import can_train_together, groups
+from dlcli.sweep.vectorized.forward import FORWARDS
+from dlcli.sweep.vectorized.layers import CannotStack, stack_layers
+from dlcli.sweep.vectorized.probe import ONE_BY_ONE, Choice, choose, disagreement
+from dlcli.sweep.vectorized.stack import Stack
+from dlcli.sweep.vectorized.together import Together, losses
+from dlcli.sweep.vectorized.train import Outcome, train_together
+from dlcli.sweep.vectorized.trials import TrialResult, Trials
+from dlcli.sweep.vectorized.update import build_rule
+from dlcli.training import build
+from dlcli.training.allow_list import Builder
 
 SAME_START = 1.4e-6  # of a loss, over the first 10 steps: what is published
 SAME_END = 5e-5  # of a loss, over 60 steps at learning rates that are stable: 4.8e-7 was measured
@@ -482,10 +485,10 @@ def test_weights_come_out_as_an_ordinary_checkpoint(tmp_path: Path, digits: Data
     step = result.evaluations[result.best]["step"]
     folder = checkpoint.save(tmp_path, step, result.weights, {}, json.loads(json.dumps(body)))
     network = trained.load(folder, builder=Builder.for_search())
-    report = trained.score(network, digits, "test")
+    report = score.score(network, digits, "test")
     assert report.metrics["accuracy"] == result.test["accuracy"]
     assert report.metrics["loss"] == pytest.approx(result.test["loss"], abs=1e-6)
-    val = trained.score(network, digits, "val")
+    val = score.score(network, digits, "val")
     assert val.metrics["loss"] == pytest.approx(result.evaluations[result.best]["scores"]["loss"], abs=1e-6)
 
 

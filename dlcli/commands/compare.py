@@ -31,14 +31,14 @@ def compare(
     """
     from functools import partial
 
-    from dlcli.comparison.answers import answers_of
-    from dlcli.comparison.differences import differing_settings
-    from dlcli.comparison.report import as_event, is_failure, print_comparison, unknown_at_the_gate
-    from dlcli.comparison.verdict import choose_metric, read_side
-    from dlcli.comparison.verdict import compare as judge
-    from dlcli.confdir import search_path
+    from dlcli.config.folders import search_path
     from dlcli.errors import ConfigError
-    from dlcli.runs import find_run, outputs_folder
+    from dlcli.evaluation.compare.answers import answers_of
+    from dlcli.evaluation.compare.differences import differing_settings
+    from dlcli.evaluation.compare.report import as_event, is_failure, print_comparison, unknown_at_the_gate
+    from dlcli.evaluation.compare.verdict import choose_metric, read_side
+    from dlcli.evaluation.compare.verdict import compare as judge
+    from dlcli.runs.find import find_run, outputs_folder
 
     if fail_if not in (None, "worse", "not-better"):
         raise ConfigError(f"--fail-if {fail_if}: there is no such verdict", hint="--fail-if worse or not-better")

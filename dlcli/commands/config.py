@@ -56,7 +56,7 @@ def why(
     import json
 
     from dlcli.config.why import explain
-    from dlcli.display import print_table
+    from dlcli.reporting.tables import print_table
 
     answer: dict[str, Any] = explain(words, config_dir=config_dir)
     if as_json:

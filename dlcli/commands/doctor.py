@@ -17,9 +17,9 @@ def doctor(
     """
     import json
 
-    from dlcli.health import examine
-    from dlcli.redaction import redact
-    from dlcli.runs import outputs_folder
+    from dlcli.planning.machine import examine
+    from dlcli.runs.find import outputs_folder
+    from dlcli.runs.redaction import redact
 
     findings = redact(examine(outputs_folder(outputs)))
     print(json.dumps(findings) if as_json else as_text(findings))

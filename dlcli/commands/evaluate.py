@@ -27,27 +27,28 @@ def evaluate(
 
     Example: dlcli eval latest
     """
-    from dlcli.confdir import search_path
     from dlcli.config import split_reference
+    from dlcli.config.folders import search_path
     from dlcli.errors import ConfigError
-    from dlcli.runs import find_checkpoint, outputs_folder
+    from dlcli.runs.find import find_checkpoint, outputs_folder
 
     if split not in ("test", "val", "train"):
         raise ConfigError(f"--split {split}: there is no such split", hint="--split test, val or train")
     reference, settings = split_reference(words)
     folder = find_checkpoint(reference, outputs_folder(outputs))
 
-    from dlcli import trained
-    from dlcli.build import Builder
-    from dlcli.comparison import answers
+    from dlcli.evaluation import score
+    from dlcli.evaluation.compare import answers
+    from dlcli.inference import trained
+    from dlcli.training.allow_list import Builder
 
     loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
     data = trained.read_data(loaded)
-    report = trained.score(loaded, data, split)
+    report = score.score(loaded, data, split)
     pictures = {}
     if loaded.run_folder is not None:
         try:
-            pictures = trained.draw_report(loaded, data, report, loaded.run_folder / "eval")
+            pictures = score.draw_report(loaded, data, report, loaded.run_folder / "eval")
         except OSError:
             pictures = {}  # a run folder that cannot be written is no reason to withhold the scores
         if not settings:
@@ -59,8 +60,9 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
     import json
     import sys
 
-    from dlcli.display import place, print_table
     from dlcli.errors import printable
+    from dlcli.reporting.output import place
+    from dlcli.reporting.tables import print_table
 
     if as_json:
         print(json.dumps(as_event(loaded, report, pictures)))
@@ -94,13 +96,13 @@ def print_report(loaded: Any, report: Any, pictures: dict[str, str], *, as_json:
 
 def shown(name: str, value: float) -> str:
     """Shares in percent, the rest with four digits."""
-    from dlcli.layout import is_share
+    from dlcli.reporting.format import is_share
 
     return f"{100 * value:.2f} %" if is_share(name) else f"{value:.4g}"
 
 
 def as_event(loaded: Any, report: Any, pictures: dict[str, str]) -> dict[str, Any]:
-    from dlcli.record import finite
+    from dlcli.runs.events import finite
 
     split = report.split
     event = {

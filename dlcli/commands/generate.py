@@ -46,19 +46,19 @@ def generate(
     """
     import secrets
 
-    from dlcli.confdir import search_path
+    from dlcli.config.folders import search_path
     from dlcli.errors import ConfigError, DataError, printable
-    from dlcli.runs import find_checkpoint, outputs_folder
+    from dlcli.runs.find import find_checkpoint, outputs_folder
 
     if "" in (stop or ()):
         raise ConfigError("--stop: an empty text is everywhere", hint="--stop END")
     folder = find_checkpoint(run, outputs_folder(outputs))
 
-    from dlcli import trained
-    from dlcli.build import Builder
-    from dlcli.predicting import stream
-    from dlcli.predicting.generation import Sampling
-    from dlcli.predicting.text_inputs import read_whole
+    from dlcli.inference import trained
+    from dlcli.inference.generation import Sampling
+    from dlcli.inference.predict import stream
+    from dlcli.inference.predict.text_inputs import read_whole
+    from dlcli.training.allow_list import Builder
 
     try:
         prompt = read_whole(prompt)

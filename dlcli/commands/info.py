@@ -12,8 +12,8 @@ import typer
 from dlcli.commands import ConfigDir, Outputs, Trust
 
 if TYPE_CHECKING:
-    from dlcli.build import Builder
-    from dlcli.inspection import Latency, Layer, Network
+    from dlcli.planning.network import Latency, Layer, Network
+    from dlcli.training.allow_list import Builder
 
 
 def info(
@@ -39,7 +39,7 @@ def info(
 
     Example: dlcli info resnet model.depth=152 --depth 1
     """
-    from dlcli.confdir import search_path
+    from dlcli.config.folders import search_path
 
     search = search_path(config_dir)
     if run is not None:
@@ -47,7 +47,7 @@ def info(
     else:
         tree, builder, loads = *of_words(words or [], search, config_dir, trust), {}
 
-    from dlcli.inspection import inspect, latency
+    from dlcli.planning.network import inspect, latency
 
     found = inspect(tree, builder)
     times = latency(tree, builder) if measure else {}
@@ -69,8 +69,8 @@ def of_words(
 
     composed = compose_command(as_experiment(words, search), config_dir=config_dir, command="info")
 
-    from dlcli.build import Builder
-    from dlcli.start import complete
+    from dlcli.training.allow_list import Builder
+    from dlcli.training.completing import complete
 
     return complete(composed.tree), Builder.for_search(composed.search, trust or [])
 
@@ -80,15 +80,15 @@ def of_run(
 ) -> tuple[dict[str, Any], Builder, dict[str, list[list[float]]]]:
     """The config of a trained run, and how busy its experts are, where it has some."""
     from dlcli.errors import ConfigError
-    from dlcli.runs import find_checkpoint, outputs_folder
+    from dlcli.runs.find import find_checkpoint, outputs_folder
 
     if words:
         raise ConfigError(f"{words[0]}: a run has its own model and settings", hint=f"dlcli info --run {run}")
     folder = find_checkpoint(run, outputs_folder(outputs))
 
-    from dlcli import trained
-    from dlcli.build import Builder
-    from dlcli.inspection import expert_load
+    from dlcli.inference import trained
+    from dlcli.planning.network import expert_load
+    from dlcli.training.allow_list import Builder
 
     loaded = trained.load(folder, builder=Builder.for_search(search, trust or []))
     return loaded.tree, loaded.builder, {name: load.tolist() for name, load in expert_load(loaded).items()}
@@ -100,7 +100,7 @@ def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
     The experiment is that of the command on top of the model's YAML: its data suit the model. Raises ConfigError for a
     name that is neither's.
     """
-    from dlcli.confdir import command, options
+    from dlcli.config.folders import command, options
     from dlcli.errors import ConfigError, nearest, printable
 
     at = next((i for i, word in enumerate(words) if "=" not in word and not word.startswith("-")), None)
@@ -134,7 +134,7 @@ def print_json(
 
 
 def print_network(name: str, network: Network, measured: Latency | None, batch_size: int, depth: int) -> None:
-    from dlcli.display import print_table
+    from dlcli.reporting.tables import print_table
 
     shown = [layer for layer in network.layers if level(layer) <= depth and layer.kind != "Identity"]
     if depth:
@@ -157,7 +157,7 @@ def notes(network: Network, depth: int) -> list[str]:
 
 def print_load(load: list[list[float]]) -> None:
     """Shares of the tokens' picks, a line for each block, a column for each expert; at most 8 columns a table."""
-    from dlcli.display import print_table
+    from dlcli.reporting.tables import print_table
 
     for first in range(0, len(load[0]), 8):
         part = [[f"{100 * share:.1f} %" for share in shares[first : first + 8]] for shares in load]

@@ -18,9 +18,9 @@ def list_options(
 
     Example: dlcli list model
     """
-    from dlcli.confdir import SWEEP, command, describe, groups, options, search_path
-    from dlcli.display import print_table
+    from dlcli.config.folders import SWEEP, command, describe, groups, options, search_path
     from dlcli.errors import ConfigError, nearest, printable
+    from dlcli.reporting.tables import print_table
 
     search = search_path(config_dir)
     known = (*groups(search), SWEEP)

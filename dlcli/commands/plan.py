@@ -11,7 +11,7 @@ import typer
 from dlcli.commands import ConfigDir, Trust
 
 if TYPE_CHECKING:
-    from dlcli.forecast import Forecast
+    from dlcli.planning.plan import Forecast
 
 
 def plan(
@@ -34,10 +34,10 @@ def plan(
 
     from dataclasses import asdict
 
-    from dlcli.build import Builder
-    from dlcli.display import print_table
-    from dlcli.forecast import forecast, seconds_since_start
-    from dlcli.start import complete
+    from dlcli.planning.plan import forecast, seconds_since_start
+    from dlcli.reporting.tables import print_table
+    from dlcli.training.allow_list import Builder
+    from dlcli.training.completing import complete
 
     tree, builder = complete(composed.tree), Builder.for_search(composed.search, trust or [])
     found = forecast(tree, builder, steps=steps, before_s=seconds_since_start())
@@ -65,7 +65,7 @@ def warn_if_busy(load: float) -> None:
 
 def rows_of(found: Forecast) -> list[tuple[str, str, str]]:
     """What, how much, and how it comes about; each fits on a line of 80 columns."""
-    from dlcli.layout import count, duration
+    from dlcli.reporting.format import count, duration
 
     epochs = number(found.epochs)
     steps = f"{count(found.steps)} steps of {milliseconds(found)} each"

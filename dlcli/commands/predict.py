@@ -38,17 +38,17 @@ def predict(
 
     Example: dlcli predict picture.png --run latest
     """
-    from dlcli.confdir import search_path
+    from dlcli.config.folders import search_path
     from dlcli.errors import ConfigError
-    from dlcli.runs import find_checkpoint, outputs_folder
+    from dlcli.runs.find import find_checkpoint, outputs_folder
 
     folder = find_checkpoint(run, outputs_folder(outputs))
 
-    from dlcli import trained
-    from dlcli.build import Builder
     from dlcli.datasets.kinds import gives
-    from dlcli.predicting import predictor
-    from dlcli.predicting.attention import check_attentive
+    from dlcli.inference import trained
+    from dlcli.inference.explain.attention import check_attentive
+    from dlcli.inference.predict import predictor
+    from dlcli.training.allow_list import Builder
 
     inputs, settings = trained.split_settings(inputs)
     if not inputs:
@@ -73,9 +73,9 @@ def predict(
 def print_answers(answers: list[dict[str, Any]], module: Any, *, as_json: bool) -> None:
     import json
 
-    from dlcli.display import print_table
-    from dlcli.predicting import as_table
-    from dlcli.predicting.attention import rounded
+    from dlcli.inference.explain.attention import rounded
+    from dlcli.inference.predict import as_table
+    from dlcli.reporting.tables import print_table
 
     if as_json:
         for answer in answers:
@@ -88,8 +88,9 @@ def print_answers(answers: list[dict[str, Any]], module: Any, *, as_json: bool) 
 
 
 def print_attention(answer: dict[str, Any]) -> None:
-    from dlcli.display import place, print_table
-    from dlcli.predicting.attention import as_lines
+    from dlcli.inference.explain.attention import as_lines
+    from dlcli.reporting.output import place
+    from dlcli.reporting.tables import print_table
 
     title, names, rows = as_lines(answer)
     print(f"\n{title}")

@@ -23,11 +23,11 @@ def rerun(
 
     Example: dlcli rerun latest
     """
-    from dlcli import start
-    from dlcli.comparison import rerunning
-    from dlcli.comparison.differences import differing_environment
-    from dlcli.confdir import search_path
-    from dlcli.runs import find_run, outputs_folder
+    from dlcli.config.folders import search_path
+    from dlcli.evaluation.compare import rerun as rerunning
+    from dlcli.evaluation.compare.differences import differing_environment
+    from dlcli.runs.find import find_run, outputs_folder
+    from dlcli.training import start
 
     run = find_run(reference, outputs_folder(outputs))
     record, tree = rerunning.prepare(run)
@@ -59,7 +59,8 @@ def rerun(
 def show(event: dict[str, Any], before: str, after: str, *, as_json: bool) -> None:
     import json
 
-    from dlcli.display import clean, print_table
+    from dlcli.reporting.output import clean
+    from dlcli.reporting.tables import print_table
 
     if as_json:
         print(json.dumps(event))

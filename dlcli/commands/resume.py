@@ -24,13 +24,13 @@ def resume(
 
     Example: dlcli resume latest trainer.epochs=40
     """
-    from dlcli import start
-    from dlcli.confdir import search_path
     from dlcli.config import split_reference
-    from dlcli.registry.bin import check_not_removed
-    from dlcli.runs import find_run, outputs_folder
-    from dlcli.seeds import group as seeds
-    from dlcli.seeds.display import open_seeds_display
+    from dlcli.config.folders import search_path
+    from dlcli.evaluation.seeds import group as seeds
+    from dlcli.evaluation.seeds.display import open_seeds_display
+    from dlcli.runs.find import find_run, outputs_folder
+    from dlcli.runs.trash import check_not_removed
+    from dlcli.training import start
 
     reference, settings = split_reference(words)
     run = find_run(reference, outputs_folder(outputs))

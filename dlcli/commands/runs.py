@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from dlcli.registry.bin import Moved, Waste
-    from dlcli.registry.facts import RunFacts
-    from dlcli.registry.query import Query
+    from dlcli.runs.facts import RunFacts
+    from dlcli.runs.query import Query
+    from dlcli.runs.trash import Moved, Waste
 
 app = typer.Typer(no_args_is_help=True, help="List and filter runs, show one, remove, restore, free disk, export.")
 
@@ -50,9 +50,9 @@ def ls(
 
     Example: dlcli runs ls "val/accuracy>0.5 model=mlp" --sort val/accuracy
     """
-    from dlcli.registry.facts import gather
-    from dlcli.registry.query import parse_query, select
-    from dlcli.runs import outputs_folder
+    from dlcli.runs.facts import gather
+    from dlcli.runs.find import outputs_folder
+    from dlcli.runs.query import parse_query, select
 
     query, folder = parse_query(words or ()), outputs_folder(outputs)
     every = gather(folder, in_bin=in_bin, sweep=sweep)
@@ -69,8 +69,9 @@ def _print_list(runs: Sequence[RunFacts], folder: Path, asked: Sequence[str], *,
     import os
     import sys
 
-    from dlcli.display import is_terminal, print_table, width_of
-    from dlcli.registry.table import json_row, list_table
+    from dlcli.reporting.output import is_terminal, width_of
+    from dlcli.reporting.runs_table import json_row, list_table
+    from dlcli.reporting.tables import print_table
 
     json_rows = [json_row(run) for run in runs] if as_json else None
     is_narrow = is_terminal(sys.stdout) or "COLUMNS" in os.environ  # a file or a pipe gets every column
@@ -80,7 +81,7 @@ def _print_list(runs: Sequence[RunFacts], folder: Path, asked: Sequence[str], *,
 
 def _nothing(every: Sequence[RunFacts], query: Query, folder: Path, *, in_bin: bool) -> str:
     """What an empty list means."""
-    from dlcli.registry.query import why_none
+    from dlcli.runs.query import why_none
 
     if not every:
         return f"the bin of {folder} is empty" if in_bin else f"no runs in {folder}; make one with: dlcli train digits"
@@ -104,8 +105,8 @@ def show(
     """
     import json
 
-    from dlcli.registry.report import describe_run
-    from dlcli.runs import find_run, outputs_folder
+    from dlcli.reporting.run_report import describe_run
+    from dlcli.runs.find import find_run, outputs_folder
 
     report = describe_run(find_run(run, outputs_folder(outputs)))
     if as_json:
@@ -115,8 +116,8 @@ def show(
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from dlcli.display import print_table
-    from dlcli.registry.report import EPOCHS_SHOWN, epoch_table, fact_rows, metric_rows, seed_table, spread_rows
+    from dlcli.reporting.run_report import EPOCHS_SHOWN, epoch_table, fact_rows, metric_rows, seed_table, spread_rows
+    from dlcli.reporting.tables import print_table
 
     print_table(report["name"], ["run", report["name"]], fact_rows(report))
     if report.get("seeds"):
@@ -142,8 +143,8 @@ def rm(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> None:
 
     Example: dlcli runs rm latest
     """
-    from dlcli.registry.bin import remove
-    from dlcli.runs import outputs_folder
+    from dlcli.runs.find import outputs_folder
+    from dlcli.runs.trash import remove
 
     folder = outputs_folder(outputs)
     moved = remove(runs, folder)
@@ -160,8 +161,8 @@ def restore(runs: Runs, outputs: Outputs = None, as_json: AsJson = False) -> Non
 
     Example: dlcli runs restore latest
     """
-    from dlcli.registry.bin import restore as bring_back
-    from dlcli.runs import outputs_folder
+    from dlcli.runs.find import outputs_folder
+    from dlcli.runs.trash import restore as bring_back
 
     _print_moved("restored", bring_back(runs, outputs_folder(outputs)), as_json=as_json)
 
@@ -199,8 +200,8 @@ def prune(
 
     Example: dlcli runs prune --older-than 30d
     """
-    from dlcli.registry.bin import find_waste, free
-    from dlcli.runs import outputs_folder
+    from dlcli.runs.find import outputs_folder
+    from dlcli.runs.trash import find_waste, free
 
     found = find_waste(outputs_folder(outputs), words or (), older_than=older_than, sweep=sweep, weights=weights)
     if yes:
@@ -209,8 +210,8 @@ def prune(
 
 
 def _print_waste(found: Sequence[Waste], *, as_json: bool, is_freed: bool) -> None:
-    from dlcli.display import print_table
-    from dlcli.registry.bin import waste_table
+    from dlcli.reporting.tables import print_table
+    from dlcli.runs.trash import waste_table
 
     json_rows = [
         {"name": w.run.name, "kind": w.kind, "path": str(w.path), "bytes": w.size, "deleted": is_freed} for w in found
@@ -243,11 +244,11 @@ def export(
     import sys
     from pathlib import Path
 
-    from dlcli.display import Output
-    from dlcli.registry import export as exporting
-    from dlcli.registry.facts import gather
-    from dlcli.registry.query import parse_query, select
-    from dlcli.runs import outputs_folder
+    from dlcli.reporting import runs_export as exporting
+    from dlcli.reporting.output import Output
+    from dlcli.runs.facts import gather
+    from dlcli.runs.find import outputs_folder
+    from dlcli.runs.query import parse_query, select
 
     target = Path(to).expanduser() if to is not None else None
     form = "json lines" if as_json else exporting.chosen_format(form, target)

@@ -107,16 +107,16 @@ def start(
 
     Example: dlcli sweep digits optimizer.lr=1e-4:1e-1:log model.hidden=[64],[128,64] --trials 4
     """
-    from dlcli.runs import outputs_folder
-    from dlcli.sweep import running
-    from dlcli.sweep.asking import Request
+    from dlcli.runs.find import outputs_folder
+    from dlcli.sweep import run
+    from dlcli.sweep.request import Request
 
     request = Request(
         trials=trials, sampler=sampler, pruner=pruner, objectives=tuple(objective or ()), seed=seed, keep=keep,
         max_failures=max_failures, workers=workers, storage=storage, grace_s=grace, config_dir=config_dir,
         trusted=tuple(trust or ()), name=name,
     )  # fmt: skip
-    return running.start(words or [], request, outputs=outputs_folder(outputs), dry_run=dry_run, as_json=as_json)
+    return run.start(words or [], request, outputs=outputs_folder(outputs), dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -136,10 +136,10 @@ def resume(
 
     Example: dlcli sweep resume latest
     """
-    from dlcli.runs import outputs_folder
-    from dlcli.sweep import running
+    from dlcli.runs.find import outputs_folder
+    from dlcli.sweep import run
 
-    return running.resume(
+    return run.resume(
         name, outputs=outputs_folder(outputs), trials=trials, workers=workers, storage=storage, as_json=as_json
     )
 
@@ -156,10 +156,10 @@ def join(
 
     Example: dlcli sweep join latest --workers 1
     """
-    from dlcli.runs import outputs_folder
-    from dlcli.sweep import running
+    from dlcli.runs.find import outputs_folder
+    from dlcli.sweep import run
 
-    return running.join(name, outputs=outputs_folder(outputs), workers=workers, storage=storage, as_json=as_json)
+    return run.join(name, outputs=outputs_folder(outputs), workers=workers, storage=storage, as_json=as_json)
 
 
 @app.command()
@@ -174,12 +174,12 @@ def status(
 
     Example: dlcli sweep status latest
     """
-    from dlcli.runs import outputs_folder
-    from dlcli.sweep import running
-    from dlcli.sweep.showing import report
+    from dlcli.runs.find import outputs_folder
+    from dlcli.sweep import run
+    from dlcli.sweep.results import report
 
     if watch:
-        running.watch(name, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
+        run.watch(name, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
         return
     report.print_status(name, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
 
@@ -196,8 +196,8 @@ def top(
 
     Example: dlcli sweep top latest
     """
-    from dlcli.runs import outputs_folder
-    from dlcli.sweep.showing import report
+    from dlcli.runs.find import outputs_folder
+    from dlcli.sweep.results import report
 
     report.print_top(name, limit=limit, outputs=outputs_folder(outputs), storage=storage, as_json=as_json)
 
@@ -215,8 +215,8 @@ def apply(
 
     Example: dlcli sweep apply latest --as digits_best
     """
-    from dlcli.runs import outputs_folder
-    from dlcli.sweep.applying import apply_trial
+    from dlcli.runs.find import outputs_folder
+    from dlcli.sweep.apply import apply_trial
 
     path, command = apply_trial(
         name, as_name, number=trial, outputs=outputs_folder(outputs), storage=storage, config_dir=config_dir

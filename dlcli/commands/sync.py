@@ -23,8 +23,8 @@ def sync(
     """
     import json
 
-    from dlcli.runs import find_runs, outputs_folder
-    from dlcli.tracker import sync_run
+    from dlcli.reporting.wandb_tracker import sync_run
+    from dlcli.runs.find import find_runs, outputs_folder
 
     for found in find_runs(run, outputs_folder(outputs)):
         url = sync_run(found, project=project, timeout_s=timeout)

@@ -37,8 +37,8 @@ def train(
 
     composed = compose_command(words or [], config_dir=config_dir)
 
-    from dlcli import start
-    from dlcli.runs import outputs_folder
+    from dlcli.runs.find import outputs_folder
+    from dlcli.training import start
 
     if num_seeds is not None:
         return train_seeds(
@@ -56,8 +56,8 @@ def train(
 
 
 def train_seeds(composed: Any, count: int, outputs: Path, *, as_json: bool, **options: Any) -> int:
-    from dlcli.seeds import group as seeds
-    from dlcli.seeds.display import open_seeds_display
+    from dlcli.evaluation.seeds import group as seeds
+    from dlcli.evaluation.seeds.display import open_seeds_display
 
     seeds.check_count(composed, count)
     display = open_seeds_display(as_json=as_json)

@@ -51,10 +51,10 @@ def propose(
 
     composed = compose_command(words or [], config_dir=config_dir)
 
-    from dlcli.build import Builder
-    from dlcli.display import print_table
-    from dlcli.start import complete
-    from dlcli.tuning import tune
+    from dlcli.planning.tune import tune
+    from dlcli.reporting.tables import print_table
+    from dlcli.training.allow_list import Builder
+    from dlcli.training.completing import complete
 
     found = tune(what, complete(composed.tree), Builder.for_search(composed.search, trust or []))
     command = " ".join(["dlcli train", *(words or []), *found.words])

@@ -11,8 +11,8 @@ from dlcli.commands import Outputs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dlcli.diagnosis.evidence import Evidence
-    from dlcli.diagnosis.reasons import Reason
+    from dlcli.evaluation.diagnosis.evidence import Evidence
+    from dlcli.evaluation.diagnosis.reasons import Reason
 
 
 def why(
@@ -24,12 +24,12 @@ def why(
 
     Example: dlcli why latest
     """
-    from dlcli.diagnosis.evidence import read_evidence
-    from dlcli.diagnosis.reasons import diagnose, vital_figures
-    from dlcli.display import print_table
     from dlcli.errors import ConfigError
-    from dlcli.runs import find_run, outputs_folder, seed_members
-    from dlcli.start import in_a_command
+    from dlcli.evaluation.diagnosis.evidence import read_evidence
+    from dlcli.evaluation.diagnosis.reasons import diagnose, vital_figures
+    from dlcli.reporting.tables import print_table
+    from dlcli.runs.find import find_run, outputs_folder, seed_members
+    from dlcli.training.start import in_a_command
 
     found = find_run(run, outputs_folder(outputs).absolute())
     if members := seed_members(found):
@@ -48,8 +48,8 @@ def print_reasons(evidence: Evidence, reasons: list[Reason], figures: Mapping[st
     """The run in one line, then each reason: title, figures, command. Commands are never broken."""
     import sys
 
-    from dlcli.display import Output, clean, width_of
-    from dlcli.layout import flow
+    from dlcli.reporting.format import flow
+    from dlcli.reporting.output import Output, clean, width_of
 
     out, width = Output(sys.stdout), width_of(sys.stdout)
     lines = flow(
@@ -69,8 +69,8 @@ def told(figures: Mapping[str, Any]) -> list[str]:
 
 
 def value_of(name: str, value: Any) -> str:
-    from dlcli.display import clean
-    from dlcli.layout import count, is_share, metric_value
+    from dlcli.reporting.format import count, is_share, metric_value
+    from dlcli.reporting.output import clean
 
     if isinstance(value, int) and not isinstance(value, bool):
         return count(value)

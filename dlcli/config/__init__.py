@@ -20,15 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import GROUPS, search_path
 from dlcli.config.checks import check_kinds, check_parameter_groups, check_settings, check_together, without_effect
 from dlcli.config.composing import check_files, compose
-from dlcli.config.tree import ABSENT, copied, lookup, plain_data
+from dlcli.config.folders import search_path
+from dlcli.config.tree import plain_data
 from dlcli.config.values import resolve, set_values, tell_paths
-from dlcli.config.words import Reading, parse_word, read_words
-from dlcli.datasets.kinds import gives
-from dlcli.errors import ConfigError, nearest, printable
-from dlcli.schema import SETTINGS
+from dlcli.config.words import Reading, read_words
+from dlcli.errors import ConfigError, printable
 
 
 @dataclass(frozen=True)
@@ -95,66 +93,6 @@ def _compose_once(reading: Reading, made: dict[tuple[str, ...], tuple[Any, dict[
 
 def _is_uncomposed(reading: Reading) -> bool:
     return any(p.message.startswith("cannot be composed") for p in reading.problems)
-
-
-def check_stored(tree: object) -> dict[str, Any]:
-    """A config that comes from a run or checkpoint, held to the same types and ranges. Raises ConfigError."""
-    reading = Reading(search=())
-    groups = {*GROUPS, "trainer", "parameter_groups"} - {"experiment"}
-    if not isinstance(tree, dict) or not all(isinstance(tree.get(group), dict) for group in groups):
-        raise ConfigError("the stored config has not the shape of a config")
-    missing = [key for key in _required_keys(tree) if lookup(tree, key) is ABSENT]
-    if missing:
-        raise ConfigError(f"the stored config lacks {', '.join(missing[:5])}")
-    check_settings(tree, reading)
-    for key, setting in SETTINGS.items():
-        if isinstance(value := lookup(tree, key), Mapping) and (said := setting.check(value)):
-            reading.wrong(key, said)
-    if not reading.problems:
-        check_parameter_groups(tree, reading)
-        check_together(tree, reading)
-    if reading.problems:
-        first = reading.problems[0]
-        raise ConfigError(f"the stored config is wrong: {first.where} {first.message}", problems=reading.problems)
-    return tree
-
-
-DATASET_KEYS = ("root", "batch_size", "eval_batch_size", "val_size")
-LATER = ("trainer.pretrained",)  # settings that older runs do not have
-IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "workers", "resident", "download")
-
-
-def _required_keys(tree: Mapping[str, Any]) -> list[str]:
-    prefixes = ("seed", "trainer.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
-    of_data = DATASET_KEYS + IMAGE_KEYS if gives(tree["dataset"]) == "images" else DATASET_KEYS
-    of_all = (key for key in SETTINGS if key.startswith(prefixes) and key not in LATER)
-    return [*of_all, *(f"dataset.{key}" for key in of_data)]
-
-
-def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
-    """A stored config with `key=value` words applied, where only `allowed` keys may change. Raises ConfigError."""
-    reading = Reading(search=())
-    changed = copied(tree)
-    for text in words:
-        word = parse_word(text, reading)
-        if word is None:
-            continue
-        if word.key not in allowed:
-            better = nearest(word.key, allowed, cutoff=0.75) if "." in word.key else None
-            told = f"cannot be changed here ({', '.join(allowed)} can); a new run can: dlcli train"
-            reading.wrong(text, told, f"{better}={printable(word.value)}" if better else None)
-        elif said := SETTINGS[word.key].check(word.value):
-            reading.wrong(text, said)
-        else:
-            parent, leaf = word.key.rsplit(".", 1)
-            lookup(changed, parent)[leaf] = word.value
-            reader = lookup(changed, f"{parent}.reader")  # whose `root: ${dataset.root}` was resolved long ago
-            if isinstance(reader, dict) and leaf in reader:
-                reader[leaf] = word.value
-    if reading.problems:
-        error = _as_error(reading, words, "")
-        raise ConfigError(error.message, problems=error.problems)
-    return changed
 
 
 def split_reference(words: Sequence[str] | None) -> tuple[str | None, list[str]]:

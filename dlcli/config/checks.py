@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dlcli.confdir import bodies
+from dlcli.config.folders import bodies
+from dlcli.config.schema import Setting
+from dlcli.config.settings import RESERVED_NAMES, SETTINGS, setting_of_kind
 from dlcli.config.tree import leaves, lookup
 from dlcli.config.words import Reading
 from dlcli.datasets.kinds import AUGMENTED, gives
 from dlcli.errors import any_of, nearest, printable
-from dlcli.run_names import RESERVED_NAMES
-from dlcli.schema import SETTINGS, Setting, setting_of_kind
 
 FROM_EPOCH = Setting(
     Annotated[int, Field(strict=True, ge=1)] | Literal["never"],

@@ -7,11 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import check_user_yaml, groups, options, packaged_conf
+from dlcli.config.folders import groups, options, packaged_conf
+from dlcli.config.plain_yaml import check_user_yaml
+from dlcli.config.schema import say
 from dlcli.config.tree import BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, spell_key
 from dlcli.errors import ConfigError, Problem, printable
-from dlcli.schema import say
 
 GIVEN_FILE = "__file__"  # what an experiment given as a file is called in Hydra, where no option has that name
 

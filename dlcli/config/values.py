@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from dlcli.confdir import bodies
+from dlcli.config.folders import bodies
+from dlcli.config.settings import SETTINGS, setting_of_kind
 from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, Word, spell_key, written
 from dlcli.errors import any_of, nearest, printable
-from dlcli.schema import SETTINGS, setting_of_kind
 
 SPOKEN_SWITCH = dict.fromkeys(("yes", "y", "on", "1"), "true") | dict.fromkeys(("no", "n", "off", "0"), "false")
 OPTIONAL = re.compile(r"\$\{oc\.select:[a-z_]+(\.[a-z_]+)*,null\}")  # of a model: what only some datasets have

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import describe, options, packaged_conf, search_path
 from dlcli.config import Composed, compose_command
 from dlcli.config.checks import setting_of
+from dlcli.config.folders import describe, options, packaged_conf, search_path
 from dlcli.config.tree import leaves
 from dlcli.errors import ConfigError, Problem, nearest
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import SWEEP, groups, in_short, options, packaged_conf
+from dlcli.config.folders import SWEEP, groups, in_short, options, packaged_conf
+from dlcli.config.settings import SETTINGS
 from dlcli.errors import Problem, nearest, printable
-from dlcli.schema import SETTINGS
 
 DEFAULT_EXPERIMENT = "digits"
 LONGEST_WORD = 4_096

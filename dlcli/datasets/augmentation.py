@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlcli.datasets.keyed_random import streams, uniform
+from dlcli.datasets.batches.keyed_random import streams, uniform
 from dlcli.errors import ConfigError
 
 # A draw keeps its number when others are switched on or off: stream numbers must never be reused.

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets import box_files
-from dlcli.datasets.box_files import Annotated, Found, tidy
-from dlcli.datasets.cache import Decoded, cached, content_key, times_key
-from dlcli.datasets.examples import Data, private_generator
+from dlcli.datasets.batches.examples import Data, private_generator
+from dlcli.datasets.batches.pixels import pixels_on
+from dlcli.datasets.batches.records import Column, Dense, Ragged, Records, fingerprint_of, ragged
+from dlcli.datasets.files import box_files
+from dlcli.datasets.files.box_files import Annotated, Found, tidy
 from dlcli.datasets.image_folder import FORMATS, to_mode
-from dlcli.datasets.pixels import pixels_on
-from dlcli.datasets.records import Column, Dense, Ragged, Records, fingerprint_of, ragged
+from dlcli.datasets.storage.cache import Decoded, cached, content_key, times_key
 from dlcli.errors import ConfigError, DataError, printable
 
 VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.datasets.cache import content_key
-from dlcli.datasets.download import download as download_file
-from dlcli.datasets.examples import Data
-from dlcli.datasets.image_cache import Images, cached_images
-from dlcli.datasets.image_tree import damaged_archive
-from dlcli.datasets.roots import data_roots, download_folder, find_under, missing
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.files.image_tree import damaged_archive
+from dlcli.datasets.storage.cache import content_key
+from dlcli.datasets.storage.download import download as download_file
+from dlcli.datasets.storage.image_cache import Images, cached_images
+from dlcli.datasets.storage.roots import data_roots, download_folder, find_under, missing
 from dlcli.errors import DataError
 
 VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew

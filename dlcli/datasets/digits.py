@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.datasets.examples import Data, in_memory, stratified_test
+from dlcli.datasets.batches.examples import Data, in_memory, stratified_test
 from dlcli.errors import EnvironmentFault
 
 TEST_FRACTION = 0.2

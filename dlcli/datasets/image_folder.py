@@ -17,10 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets.cache import content_key
-from dlcli.datasets.examples import Data, LabelledImages, stratified_test
-from dlcli.datasets.image_cache import Images, cached_images, stored_images
-from dlcli.datasets.image_tree import Entry, ImageTree, archive_key, damaged_archive, is_archive, list_images, locate
+from dlcli.datasets.batches.examples import Data, LabelledImages, stratified_test
+from dlcli.datasets.files.image_tree import (
+    Entry,
+    ImageTree,
+    archive_key,
+    damaged_archive,
+    is_archive,
+    list_images,
+    locate,
+)
+from dlcli.datasets.storage.cache import content_key
+from dlcli.datasets.storage.image_cache import Images, cached_images, stored_images
 from dlcli.errors import ConfigError, DataError, printable
 
 if TYPE_CHECKING:

@@ -47,3 +47,15 @@ def check_size(settings: Mapping[str, Any]) -> None:
         what = f"{numbers:,} numbers" if numbers > MOST_NUMBERS else f"{scores:,} scores"
         told = f"dataset.{name}={said} makes one example of {what}, too large to train on"
         raise ConfigError(told, hint=f"A smaller dataset.{name}.")
+
+
+INPUTS = {  # kind of data -> how an input of it is written in a command
+    "images": "IMAGE",
+    "sentences": "'A SENTENCE'",
+    "stream": "'THE BEGINNING'",
+    "pairs": "'A SENTENCE'",
+    "speech": "RECORDING",
+    "table": "ROWS.csv",
+    "boxes": "IMAGE",
+    "masks": "IMAGE",
+}

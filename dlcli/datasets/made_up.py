@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlcli.datasets.examples import Batch
+from dlcli.datasets.batches.examples import Batch
+from dlcli.datasets.batches.records import Dense, Records
 from dlcli.datasets.kinds import MADE_UP, check_size, gives
-from dlcli.datasets.records import Dense, Records
 from dlcli.errors import ConfigError, nearest
 
 

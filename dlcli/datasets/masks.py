@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets.cache import Decoded, cached, content_key, stored
-from dlcli.datasets.examples import Data, stratified_test
-from dlcli.datasets.image_folder import FORMATS, TEST_FRACTION, changes_of, to_mode, told_of_changes
-from dlcli.datasets.image_tree import archive_key, is_archive
-from dlcli.datasets.mask_files import (
+from dlcli.datasets.batches.examples import Data, stratified_test
+from dlcli.datasets.batches.pixels import pixels_on
+from dlcli.datasets.batches.records import Dense, Records, fingerprint_of
+from dlcli.datasets.files.image_tree import archive_key, is_archive
+from dlcli.datasets.files.mask_files import (
     IGNORED,
     VERSION,
     Coding,
@@ -37,9 +37,9 @@ from dlcli.datasets.mask_files import (
     locate,
     shortened,
 )
-from dlcli.datasets.pixels import pixels_on
-from dlcli.datasets.records import Dense, Records, fingerprint_of
-from dlcli.datasets.roots import data_roots, find_under, missing
+from dlcli.datasets.image_folder import FORMATS, TEST_FRACTION, changes_of, to_mode, told_of_changes
+from dlcli.datasets.storage.cache import Decoded, cached, content_key, stored
+from dlcli.datasets.storage.roots import data_roots, find_under, missing
 from dlcli.errors import ConfigError, DataError, printable
 
 NUCLEI = ("nuclei/nuclei_dev_200.tar.gz", "nuclei_dev_200.tar.gz")

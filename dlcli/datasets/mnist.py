@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dlcli.datasets.cache import content_key
-from dlcli.datasets.download import download as download_file
-from dlcli.datasets.examples import Data
-from dlcli.datasets.image_cache import Images, cached_images
-from dlcli.datasets.roots import data_roots, download_folder, exists, missing
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.storage.cache import content_key
+from dlcli.datasets.storage.download import download as download_file
+from dlcli.datasets.storage.image_cache import Images, cached_images
+from dlcli.datasets.storage.roots import data_roots, download_folder, exists, missing
 from dlcli.errors import DataError
 
 VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew

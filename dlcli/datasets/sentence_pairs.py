@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets import pair_files
-from dlcli.datasets.examples import Data
-from dlcli.datasets.pair_files import Pair
-from dlcli.datasets.records import Padded, Ragged, Records, fingerprint_of, ragged
-from dlcli.datasets.sentence_files import Notes
-from dlcli.datasets.tokenizing import BOS, EOS, PAD, UNK, Tokenizer
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.records import Padded, Ragged, Records, fingerprint_of, ragged
+from dlcli.datasets.files import pair_files
+from dlcli.datasets.files.pair_files import Pair
+from dlcli.datasets.files.sentence_files import Notes
+from dlcli.datasets.tokens.tokenizing import BOS, EOS, PAD, UNK, Tokenizer
 
 NO_TARGET = -100  # what cross-entropy leaves out
 

@@ -14,12 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets.examples import Data
-from dlcli.datasets.keyed_random import splitmix_tensor, streams, uniform
-from dlcli.datasets.pretrained_tokenizer import PRETRAINED, PretrainedTokenizer
-from dlcli.datasets.records import Dense, Padded, Ragged, Records, fingerprint_of, ragged
-from dlcli.datasets.roots import data_roots, find_under, missing
-from dlcli.datasets.sentence_files import (
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.keyed_random import splitmix_tensor, streams, uniform
+from dlcli.datasets.batches.records import Dense, Padded, Ragged, Records, fingerprint_of, ragged
+from dlcli.datasets.files.sentence_files import (
     Column,
     Columns,
     Notes,
@@ -32,7 +30,9 @@ from dlcli.datasets.sentence_files import (
     read_splits,
     tidy,
 )
-from dlcli.datasets.tokenizing import PAD, UNK, Tokenizer
+from dlcli.datasets.storage.roots import data_roots, find_under, missing
+from dlcli.datasets.tokens.pretrained_tokenizer import PRETRAINED, PretrainedTokenizer
+from dlcli.datasets.tokens.tokenizing import PAD, UNK, Tokenizer
 from dlcli.errors import ConfigError
 
 SST2_CLASSES = ("negative", "positive")

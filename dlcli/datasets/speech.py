@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets.cache import Decoded, cached, content_key, times_key
-from dlcli.datasets.examples import Data
-from dlcli.datasets.image_tree import archive_key
-from dlcli.datasets.records import Padded, Ragged, Records, fingerprint_of, ragged
-from dlcli.datasets.roots import data_roots, find_under, missing
-from dlcli.datasets.sound import SCALE, Sound, decode_sound, read_bytes
-from dlcli.datasets.speech_table import NAMED, UNKNOWN, alphabet_of, locate, read_table, say_some, told_of_absent
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.records import Padded, Ragged, Records, fingerprint_of, ragged
+from dlcli.datasets.files.image_tree import archive_key
+from dlcli.datasets.files.sound import SCALE, Sound, decode_sound, read_bytes
+from dlcli.datasets.files.speech_table import NAMED, UNKNOWN, alphabet_of, locate, read_table, say_some, told_of_absent
+from dlcli.datasets.storage.cache import Decoded, cached, content_key, times_key
+from dlcli.datasets.storage.roots import data_roots, find_under, missing
 from dlcli.errors import DataError, first_of, printable
 
 VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dlcli.datasets.examples import Data
-from dlcli.datasets.records import Dense, Records, fingerprint_of
-from dlcli.datasets.table_files import Prepared, prepare_adult, prepare_csv, prepare_diabetes
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.records import Dense, Records, fingerprint_of
+from dlcli.datasets.files.table_files import Prepared, prepare_adult, prepare_csv, prepare_diabetes
 from dlcli.errors import ConfigError
 
 

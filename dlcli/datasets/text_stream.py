@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dlcli.datasets import text_files
-from dlcli.datasets.examples import Data
-from dlcli.datasets.records import Records, fingerprint_of
-from dlcli.datasets.text_files import Part
-from dlcli.datasets.tokenizing import PAD, Tokenizer
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.records import Records, fingerprint_of
+from dlcli.datasets.files import text_files
+from dlcli.datasets.files.text_files import Part
+from dlcli.datasets.tokens.tokenizing import PAD, Tokenizer
 from dlcli.errors import DataError
 
 NO_TARGET = -100  # what cross-entropy leaves out

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.lessons.lesson import Chart, Lesson, Table
-from dlcli.scratch.activations import ACTIVATIONS, Activation, Array
+from dlcli.lessons.scratch.activations import ACTIVATIONS, Activation, Array
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.lessons.lesson import Chart, Lesson, Table
-from dlcli.scratch.activations import Array
-from dlcli.scratch.backprop import TwoLayerNetwork, numerical_gradients
-from dlcli.scratch.data import SETS
-from dlcli.scratch.neuron import Neuron, accuracy
+from dlcli.lessons.scratch.activations import Array
+from dlcli.lessons.scratch.backprop import TwoLayerNetwork, numerical_gradients
+from dlcli.lessons.scratch.data import SETS
+from dlcli.lessons.scratch.neuron import Neuron, accuracy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

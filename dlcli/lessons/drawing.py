@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlcli.pictures import COLOURS, OTHERS
-from dlcli.scratch.activations import Array
+from dlcli.lessons.scratch.activations import Array
+from dlcli.reporting.pictures import COLOURS, OTHERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

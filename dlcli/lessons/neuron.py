@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.lessons.lesson import Chart, Lesson, Table
-from dlcli.scratch.activations import Array
-from dlcli.scratch.data import SETS
-from dlcli.scratch.neuron import Neuron, accuracy, cross_entropy
+from dlcli.lessons.scratch.activations import Array
+from dlcli.lessons.scratch.data import SETS
+from dlcli.lessons.scratch.neuron import Neuron, accuracy, cross_entropy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

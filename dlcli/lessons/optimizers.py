@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.lessons.lesson import Chart, Lesson, Table
-from dlcli.scratch.activations import Array
-from dlcli.scratch.optimizers import SGD, Adam, Momentum, Nesterov, Optimizer, RMSprop
+from dlcli.lessons.scratch.activations import Array
+from dlcli.lessons.scratch.optimizers import SGD, Adam, Momentum, Nesterov, Optimizer, RMSprop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.lessons.lesson import Chart, Lesson, Table
-from dlcli.scratch.activations import Array, sigmoid
-from dlcli.scratch.neuron import Neuron, accuracy, cross_entropy
-from dlcli.scratch.regularization import BatchNorm, dropout_mask, l1, l2
+from dlcli.lessons.scratch.activations import Array, sigmoid
+from dlcli.lessons.scratch.neuron import Neuron, accuracy, cross_entropy
+from dlcli.lessons.scratch.regularization import BatchNorm, dropout_mask, l1, l2
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from dlcli import PACKAGE
-from dlcli.display import Output, clean, encodable, is_terminal, place, print_table, width_of
 from dlcli.errors import ConfigError, EnvironmentFault, nearest, printable
 from dlcli.lessons import TOPICS
 from dlcli.lessons.lesson import Lesson
-from dlcli.scratch.data import SETS
+from dlcli.lessons.scratch.data import SETS
+from dlcli.reporting.output import Output, clean, encodable, is_terminal, place, width_of
+from dlcli.reporting.tables import print_table
 
 WIDEST = 110  # columns of text: longer lines are hard to read
 FOLDER = "learn"  # in the folder of the runs, which git ignores
@@ -63,7 +64,7 @@ def wrapped(text: str, first: str, rest: str = "") -> list[str]:
 
 def events(lesson: Lesson, picture: Path | None) -> list[dict[str, Any]]:
     """One object per row, then one for the whole."""
-    from dlcli.record import finite
+    from dlcli.runs.events import finite
 
     rows = [
         {"event": "learned", "topic": lesson.topic, "table": table.name, **row}
@@ -87,8 +88,8 @@ def source_of(topic: str) -> Path:
 
 def draw(lesson: Lesson, picture: str | None, outputs: str | None) -> Path | None:
     """Where the picture was written. A place that was asked for must work; the usual one may not, which is told."""
-    from dlcli.pictures import blank_figure, save_figure
-    from dlcli.runs import outputs_folder
+    from dlcli.reporting.pictures import blank_figure, save_figure
+    from dlcli.runs.find import outputs_folder
 
     path = Path(picture).expanduser() if picture else outputs_folder(outputs) / FOLDER / f"{lesson.topic}.png"
     figure = blank_figure(*lesson.size)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError, DataError
-from dlcli.models.attention import EncoderBlock, FeedForward, key_mask
+from dlcli.models.layers.attention import EncoderBlock, FeedForward, key_mask
 
 SEGMENTS = 2  # of BERT: first and second sentence; here there is one
 EPS = 1e-12  # of the layer norms

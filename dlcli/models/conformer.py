@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.attention import Attention, FeedForward, key_mask, sinusoids
+from dlcli.models.layers.attention import Attention, FeedForward, key_mask, sinusoids
 
 
 class Conformer(nn.Module):

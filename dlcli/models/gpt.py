@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.attention import EncoderBlock, FeedForward, attend
+from dlcli.models.layers.attention import EncoderBlock, FeedForward, attend
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values (B, L, D) of each block, of the tokens read so far
 

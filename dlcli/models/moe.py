@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.attention import Attention, FeedForward
+from dlcli.models.layers.attention import Attention, FeedForward
 from dlcli.models.transformer import Transformer
 
 

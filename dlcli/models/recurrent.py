@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.sequences import Steps, last_step, step_mask
+from dlcli.models.layers.sequences import Steps, last_step, step_mask
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {
     "rnn": nn.RNN,  # Elman 1990, tanh

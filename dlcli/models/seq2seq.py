@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.models.attention import Attention, DecoderBlock, EncoderBlock, FeedForward, attend, key_mask, sinusoids
+from dlcli.models.layers.attention import (
+    Attention,
+    DecoderBlock,
+    EncoderBlock,
+    FeedForward,
+    attend,
+    key_mask,
+    sinusoids,
+)
 
 
 class State(NamedTuple):

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from dlcli.models.attention import EncoderBlock, FeedForward, key_mask, sinusoids
-from dlcli.models.sequences import Steps, mean_step
+from dlcli.models.layers.attention import EncoderBlock, FeedForward, key_mask, sinusoids
+from dlcli.models.layers.sequences import Steps, mean_step
 
 
 class Transformer(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.models.attention import attend, check_heads, weigh
+from dlcli.models.layers.attention import attend, check_heads, weigh
 
 
 class ViT(nn.Module):

@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dlcli.confdir import packaged_conf, search_path
-from dlcli.disk import read_json, write_atomically
+from dlcli.config.folders import packaged_conf, search_path
 from dlcli.errors import CheckpointError, ConfigError, nearest, printable
-from dlcli.runs import SWEEP_FILE as FILE
-from dlcli.runs import SWEEPS
-from dlcli.sweep.space import Axis, Space
+from dlcli.runs.disk import read_json, write_atomically
+from dlcli.runs.folder import SWEEP_FILE as FILE
+from dlcli.sweep.space.space import Axis, Space
 
 SAMPLERS = {
     "tpe": "learns from what is finished (Bergstra et al. 2011)",
@@ -113,45 +112,6 @@ def read_definition(folder: Path) -> Definition:
     if plain is None:
         raise CheckpointError(f"{printable(folder / FILE)} is missing or damaged", hint="Was the folder changed?")
     return Definition.from_dict(plain)
-
-
-# -------------------------------------------------------------------------------------------------------------- finding
-
-
-def sweeps_folder(outputs: Path) -> Path:
-    return outputs / SWEEPS
-
-
-def all_sweeps(outputs: Path) -> list[Path]:
-    """Every sweep's folder, the newest first."""
-    found = [path.parent for path in sweeps_folder(outputs).glob(f"*/{FILE}") if not path.parent.name.startswith(".")]
-    return sorted(found, key=lambda folder: (str((read_json(folder / FILE) or {}).get("created")), folder.name))[::-1]
-
-
-def find_sweep(reference: str | None, outputs: Path) -> Path:
-    """A sweep's folder by path, name or the unique beginning of one; None and `latest` are the newest.
-
-    ConfigError when none or several answer to it.
-    """
-    if reference not in (None, "latest"):
-        for path in (Path(reference).expanduser(), sweeps_folder(outputs) / reference):
-            if (path / FILE).is_file():
-                return path.absolute()
-    sweeps = all_sweeps(outputs)
-    if not sweeps:
-        hint = "Start one with: dlcli sweep digits optimizer.lr=1e-4:1e-1:log --trials 8   (or name its --outputs)"
-        raise ConfigError(f"there is no sweep in {printable(sweeps_folder(outputs))}", hint=hint)
-    if reference in (None, "latest"):
-        return sweeps[0].absolute()
-    found = [folder for folder in sweeps if folder.name.startswith(reference)]
-    if len(found) == 1:
-        return found[0].absolute()
-    names = ", ".join(folder.name for folder in (found or sweeps)[:5])
-    if found:
-        raise ConfigError(f"{len(found)} sweeps begin with {printable(reference)}: {names}", hint="Name one of them.")
-    better = nearest(reference, [folder.name for folder in sweeps], cutoff=0.5)
-    hint = f"Did you mean {better}?" if better else f"The newest are: {names}."
-    raise ConfigError(f"there is no sweep {printable(reference)}", hint=hint)
 
 
 def checked_choice(what: str, value: str, choices: Sequence[str]) -> str:

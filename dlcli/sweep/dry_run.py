@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from dlcli.config import compose_command
-from dlcli.display import print_table
-from dlcli.layout import duration
-from dlcli.sweep.asking import Asked
+from dlcli.reporting.format import duration
+from dlcli.reporting.tables import print_table
 from dlcli.sweep.points import point
-from dlcli.sweep.showing.display import short_axes, short_value
+from dlcli.sweep.request import Asked
+from dlcli.sweep.status.display import short_axes, short_value
 
 SHOWN = 20  # trials
 MOST_MEASURED = 8  # architectures
@@ -60,9 +60,9 @@ def _points(asked: Asked) -> Iterator[dict[str, str]]:
 
 def _plan(asked: Asked, workers: int) -> dict[str, Any]:
     """Seconds and MB (of 2^20 bytes). Pruning makes it shorter, workers that share cores make it longer."""
-    from dlcli import start
-    from dlcli.build import Builder
-    from dlcli.forecast import forecast
+    from dlcli.planning.plan import forecast
+    from dlcli.training import completing
+    from dlcli.training.allow_list import Builder
 
     definition = asked.definition
     architectures = definition.space.group_points()
@@ -71,7 +71,7 @@ def _plan(asked: Asked, workers: int) -> dict[str, Any]:
         axes = [axis for axis in definition.space.axes if axis.key not in begun and axis.applies(begun)]
         middle = begun | {axis.key: axis.at(0.5) for axis in axes}
         composed = compose_command(definition.words_of(middle), search=definition.search(), command="sweep")
-        tree = start.complete(composed.tree)
+        tree = completing.complete(composed.tree)
         forecasts.append(forecast(tree, Builder.for_search(composed.search, definition.trusted)))
     each = statistics.mean(f.train_s + f.evaluation_s for f in forecasts)
     kept = min(definition.keep, definition.trials) + workers

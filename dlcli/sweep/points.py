@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from dlcli.sweep.definition import Definition
-from dlcli.sweep.space import Space
+from dlcli.sweep.space.space import Space
 
 
 def point(definition: Definition, number: int, sampler: str | None = None) -> dict[str, str]:

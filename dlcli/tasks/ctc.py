@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
-from dlcli.tasks.ctc_decoding import BLANK, Reading, beam_search, edit_distance, greedy
+from dlcli.tasks.metrics.ctc_decoding import BLANK, Reading, beam_search, edit_distance, greedy
+from dlcli.tasks.metrics.statistics import Sums
 from dlcli.tasks.task import Task, Values
-from dlcli.tasks.whole_set import Sums
 
 
 class CTC(Task):

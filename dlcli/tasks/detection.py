@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dlcli.tasks.average_precision import Answer, Detections
+from dlcli.tasks.metrics.average_precision import Answer, Detections
 from dlcli.tasks.task import Task, Values
 
 

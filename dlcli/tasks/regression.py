@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlcli.tasks.metrics.statistics import Sums
 from dlcli.tasks.task import Task, Values
-from dlcli.tasks.whole_set import Sums
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlcli.tasks.metrics.statistics import Sums
 from dlcli.tasks.task import Task, Values
-from dlcli.tasks.whole_set import Sums
 
 IGNORED = 255  # in a mask: a pixel that counts neither in the loss nor in the scores
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from dlcli.tasks.whole_set import Statistics
+from dlcli.tasks.metrics.statistics import Statistics
 
 
 class Answers(NamedTuple):

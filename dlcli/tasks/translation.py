@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlcli.errors import EnvironmentFault
+from dlcli.tasks.metrics.statistics import Sums
 from dlcli.tasks.task import Task, Values
-from dlcli.tasks.whole_set import Sums
 
 PAD, UNK, BOS, EOS = range(4)  # the same in every vocabulary
 

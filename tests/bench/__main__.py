@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from dlcli.runtime import Runtime
+from dlcli.runtime.device import Runtime
 from tests.bench import (
     accuracy,
     against_classic,

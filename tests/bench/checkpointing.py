@@ -26,7 +26,7 @@ def run() -> str:
     """Save and load of 300 MB beside torch.save and torch.load."""
     import torch
 
-    from dlcli import checkpoint
+    from dlcli.runs import checkpoint
 
     torch.set_num_threads(1)
     tensors = {f"model.{i}.weight": torch.randn(WIDTH, WIDTH) for i in range(LAYERS)}
@@ -53,10 +53,10 @@ def run() -> str:
             touch(torch.load(folder / "state.pt", weights_only=True))
 
         sides = {
-            "dlcli.checkpoint.save: sha256, fsync, rename": save,
+            "dlcli.runs.checkpoint.save: sha256, fsync, rename": save,
             "torch.save, fsync": torch_save,
             "dlcli: the snapshot that training waits for": snapshot,
-            "dlcli.checkpoint.read: sha256, finite": load,
+            "dlcli.runs.checkpoint.read: sha256, finite": load,
             "torch.load(weights_only=True)": torch_load,
         }
         rounds = in_turn(ROUNDS, *(lambda side=side: timed(side) for side in sides.values()))

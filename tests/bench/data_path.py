@@ -136,9 +136,9 @@ def first_and_second(experiment: str) -> tuple[dict[str, float], dict[str, float
 def read(experiment: str) -> dict[str, float]:
     import torch
 
-    from dlcli import build
-    from dlcli.build import Builder
     from dlcli.config import compose_command
+    from dlcli.training import build
+    from dlcli.training.allow_list import Builder
 
     torch.set_num_threads(1)
     tree = compose_command([experiment]).tree

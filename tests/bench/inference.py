@@ -19,8 +19,8 @@ def run() -> str:
     """Latency and throughput of a trained run beside its network called by hand."""
     import torch
 
-    from dlcli import trained
-    from dlcli.build import Builder
+    from dlcli.inference import trained
+    from dlcli.training.allow_list import Builder
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +28,7 @@ def run() -> str:
         sides: dict[str, Callable[[Any], Any]] = {}
         for words in ((), ("runtime.precision=fp32",)):
             loaded = trained.load(run_folder, words, builder=Builder.for_search())
-            told = f"dlcli.trained.predict, {loaded.runtime.precision}"
+            told = f"dlcli.inference.trained.predict, {loaded.runtime.precision}"
             sides[told] = lambda images, loaded=loaded: trained.predict(loaded, images)
         fresh = trained.load(run_folder, ("runtime.precision=fp32",), builder=Builder.for_search())
         sides["eager network in fp32, called by hand"] = by_hand(fresh.task.model.float())

@@ -96,7 +96,7 @@ def mnist_root() -> Path:
     import shutil
 
     from dlcli.datasets.mnist import MNIST, NAMES, find_files
-    from dlcli.datasets.roots import cache_folder, data_roots
+    from dlcli.datasets.storage.roots import cache_folder, data_roots
 
     found = find_files(MNIST, data_roots(None))
     if found is None:

@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlcli.build import Builder
 from dlcli.config import compose_command
-from dlcli.record import Recorder
-from dlcli.runs import RunFolder
-from dlcli.signals import Signals
-from dlcli.terminal import RichDisplay
-from dlcli.tracker import new_run_id, start_follower
-from dlcli.training import Training
+from dlcli.reporting.rich_display import RichDisplay
+from dlcli.reporting.wandb_tracker import new_run_id, start_follower
+from dlcli.runs.events import Recorder
+from dlcli.runs.folder import RunFolder
+from dlcli.runtime.signals import Signals
+from dlcli.training.allow_list import Builder
+from dlcli.training.trainer import Training
 
 STEPS = 2_000
 ROUNDS = 10

@@ -161,7 +161,7 @@ class Given:
         return getattr(self._source, name)
 
     def from_step(self, step: int) -> Iterator[list[Any]]:
-        from dlcli.datasets.examples import Batch
+        from dlcli.datasets.batches.examples import Batch
 
         index = torch.arange(64)
         for x, y in self._batches:

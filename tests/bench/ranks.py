@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from dlcli.launch import Forwarding, Group
 from dlcli.models.mnist_net import MnistNet
-from dlcli.ranks import Alone, Ranks, find_ranks, join_ranks
+from dlcli.runtime.launch import Forwarding, Group
+from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.rendezvous import find_ranks, join_ranks
 from tests.bench.measure import REPOSITORY, give_result, spread, table
 
 STEPS = 15

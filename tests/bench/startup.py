@@ -39,7 +39,7 @@ import importlib.util, os, sys
 
 class AfterLoop:
     def find_spec(self, name, path, target=None):
-        if name != "dlcli.loop":
+        if name != "dlcli.training.loop":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

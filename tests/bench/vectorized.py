@@ -18,15 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dlcli.build import Builder
 from dlcli.config import compose_command
-from dlcli.runtime import start_runtime
-from dlcli.vectorized.forward import FORWARDS
-from dlcli.vectorized.one_by_one import OrdinaryTrial
-from dlcli.vectorized.probe import ONE_BY_ONE, choose, clock_of
-from dlcli.vectorized.together import Together
-from dlcli.vectorized.train import train_together
-from dlcli.vectorized.trials import Trials
+from dlcli.runtime.device import start_runtime
+from dlcli.sweep.vectorized.forward import FORWARDS
+from dlcli.sweep.vectorized.one_by_one import OrdinaryTrial
+from dlcli.sweep.vectorized.probe import ONE_BY_ONE, choose, clock_of
+from dlcli.sweep.vectorized.together import Together
+from dlcli.sweep.vectorized.train import train_together
+from dlcli.sweep.vectorized.trials import Trials
+from dlcli.training.allow_list import Builder
 from tests.bench.measure import ratios, spread, table
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

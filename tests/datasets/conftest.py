@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcli.datasets.examples import LabelledImages, in_memory
+from dlcli.datasets.batches.examples import LabelledImages, in_memory
 
 
 @pytest.fixture(autouse=True)

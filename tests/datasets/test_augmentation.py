@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from dlcli.datasets.augmentation import STREAMS, Augment
-from dlcli.datasets.keyed_random import sample_keys, splitmix, streams, uniform
+from dlcli.datasets.batches.keyed_random import sample_keys, splitmix, streams, uniform
 from dlcli.errors import ConfigError
 
 EACH = [{"rotation": 30}, {"flip": 0.5}, {"crop": [0.5, 1.0]}, {"shift": 2}, {"jitter": 0.4}, {"erase": 0.5}]

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from dlcli.datasets.augmentation import Augment
-from dlcli.datasets.box_files import find_coco, one_of, peek_coco, peek_voc
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.keyed_random import sample_keys
 from dlcli.datasets.boxes import letterbox, read_blood_cells, read_coco, read_voc
-from dlcli.datasets.examples import Data
-from dlcli.datasets.keyed_random import sample_keys
+from dlcli.datasets.files.box_files import find_coco, one_of, peek_coco, peek_voc
 from dlcli.errors import DataError
 
 SHAPE = {"image_shape": [3, 40, 40], "mean": [0.5], "std": [0.5]}

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from dlcli.datasets import boxes, masks, speech
-from dlcli.datasets.examples import Data
-from dlcli.datasets.mask_files import peek_masks
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.files.mask_files import peek_masks
 from dlcli.errors import DataError
 
 COUNT = 6

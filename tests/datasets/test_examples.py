@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from dlcli.datasets.batches.examples import content_fingerprint, split_validation
 from dlcli.datasets.digits import read_digits
-from dlcli.datasets.examples import content_fingerprint, split_validation
-from dlcli.datasets.image_cache import Images, cached_images
-from dlcli.datasets.roots import cache_folder, data_roots, find_under
+from dlcli.datasets.storage.image_cache import Images, cached_images
+from dlcli.datasets.storage.roots import cache_folder, data_roots, find_under
 from dlcli.errors import ConfigError
 
 KEY = "0123456789abcdef" * 4
@@ -65,9 +65,8 @@ def test_digits_are_read_without_importing_scikit_learn() -> None:
 
 
 def test_names_are_found_without_importing_torch() -> None:
-    code = (
-        "import sys, dlcli.datasets.image_tree, dlcli.datasets.roots; print({'torch', 'numpy', 'PIL'} & {*sys.modules})"
-    )
+    modules = "dlcli.datasets.files.image_tree, dlcli.datasets.storage.roots"
+    code = f"import sys, {modules}; print({{'torch', 'numpy', 'PIL'}} & {{*sys.modules}})"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

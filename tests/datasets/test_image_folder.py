@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from dlcli.datasets import cifar
+from dlcli.datasets.files.image_tree import peek_image_folder
 from dlcli.datasets.image_folder import read_image_folder
-from dlcli.datasets.image_tree import peek_image_folder
 from dlcli.errors import ConfigError, DataError
 
 SHAPE = (3, 7, 9)

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from dlcli.datasets.augmentation import IGNORED, Augment
-from dlcli.datasets.examples import Data
-from dlcli.datasets.keyed_random import sample_keys
-from dlcli.datasets.mask_files import peek_masks
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.keyed_random import sample_keys
+from dlcli.datasets.files.mask_files import peek_masks
 from dlcli.datasets.masks import read_masks, read_nuclei
 from dlcli.errors import DataError
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlcli.datasets import download, mnist
+from dlcli.datasets import mnist
 from dlcli.datasets.mnist import MNIST, NAMES, read_at_most, read_fashion_mnist, read_idx, read_mnist
+from dlcli.datasets.storage import download
 from dlcli.errors import DataError
 
 LABELS = "t10k-labels-idx1-ubyte"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlcli.datasets.records import Dense, Records, bucketed, fingerprint_of, ragged
-from dlcli.datasets.source import EvalSource, TrainSource
+from dlcli.datasets.batches.records import Dense, Records, bucketed, fingerprint_of, ragged
+from dlcli.datasets.batches.source import EvalSource, TrainSource
 
 LENGTHS = [1 + i * i % 17 for i in range(203)]
 

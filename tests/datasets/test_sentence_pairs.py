@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from dlcli.datasets.examples import Data
-from dlcli.datasets.pair_files import peek_pairs, read_pairs
-from dlcli.datasets.sentence_files import Notes, key_of
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.source import EvalSource, TrainSource
+from dlcli.datasets.files.pair_files import peek_pairs, read_pairs
+from dlcli.datasets.files.sentence_files import Notes, key_of
 from dlcli.datasets.sentence_pairs import NO_TARGET, made_up, read_multi30k, read_own_pairs
-from dlcli.datasets.source import EvalSource, TrainSource
-from dlcli.datasets.tokenizing import BOS, EOS, PAD, UNK, Tokenizer
+from dlcli.datasets.tokens.tokenizing import BOS, EOS, PAD, UNK, Tokenizer
 from dlcli.errors import DataError
 from dlcli.tasks import translation
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from dlcli.datasets.examples import Data
-from dlcli.datasets.records import Ragged
-from dlcli.datasets.sentence_files import key_of, peek_sentences, read_splits
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.records import Ragged
+from dlcli.datasets.batches.source import EvalSource, TrainSource
+from dlcli.datasets.files.sentence_files import key_of, peek_sentences, read_splits
 from dlcli.datasets.sentences import made_up, read_own_sentences, read_sst2
-from dlcli.datasets.source import EvalSource, TrainSource
-from dlcli.datasets.tokenizing import UNK, Tokenizer
+from dlcli.datasets.tokens.tokenizing import UNK, Tokenizer
 from dlcli.errors import ConfigError, DataError
 
 REVIEWS = [(f"film number {i} is {word} {word}", label) for i in range(20) for word, label in
@@ -233,7 +233,7 @@ def test_peek_tells_what_the_reader_finds(write: Writer, tokenizer: str) -> None
 
 
 def test_peek_needs_no_torch() -> None:
-    code = "import sys, dlcli.datasets.sentence_files; sys.exit('torch' in sys.modules)"
+    code = "import sys, dlcli.datasets.files.sentence_files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 
 

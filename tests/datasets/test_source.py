@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from dlcli.datasets.augmentation import Augment
-from dlcli.datasets.examples import Batch, LabelledImages, split_validation
-from dlcli.datasets.pixels import Pixels
-from dlcli.datasets.residency import choose_residency
-from dlcli.datasets.source import EvalSource, TrainSource
+from dlcli.datasets.batches.examples import Batch, LabelledImages, split_validation
+from dlcli.datasets.batches.pixels import Pixels
+from dlcli.datasets.batches.residency import choose_residency
+from dlcli.datasets.batches.source import EvalSource, TrainSource
 from dlcli.errors import ConfigError, DataError, EnvironmentFault
 
 AUGMENT = Augment(rotation=10, flip=0.5, crop=[0.8, 1.0], shift=1, jitter=0.2, erase=0.5)

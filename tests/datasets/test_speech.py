@@ -13,11 +13,11 @@ import pytest
 import soundfile
 import torch
 
+from dlcli.datasets.batches.source import EvalSource, TrainSource
+from dlcli.datasets.files.sound import decode_sound
+from dlcli.datasets.files.speech_table import BLANK, UNKNOWN, locate, peek_speech, read_table
 from dlcli.datasets.made_up import made_up_data
-from dlcli.datasets.sound import decode_sound
-from dlcli.datasets.source import EvalSource, TrainSource
 from dlcli.datasets.speech import Data, SpeechBatch, read_speech, read_spoken_digits
-from dlcli.datasets.speech_table import BLANK, UNKNOWN, locate, peek_speech, read_table
 from dlcli.errors import DataError
 
 RATE = 8000

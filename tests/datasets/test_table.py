@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.datasets.columns import Category, Number, as_plain, fit_column, from_plain
-from dlcli.datasets.csv_text import read_table
-from dlcli.datasets.examples import Data
-from dlcli.datasets.records import Records
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.records import Records
+from dlcli.datasets.files.columns import Category, Number, as_plain, fit_column, from_plain
+from dlcli.datasets.files.csv_text import read_table
+from dlcli.datasets.files.table_files import Target, prepare_csv, prepare_diabetes, split_rows
 from dlcli.datasets.table import made_up, read_adult, read_csv, read_diabetes
-from dlcli.datasets.table_files import Target, prepare_csv, prepare_diabetes, split_rows
 from dlcli.errors import ConfigError, DataError
 
 Write = Callable[..., Path]
@@ -363,7 +363,7 @@ def test_a_table_is_found_beside_the_user_and_under_a_root(write: Write, tmp_pat
 def test_a_peek_needs_no_torch(write: Write) -> None:
     path = write(text_of(shop()))
     code = (
-        "import sys; from dlcli.datasets.table_files import peek_csv;"
+        "import sys; from dlcli.datasets.files.table_files import peek_csv;"
         f"print(peek_csv(root=None, path={str(path)!r}, ignore=['earned']), 'torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from dlcli.datasets.examples import Data
-from dlcli.datasets.source import EvalSource, TrainSource
-from dlcli.datasets.text_files import byte_spellings, cut, encode, fit_tokenizer, num_characters, peek_text
+from dlcli.datasets.batches.examples import Data
+from dlcli.datasets.batches.source import EvalSource, TrainSource
+from dlcli.datasets.files.text_files import byte_spellings, cut, encode, fit_tokenizer, num_characters, peek_text
 from dlcli.datasets.text_stream import NO_TARGET, Windows, made_up, read_own_text, read_shakespeare
-from dlcli.datasets.tokenizing import Tokenizer
+from dlcli.datasets.tokens.tokenizing import Tokenizer
 from dlcli.errors import ConfigError, DataError
 
 SETTINGS: dict[str, Any] = {"tokenizer": "characters", "num_tokens": None, "val_size": 0.1, "test_size": 0.1}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcli.datasets.tokenizing import BOS, EOS, FIRST, KINDS, PAD, UNK, Tokenizer, words
+from dlcli.datasets.tokens.tokenizing import BOS, EOS, FIRST, KINDS, PAD, UNK, Tokenizer, words
 from dlcli.errors import ConfigError, DataError
 
 LINES = [
@@ -85,7 +85,7 @@ def test_a_stored_tokenizer_is_the_same(kind: str) -> None:
 
 def test_the_same_text_gives_the_same_vocabulary_in_every_process() -> None:
     code = (
-        "import random; from dlcli.datasets.tokenizing import *; random.seed(0);"
+        "import random; from dlcli.datasets.tokens.tokenizing import *; random.seed(0);"
         "lines = [' '.join(random.choices(['ab', 'ba', 'cd', 'dc', 'abcd', 'dcba'], k=5)) for _ in range(200)];"
         "print([Tokenizer.train(lines, kind=kind, size=None).to_json() for kind in KINDS])"
     )

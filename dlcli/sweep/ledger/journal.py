@@ -17,8 +17,8 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from dlcli.disk import environment_fault, flock
 from dlcli.errors import CheckpointError, EnvironmentFault, printable
+from dlcli.runs.disk import environment_fault, flock
 
 LOCK_PATIENCE_S = 60.0
 

@@ -37,7 +37,7 @@ def _as_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def write_end(path: Path, code: int) -> None:
-    from dlcli.disk import write_atomically
+    from dlcli.runs.disk import write_atomically
 
     write_atomically(path, f"{code}\n".encode())
 

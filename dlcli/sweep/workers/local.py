@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dlcli.launch import dying_with, usable_cores
+from dlcli.runtime.launch import dying_with, usable_cores
 from dlcli.sweep.ledger.address import VARIABLE
 from dlcli.sweep.workers.slots import Slots
 

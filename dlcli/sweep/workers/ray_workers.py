@@ -20,8 +20,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dlcli.errors import EnvironmentFault, printable
-from dlcli.launch import dying_with
-from dlcli.signals import WATCHED
+from dlcli.runtime.launch import dying_with
+from dlcli.runtime.signals import WATCHED
 from dlcli.sweep.definition import FILE, Definition, read_definition
 from dlcli.sweep.ledger.address import VARIABLE
 from dlcli.sweep.workers.local import safe_path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.errors import EnvironmentFault, printable
-from dlcli.launch import signal_name
+from dlcli.runtime.launch import signal_name
 
 MORE = 75  # a worker's exit code: it has done its trial, and another is to go on in its place (EX_TEMPFAIL)
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP)

@@ -25,8 +25,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from dlcli.disk import read_json, write_atomically
 from dlcli.errors import EnvironmentFault, printable
+from dlcli.runs.disk import read_json, write_atomically
 from dlcli.sweep.ledger.address import VARIABLE
 from dlcli.sweep.workers.job import become, read_end
 from dlcli.sweep.workers.local import safe_path

@@ -10,19 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dlcli import start
 from dlcli.config import compose_command
-from dlcli.display import Silent
 from dlcli.errors import DataError, DivergedError, DlcliError, EnvironmentFault, OutOfMemory
-from dlcli.pruning import Pruned, Trial
-from dlcli.record import read_events
-from dlcli.runs import RunFolder, find_checkpoint
-from dlcli.signals import Signals
+from dlcli.reporting.wandb_tracker import RunQueue
+from dlcli.runs.events import Silent, read_events
+from dlcli.runs.find import find_checkpoint
+from dlcli.runs.folder import RunFolder
+from dlcli.runtime.signals import Signals
 from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
 from dlcli.sweep.ledger.claims import Claim, now
 from dlcli.sweep.ledger.journal import DamagedLedger
-from dlcli.sweep.record import Record, trial_folder
-from dlcli.tracker import RunQueue
+from dlcli.sweep.trial_record import Record, trial_folder
+from dlcli.training import completing, start
+from dlcli.training.trial import Pruned, Trial
 
 LATENCY_S, MOST_ANSWERS = 0.5, 500  # for one figure
 SAVE_GAP_S = 5.0
@@ -120,7 +120,7 @@ def _train(
     else:
         composed = compose_command(definition.words_of(claim.record.point), search=definition.search(), made=made)
         code = start.train_in(
-            run, replace(composed, tree=start.settle(composed.tree, run.outputs)), group=definition.name,
+            run, replace(composed, tree=completing.settle(composed.tree, run.outputs)), group=definition.name,
             number=claim.record.number, **common,
         )  # fmt: skip
     if code:
@@ -161,8 +161,8 @@ def _measured(name: str, run: RunFolder, summary: dict[str, Any], definition: De
 
 def latency_ms(run: RunFolder, definition: Definition) -> float:
     """Median time of the trained network's answer for one example, in ms, on this worker's device."""
-    from dlcli import trained
-    from dlcli.build import Builder
+    from dlcli.inference import trained
+    from dlcli.training.allow_list import Builder
 
     builder = Builder.for_search(definition.search(), definition.trusted)
     loaded = trained.load(find_checkpoint(str(run.path), run.outputs), builder=builder)

@@ -15,17 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dlcli.display import print_error
 from dlcli.errors import DlcliError
-from dlcli.signals import Signals
+from dlcli.reporting.errors import print_error
+from dlcli.reporting.wandb_tracker import RunQueue
+from dlcli.runtime.signals import Signals
 from dlcli.sweep.definition import read_definition
 from dlcli.sweep.ledger.claims import Claim, Ledger, Wait
+from dlcli.sweep.ledger.heartbeat import Beat, this_worker
 from dlcli.sweep.ledger.journal import DamagedLedger
-from dlcli.sweep.ledger.life import Beat, this_worker
 from dlcli.sweep.ledger.opening import open_ledger
-from dlcli.sweep.workers.keeping import keep_best
+from dlcli.sweep.workers.retention import keep_best
 from dlcli.sweep.workers.slots import MORE
-from dlcli.tracker import RunQueue
 
 POLL_S = 0.3
 HELD_S = 5.0  # until a trial is asked for again that another process still has

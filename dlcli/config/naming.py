@@ -1,0 +1,25 @@
+"""How a message names a setting and its choices, so that the words can be pasted into a command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def option_of(group: str, config: Mapping[str, Any], choices: object) -> str | None:
+    """What was chosen of a group: as recorded in `choices`; of a run that records none, as far as its config says."""
+    if isinstance(choices, Mapping) and choices.get(group):
+        return str(choices[group])
+    node = config.get(group)
+    return (node.get("name") or choice(node)) if isinstance(node, Mapping) else None
+
+
+def choice(node: object) -> str | None:
+    """The short name of what a config node builds: dlcli.models.lenet5.LeNet5 is lenet5, torch.optim.AdamW adamw."""
+    if not isinstance(node, Mapping):
+        return None
+    if not isinstance(node.get("_target_"), str):
+        return next((name for part in node.values() if (name := choice(part))), None)
+    words = node["_target_"].split(".")
+    named_by_file = words[:2] in (["dlcli", "models"], ["dlcli", "tasks"]) and len(words) > 2
+    return words[2] if named_by_file else words[-1].lower()

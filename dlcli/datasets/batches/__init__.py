@@ -1,0 +1,1 @@
+"""Batches that a loop draws: sources, their order, their random numbers, and where they are kept."""

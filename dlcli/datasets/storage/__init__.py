@@ -1,0 +1,1 @@
+"""Where data lie: roots, downloads and the cache."""

@@ -1,0 +1,1 @@
+"""Tokenizers: characters, words, byte pairs, and those of published networks."""

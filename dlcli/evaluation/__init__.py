@@ -1,0 +1,1 @@
+"""The worth of a result: scores, intervals, seeds, comparison and diagnosis."""

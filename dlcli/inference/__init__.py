@@ -1,0 +1,1 @@
+"""From a checkpoint to use: a trained network, its predictions, its explanations."""

@@ -1,0 +1,1 @@
+"""Readers of the events: terminal, plain lines, JSON, pictures and Weights & Biases."""

@@ -1,0 +1,1 @@
+"""The machine below the loop: device, random states, ranks, gradients, signals."""

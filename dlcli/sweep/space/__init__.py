@@ -1,0 +1,1 @@
+"""The space that a sweep searches, from words to axes."""

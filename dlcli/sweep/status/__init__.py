@@ -1,0 +1,1 @@
+"""The state of a running sweep, read from its ledger and shown."""

@@ -1,0 +1,1 @@
+"""From a checked config to trained weights: start, session, parts, loop, checkpoints."""

@@ -1,0 +1,93 @@
+"""The builder: only targets that a YAML of the config folders names are built.
+
+Exact strings are compared before anything is imported, so nothing in a checkpoint's config can reach
+`os.system`, `torch.load` or `torch.hub.load`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dlcli.config.folders import search_path
+from dlcli.config.plain_yaml import targets
+from dlcli.errors import CheckpointError, ConfigError, printable
+
+Tree = Mapping[str, Any]
+
+
+class Builder:
+    """Builds nodes whose targets are allowed.
+
+    allowed: exact dotted paths; trusted: packages named by the user with --trust, any target of which is allowed.
+    """
+
+    def __init__(self, allowed: frozenset[str], trusted: Sequence[str] = ()):
+        self.allowed, self.trusted = allowed, tuple(trusted)
+
+    @classmethod
+    def for_search(cls, search: Sequence[Path] | None = None, trusted: Sequence[str] = ()) -> Builder:
+        return cls(targets(search if search is not None else search_path()), trusted)
+
+    def check(self, tree: Any) -> None:
+        """Raise CheckpointError when any `_target_` in the tree may not be built."""
+        if isinstance(tree, Mapping):
+            if "_target_" in tree:
+                self._admit(tree["_target_"])
+            for value in tree.values():
+                self.check(value)
+        elif isinstance(tree, list):
+            for value in tree:
+                self.check(value)
+
+    def build(self, node: Tree, **live: Any) -> Any:
+        """The object that a node describes; `live` objects replace or join its arguments."""
+        self._admit(node.get("_target_"))
+        target = _locate(node["_target_"])
+        arguments = {k: self._argument(v) for k, v in node.items() if k not in ("_target_", "_partial_", "facts")}
+        arguments |= live
+        if node.get("_partial_"):
+            _check_signature(target, arguments, node, is_partial=True)
+            return partial(target, **arguments)
+        _check_signature(target, arguments, node, is_partial=False)
+        return target(**arguments)
+
+    def _argument(self, value: Any) -> Any:
+        return self.build(value) if isinstance(value, Mapping) and "_target_" in value else value
+
+    def _admit(self, target: Any) -> None:
+        if isinstance(target, str) and target in self.allowed:
+            return
+        package = target.split(".")[0] if isinstance(target, str) else ""
+        if package and package in self.trusted:
+            return
+        raise CheckpointError(
+            f"the config asks to build {printable(target)}, which no config file of yours or dlcli's names",
+            hint=f"If it is your own code, name its package: --trust {printable(package) or 'PACKAGE'}",
+        )
+
+
+def _locate(dotted: str) -> Callable[..., Any]:
+    """The object behind `package.module.Name`."""
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"_target_: {printable(dotted)} cannot be imported: {printable(error)}",
+            hint="Is its package installed, and its name right? For a file in this folder: PYTHONPATH=. dlcli ...",
+        ) from error
+
+
+def _check_signature(target: Callable[..., Any], arguments: Tree, node: Tree, *, is_partial: bool) -> None:
+    """Raise ConfigError, with the names that there are, when the target does not take the arguments."""
+    signature = inspect.signature(target)
+    try:
+        (signature.bind_partial if is_partial else signature.bind)(**arguments)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        raise ConfigError(f"{node['_target_']}: {error}", hint=f"It takes: {known}") from error

@@ -1,0 +1,247 @@
+"""What is looked at before anything is trained: whether shapes fit together, and whether the data are what was said."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlcli.datasets.batches.examples import Data, Examples, LabelledImages
+from dlcli.datasets.kinds import gives
+from dlcli.datasets.made_up import made_up_data
+from dlcli.errors import ConfigError, DataError
+from dlcli.optimizers.groups import build_optimizer
+from dlcli.tasks.task import Task
+from dlcli.training.build import first_line, num_numbers
+from dlcli.training.eval_batch import bytes_per_example, output_bytes
+
+TRIED_PIXELS, TRIED_NUMBERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
+TRIED_SIDE = 128  # pixels, of masks
+TRIED_MULTIPLE = 32  # pixels, of pictures with boxes: what is left over of a side by it stays
+MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+TRIED_RECORDS = 300_000_000  # parameters, for data that are no images: recurrent layers know no meta device
+Tree = Mapping[str, Any]
+
+
+def check_shapes(task: Task, tree: Tree, rebuild: Callable[[Tree], Task] | None = None) -> float:
+    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit.
+
+    Gives the bytes per example that an evaluation's largest activation takes, 0 where it cannot be told.
+    rebuild: makes the meta task of another config, so that detectors can be tried on smaller pictures.
+
+    Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
+    CPU-second of the two that a start takes. Draws from torch's global generator.
+    """
+    device = _place_to_try(task, tree)
+    if device is None:
+        return 0.0
+    if rebuild is not None and _fits_when_small(tree, rebuild):
+        return _bytes_of_one(task, tree) if needs_measure(tree) else 0.0
+    if device.type == "cpu":
+        task = zeros_like(task)
+    is_images = gives(tree["dataset"]) == "images"
+    sizes = (4, 8) if is_images else (1, 2)  # other data go through the real network: as few as tell
+    settings, ratio = _smaller(tree["dataset"])
+    with device:
+        made_up = made_up_data(settings, sizes[1])
+
+    def batch(size: int) -> Any:
+        return made_up.batch(torch.arange(size))
+
+    try:
+        with torch.no_grad():
+            for phase in task.phases:
+                task.loss(batch(4 if is_images else 2), phase)
+            task.eval()
+            if not (is_images or needs_measure(tree) or _scores_examples(task)):
+                return 0.0
+            return ratio * bytes_per_example(task, lambda size: _score(task, batch(size)), sizes)
+    except MISFITS as error:
+        raise _misfit(tree, error) from error
+
+
+def _scores_examples(task: Task) -> bool:
+    """Whether each example has scores of its own, not only the whole set."""
+    return type(task).metrics is not Task.metrics
+
+
+def _score(task: Task, batch: Any) -> None:
+    """What an evaluation does with a batch; for scores of a whole set it goes through the same network for its loss."""
+    task.metrics(batch) if _scores_examples(task) else task.loss(batch, task.phases[0])
+
+
+def _misfit(tree: Tree, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the model does not fit {_described(tree['dataset'])}: {first_line(error)}",
+        hint="Choose another model, or another dataset: dlcli list",
+    )
+
+
+def _fits_when_small(tree: Tree, rebuild: Callable[[Tree], Task]) -> bool:
+    """Whether the same network for smaller pictures with boxes takes a batch of them: a fraction of the time.
+
+    False where there is nothing to gain, or where it does not: then pictures of the real size tell.
+    """
+    small = smaller_pictures(tree)
+    if small is None:
+        return False
+    try:
+        task = zeros_like(rebuild(small))
+        batch = made_up_data(small["dataset"], 2).batch(torch.arange(2))
+        with torch.no_grad():
+            for phase in task.phases:
+                task.loss(batch, phase)
+            if _scores_examples(task):
+                task.eval().metrics(batch)
+    except (ConfigError, *MISFITS):
+        return False
+    return True
+
+
+def smaller_pictures(tree: Tree) -> Tree | None:
+    """The config with the smallest pictures with boxes that its model takes; None for other data, and small ones.
+
+    The longer side stays the longer, and a side that 32 does not divide stays so: their mistakes are found too.
+    """
+    settings, model = tree["dataset"], tree["model"]
+    if gives(settings) != "boxes":
+        return None
+    channels, *sides = settings["image_shape"]
+    fewest = model.get("facts", {}).get("min_size", 1)
+    small = [_at_least(fewest, side) for side in sides]
+    if sides[0] != sides[1]:
+        longer, shorter = (0, 1) if sides[0] > sides[1] else (1, 0)
+        small[longer] = min(sides[longer], _at_least(small[shorter] + 1, sides[longer]))
+    if small == sides:
+        return None
+    shape = [channels, *small]
+
+    def shrunk(node: Tree) -> Tree:
+        return {**node, "image_shape": shape} if node.get("image_shape") == settings["image_shape"] else node
+
+    networks = {name: shrunk(node) if isinstance(node, Mapping) else node for name, node in model.items()}
+    return {**tree, "dataset": shrunk(settings), "model": shrunk(networks)}
+
+
+def _at_least(fewest: int, side: int) -> int:
+    """The least side, at most `side`, that leaves over by TRIED_MULTIPLE what `side` does."""
+    rest = side % TRIED_MULTIPLE
+    return min(side, rest + TRIED_MULTIPLE * max(0 if rest else 1, -(-(fewest - rest) // TRIED_MULTIPLE)))
+
+
+def _bytes_of_one(task: Task, tree: Tree) -> float:
+    """Of the largest output in an evaluation of one example of the real size."""
+    task, batch = zeros_like(task), made_up_data(tree["dataset"], 1).batch(torch.arange(1))
+    task.eval()
+    try:
+        with torch.no_grad():
+            return max(output_bytes(task, lambda _: _score(task, batch), 1), default=0)
+    except MISFITS as error:
+        raise _misfit(tree, error) from error
+
+
+def _place_to_try(task: Task, tree: Tree) -> torch.device | None:
+    size, shape = num_numbers(task), tree["dataset"].get("image_shape")
+    if gives(tree["dataset"]) != "images":
+        return torch.device("cpu") if size <= TRIED_RECORDS else None
+    is_small = shape[1] * shape[2] <= TRIED_PIXELS and size <= TRIED_NUMBERS
+    return torch.device("cpu" if is_small else "meta")
+
+
+def needs_measure(tree: Tree) -> bool:
+    """Whether an evaluation's batch is chosen by what an example takes."""
+    return bool(tree["dataset"]["eval_batch_size"] == "auto")
+
+
+def _smaller(settings: Tree) -> tuple[Tree, float]:
+    """Settings with smaller pictures for masks, whose networks convolve only, and how many times fewer pixels.
+
+    Sides stay multiples of 32. Others stay as they are, so that a side that does not fit is found.
+    """
+    if gives(settings) != "masks":
+        return settings, 1.0
+    channels, height, width = settings["image_shape"]
+    by = max(height, width) / TRIED_SIDE
+    if by <= 1 or height % 32 or width % 32:
+        return settings, 1.0
+    small = [max(32, int(side / by) // 32 * 32) for side in (height, width)]
+    return {**settings, "image_shape": [channels, *small]}, height * width / (small[0] * small[1])
+
+
+def _described(settings: Tree) -> str:
+    if settings.get("image_shape"):
+        images = f"images of {'x'.join(map(str, settings['image_shape']))}"
+        return f"{images} and {settings['num_classes']} classes" if settings.get("num_classes") else images
+    return f"the data of {settings['name']}"
+
+
+def zeros_like(task: Task) -> Task:
+    """A copy of a meta task in memory, all zeros. (`to_empty` asks the meta tensors, which imports sympy.)"""
+    task = copy.deepcopy(task)
+    for module in task.modules():
+        for name, p in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.zeros(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.zeros(buffer.shape, dtype=buffer.dtype))
+    return task
+
+
+def check_parameter_groups(task: Task, tree: Tree) -> None:
+    """Raise ConfigError for a pattern that matches no parameter of a meta task's networks."""
+    for phase in task.phases:
+        build_optimizer(getattr(task, phase), lambda groups: groups, tree["parameter_groups"])
+
+
+def made_up_batch(tree: Tree, device: torch.device) -> Any:
+    """A micro-batch of noise in the data's shapes, to time steps with; draws from torch's global generator."""
+    size = tree["dataset"]["batch_size"]
+    return on_device(made_up_data(tree["dataset"], size).batch(torch.arange(size)), device)
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors there."""
+    return type(batch)(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+
+
+def check_data(data: Data, tree: Tree) -> None:
+    """Raise DataError where the data are not what the config says, before anything is trained on them."""
+    settings = tree["dataset"]
+    if data.classes and len(data.classes) != settings["num_classes"]:
+        told = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
+        raise DataError(told, hint=f"dataset.num_classes={len(data.classes)}")
+    for name, split in (("train", data.train), ("test", data.test)):
+        _check_split(name, split, data, settings)
+    facts = dict(data.facts)
+    if isinstance(data.train, LabelledImages) and data.train.images is not None:
+        facts["image_shape"] = list(data.train.images.shape[1:])
+    for name, found in facts.items():
+        if settings.get(name) is not None and found != settings[name]:
+            said = str(found).replace(" ", "")
+            what = "the images are" if name == "image_shape" else f"{settings['name']} has {name.replace('_', ' ')}"
+            raise DataError(f"{what} {said}, dataset.{name}={settings[name]}", hint=f"dataset.{name}={said}")
+
+
+def _check_split(name: str, split: Examples, data: Data, settings: Tree) -> None:
+    if len(split) == 0:
+        told = f"the {name} split of {settings['name']} is empty"
+        raise DataError(told, hint="dlcli doctor  shows which data are found")
+    if split.labels is not None and data.classes:
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= len(data.classes):
+            raise DataError(f"the {name} split has the label {high}, outside its {len(data.classes)} classes")
+
+
+def small_splits(settings: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
+    """A sentence for each held-out split with so few examples that chance alone could make its scores.
+
+    counts: of examples, by the split's name. A stream is scored by its characters, a picture by many pixels or things.
+    """
+    fewest = {"stream": 0, "boxes": 10, "masks": 10}.get(gives(settings), 30)
+    return tuple(
+        f"the {split} split has {count:,} example{'s' * (count != 1)}: its scores mean little"
+        for split, count in counts.items()
+        if 0 < count < fewest
+    )
