@@ -249,7 +249,7 @@ def test_pictures_that_no_memory_holds_are_refused_by_a_start_and_by_a_resume(
     (edited / "run.yaml").write_text(changed)
     resumed = forge.run("resume", str(edited), "trainer.epochs=7", cwd=tmp_path / "resumed")
     assert resumed.code == 4, resumed.stderr
-    assert f"{shape} makes one example of" in resumed.stderr and "Was the file edited?" in resumed.stderr
+    assert f"{shape} makes one example of" in resumed.stderr and "train the run again" in resumed.stderr
 
 
 def test_a_kill_and_resume_ends_with_the_same_bits(forge: Forge, folder: Path, tmp_path: Path) -> None:

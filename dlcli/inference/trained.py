@@ -25,6 +25,7 @@ from dlcli.datasets.storage.roots import exists
 from dlcli.errors import CheckpointError, ConfigError, printable
 from dlcli.runs import checkpoint
 from dlcli.runs.checkpoint import Checkpoint, Manifest
+from dlcli.runs.provenance import origin
 from dlcli.runtime.device import Runtime, memory_faults, start_runtime, wait_for
 from dlcli.runtime.random import seed_everything
 from dlcli.tasks.classification import Classification
@@ -87,8 +88,8 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
     stored = checkpoint.read(folder)
     tree = _checked_tree(stored)
     tree = change_stored(tree, words, [*EVAL_KEYS, *(key for key in ANSWER_KEYS if _has(tree, key))])
-    builder.check(tree)
-    builder.check(stored.manifest.teacher)
+    for part in (tree, stored.manifest.teacher):
+        builder.check(part, written_by=stored.manifest.dlcli)
     with stored_faults(stored.folder):
         check_classes(stored.manifest, tree)
         meta = build.build_meta_task(builder, tree, teacher=stored.manifest.teacher)
@@ -125,8 +126,11 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _checked_tree(stored: Checkpoint) -> dict[str, Any]:
-    with stored_faults(stored.folder):
+    try:
         return check_stored(stored.manifest.config)
+    except (ConfigError, *MALFORMED) as error:
+        said = error.message if isinstance(error, ConfigError) else f"its config is not one: {printable(repr(error))}"
+        raise CheckpointError(f"{printable(stored.folder)}: {said}", hint=origin(stored.manifest.dlcli)) from error
 
 
 def check_classes(manifest: Manifest, tree: dict[str, Any]) -> None:
@@ -142,6 +146,9 @@ def check_classes(manifest: Manifest, tree: dict[str, Any]) -> None:
         raise ConfigError(f"its mean and std are not of images of {channels} channels")
 
 
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError, AssertionError)
+
+
 @contextmanager
 def stored_faults(folder: Path) -> Iterator[None]:
     """Whatever goes wrong with a stored config is a fault of the checkpoint, not of the command."""
@@ -149,7 +156,7 @@ def stored_faults(folder: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise CheckpointError(f"{printable(folder)}: {error.message}", hint=error.hint) from error
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, AssertionError) as error:
+    except MALFORMED as error:
         told = f"{printable(folder)}: its config cannot be built: {printable(repr(error))}"
         raise CheckpointError(told, hint="The file was not written by dlcli like this.") from error
 

@@ -83,7 +83,7 @@ def events(lesson: Lesson, picture: Path | None) -> list[dict[str, Any]]:
 
 
 def source_of(topic: str) -> Path:
-    return PACKAGE / "scratch" / f"{topic}.py"
+    return PACKAGE / "lessons" / "scratch" / f"{topic}.py"
 
 
 def draw(lesson: Lesson, picture: str | None, outputs: str | None) -> Path | None:

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dlcli.config.renamed import renamed
 from dlcli.config.settings import RESERVED_NAMES
 from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
 from dlcli.runs.disk import environment_fault, flock, read_json, write_atomically
@@ -148,7 +149,10 @@ class RunFolder:
         write_atomically(self.run_yaml, text.encode())
 
     def read_record(self) -> dict[str, Any]:
-        """The content of run.yaml; CheckpointError when it is missing, damaged, too large or more than plain data."""
+        """The content of run.yaml, its config in today's names.
+
+        Raises CheckpointError when it is missing, damaged, too large or more than plain data.
+        """
         import yaml
 
         from dlcli.config.plain_yaml import yaml_problems
@@ -162,7 +166,7 @@ class RunFolder:
             raise _damaged(self.run_yaml, printable(error)) from error
         if not isinstance(record, dict):
             raise _damaged(self.run_yaml, "it is empty")
-        return record
+        return record | {"config": renamed(record["config"])} if "config" in record else record
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.summary, (json.dumps(redact(summary), indent=1) + "\n").encode())

@@ -6,10 +6,26 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import dlcli
+from dlcli.errors import printable
+
+
+def origin(version: object) -> str:
+    """A hint for a stored config that cannot be used: which dlcli wrote it, and what to do."""
+    if version == dlcli.__version__:
+        return f"This version of dlcli ({version}) did not write it like this; train the run again: dlcli train"
+    newer = f"pip install dlcli=={printable(version, limit=20)} reads it, or train the run again: dlcli train"
+    return f"It was written by dlcli {printable(version, limit=20)}, this is {dlcli.__version__}: {newer}"
+
+
+def writer(record: Mapping[str, Any]) -> object:
+    """The version of dlcli that wrote a run's record; None where it does not say."""
+    said = record.get("versions")
+    return said.get("dlcli") if isinstance(said, Mapping) else None
 
 
 @cache

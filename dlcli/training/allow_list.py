@@ -16,6 +16,7 @@ from typing import Any
 from dlcli.config.folders import search_path
 from dlcli.config.plain_yaml import targets
 from dlcli.errors import CheckpointError, ConfigError, printable
+from dlcli.runs.provenance import origin
 
 Tree = Mapping[str, Any]
 
@@ -33,16 +34,16 @@ class Builder:
     def for_search(cls, search: Sequence[Path] | None = None, trusted: Sequence[str] = ()) -> Builder:
         return cls(targets(search if search is not None else search_path()), trusted)
 
-    def check(self, tree: Any) -> None:
-        """Raise CheckpointError when any `_target_` in the tree may not be built."""
+    def check(self, tree: Any, *, written_by: str | None = None) -> None:
+        """Raise CheckpointError when any `_target_` in the tree may not be built. written_by: dlcli's version then."""
         if isinstance(tree, Mapping):
             if "_target_" in tree:
-                self._admit(tree["_target_"])
+                self._admit(tree["_target_"], written_by)
             for value in tree.values():
-                self.check(value)
+                self.check(value, written_by=written_by)
         elif isinstance(tree, list):
             for value in tree:
-                self.check(value)
+                self.check(value, written_by=written_by)
 
     def build(self, node: Tree, **live: Any) -> Any:
         """The object that a node describes; `live` objects replace or join its arguments."""
@@ -59,16 +60,17 @@ class Builder:
     def _argument(self, value: Any) -> Any:
         return self.build(value) if isinstance(value, Mapping) and "_target_" in value else value
 
-    def _admit(self, target: Any) -> None:
+    def _admit(self, target: Any, written_by: str | None = None) -> None:
         if isinstance(target, str) and target in self.allowed:
             return
         package = target.split(".")[0] if isinstance(target, str) else ""
         if package and package in self.trusted:
             return
-        raise CheckpointError(
-            f"the config asks to build {printable(target)}, which no config file of yours or dlcli's names",
-            hint=f"If it is your own code, name its package: --trust {printable(package) or 'PACKAGE'}",
-        )
+        message = f"the config asks to build {printable(target)}, which no config file of yours or dlcli's names"
+        if written_by and package == "dlcli":
+            raise CheckpointError(message, hint=origin(written_by))
+        hint = f"If it is your own code, name its package: --trust {printable(package) or 'PACKAGE'}"
+        raise CheckpointError(message, hint=hint)
 
 
 def _locate(dotted: str) -> Callable[..., Any]:

@@ -45,7 +45,7 @@ class Assembly:
         self.teacher = stored.teacher if stored else (teacher[0] if teacher else None)
         environment = stored.environment if stored else None
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
-        builder.check(tree)
+        builder.check(tree, written_by=stored.dlcli if stored else None)
         check_size(tree["dataset"])  # what is tried may be smaller, or nothing is
         rebuild = partial(build.build_meta_task, builder, teacher=self.teacher)
         meta = rebuild(tree)

@@ -19,7 +19,7 @@ from dlcli.reporting.wandb_tracker import new_run_id
 from dlcli.runs.events import Display, Recorder, Silent, Unheard, now
 from dlcli.runs.find import all_runs
 from dlcli.runs.folder import RunFolder
-from dlcli.runs.provenance import git_commit, versions
+from dlcli.runs.provenance import git_commit, origin, versions, writer
 from dlcli.runtime.ranks import Alone, Ranks
 from dlcli.runtime.rendezvous import find_ranks
 from dlcli.runtime.signals import Signals
@@ -216,7 +216,7 @@ def to_resume(run: RunFolder, words: Sequence[str]) -> tuple[dict[str, Any], dic
         if lacking := [key for key in ("name", "experiment", "overrides", "versions", "wandb_id") if key not in record]:
             raise ConfigError(f"it lacks {', '.join(lacking)}")
     except (ConfigError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{run.run_yaml} cannot be resumed from: {error}", hint="Was the file edited?") from error
+        raise CheckpointError(f"{run.run_yaml} cannot be resumed from: {error}", hint=origin(writer(record))) from error
     tree = change_stored(stored, words, RESUME_KEYS)
     if place := find_ranks():
         tree["runtime"]["devices"] = place.world_size

@@ -25,6 +25,7 @@ from dlcli.evaluation.significance import Difference, deviation, mcnemar, mean, 
 from dlcli.reporting.format import metric_name, told_seeds
 from dlcli.runs.find import find_checkpoint, row
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.provenance import origin, writer
 
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "no difference beyond noise", "can't tell"
 USUAL_SEEDS, FEWEST_SEEDS = 5, 3
@@ -86,7 +87,7 @@ def read_side(run: RunFolder) -> Side:
     try:
         check_stored(record.get("config"))
     except (ConfigError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{run.run_yaml}: {error}", hint="Was the file edited?") from error
+        raise CheckpointError(f"{run.run_yaml}: {error}", hint=origin(writer(record))) from error
     summary, shown = run.read_summary() or {}, row(run)
     is_group = isinstance(record.get("seeds"), list)
     if is_group:

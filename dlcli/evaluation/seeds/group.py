@@ -65,7 +65,9 @@ def resume(
     run = RunFolder(run.path.absolute())
     record, tree, _ = start.to_resume(run, words)
     if not all(type(seed) is int and seed >= 0 for seed in record["seeds"]) or len(record["seeds"]) < 2:
-        raise CheckpointError(f"{run.run_yaml}: its seeds are no list of numbers", hint="Was the file edited?")
+        raise CheckpointError(
+            f"{run.run_yaml}: its seeds are no list of numbers", hint="Train the group again: dlcli train --seeds N"
+        )
     check_count(start.composed_again(record, tree, search), len(record["seeds"]))
     run.lock()
     group = SeedGroup(run, record, start.composed_again(record, tree, search), display, trusted, words=tuple(words))
