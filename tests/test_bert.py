@@ -248,7 +248,10 @@ def test_only_whole_safetensors_are_read(folders: dict[str, Path], tmp_path: Pat
     lacking = changed(folders["bert"], tmp_path / "lacking")
     weights = {n: t for n, t in load_file(lacking / "model.safetensors").items() if "layer.1.attention.self" not in n}
     save_file(weights, lacking / "model.safetensors")
-    with pytest.raises(DataError, match=r"6 lack or have other shapes: blocks\.1\.attention\.q\.weight"):
+    with pytest.raises(
+        DataError,
+        match=r"6 of the pretrained weights are missing or have other shapes: blocks\.1\.attention\.q\.weight",
+    ):
         loaded(lacking)
 
 

@@ -352,7 +352,7 @@ def test_predict_answers_in_order_and_tells_what_failed(trained: Path, tmp_path:
         if "classes" in a:
             shares = [c["probability"] for c in a["classes"]]
             assert len(shares) == 3 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
-    assert answers[1]["error"] == "is no image of a known format."
+    assert answers[1]["error"] == "is not an image of a known format."
     taken = [int(a["classes"][0]["class"]) for a in answers[-6:]]
     assert sum(t == label for t, label in zip(taken, labels, strict=True)) >= 4, "a trained network sees most of them"
     assert answers[0]["classes"] == answers[-3]["classes"], "the same image, the same answer"
@@ -381,7 +381,7 @@ def test_predict_tells_in_its_table_what_is_no_image(trained: Path, tmp_path: Pa
     assert done.returncode == 3 and "object at 0x" not in done.stdout + done.stderr
     header, row = done.stdout.splitlines()
     assert header.split() == ["image", "error"]
-    assert row.split(maxsplit=1) == [str(tmp_path / "text.png"), "is no image of a known format"]
+    assert row.split(maxsplit=1) == [str(tmp_path / "text.png"), "is not an image of a known format"]
 
 
 def test_predict_takes_images_of_every_mode(trained: Path, tmp_path: Path) -> None:

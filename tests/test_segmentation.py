@@ -204,7 +204,7 @@ def test_a_new_picture_is_answered_with_its_mask_and_laid_over(
     done = forge.run(*words, "--save", "out", "--json", cwd=tmp_path)
     assert done.code == 3, done.stderr
     cell, bad, other, absent = (json.loads(line) for line in done.stdout.splitlines())
-    assert "no picture of a known format" in bad["error"]
+    assert "not a picture of a known format" in bad["error"]
     assert "No such file" in absent["error"]
     assert (cell["mask"], other["mask"]) == ("out/cell-mask.png", "out/cell-2-mask.png")
     assert sum(share["share"] for share in cell["shares"]) == pytest.approx(1)

@@ -48,11 +48,11 @@ class Augment:
 
     rotation: at most so many degrees either way.
     flip: probability of a left-right flip; or "alternate": every image is mirrored in every other epoch, half of them
-    in the even ones (Jordan 2024, arXiv 2404.00498). Whose turn it is, is told: augment(images, keys, turns_B).
-    flip_vertical: probability of an upside-down flip, for what has no upper side: microscopy, aerial photographs.
+    in the even ones (Jordan 2024, arXiv 2404.00498). The caller says whose turn it is: augment(images, keys, turns_B).
+    flip_vertical: probability of an upside-down flip, for pictures without an up and a down: microscopy, aerial views.
     crop: [smallest, largest] share of the area that is cut out and scaled back to full size.
     shift: at most so many whole pixels in each direction.
-    edge: what comes in at an edge by rotation or shift: "black", or "mirror", the image's pixels from the edge inwards.
+    edge: what fills the edge after a rotation or shift: "black", or "mirror", the image's pixels from the edge inwards.
     jitter: brightness, contrast and (for 3 channels) saturation are each scaled by up to 1 - jitter .. 1 + jitter.
     erase: probability that a rectangle of 2 to 20 % of the area is blackened.
     """
@@ -79,10 +79,10 @@ class Augment:
                     f"augmentation.{name}={value} is out of range.", hint=f"0 to {MOST[name]}, or null to leave it out."
                 )
         if edge not in PADDING:
-            raise ConfigError(f"augmentation.edge={edge} is no edge.", hint="black or mirror")
+            raise ConfigError(f"augmentation.edge={edge} is not known.", hint="black or mirror")
         if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
             raise ConfigError(
-                f"augmentation.crop={list(crop)} is no range of areas.", hint="[0.8, 1.0], or null to leave it out."
+                f"augmentation.crop={list(crop)} is not a range of areas.", hint="[0.8, 1.0], or null to leave it out."
             )
         self.rotation, self.flip, self.shift, self.edge = rotation or 0.0, float(flip or 0.0), shift or 0, edge
         self.jitter, self.erase, self.flip_vertical = jitter or 0.0, erase or 0.0, flip_vertical or 0.0
@@ -92,7 +92,7 @@ class Augment:
 
     @property
     def is_identity(self) -> bool:
-        """Nothing is switched on: the caller may leave it out."""
+        """Whether every transform is switched off, so that the caller may skip this step."""
         return not self.draws
 
     def __call__(self, images_BCHW: Tensor, keys_B: Tensor, turns_B: Tensor | None = None) -> Tensor:
@@ -102,15 +102,15 @@ class Augment:
         return self._erase(self._jitter(self._move(images_BCHW, draws), draws), draws)
 
     def with_masks(self, images_BCHW: Tensor, masks_BHW: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The same images as of a call, and their masks (B, H, W) of whole numbers, moved with them by nearest pixels.
+        """The images that a call gives, and their masks (B, H, W) of whole numbers, moved with them by nearest pixels.
 
-        IGNORED is what came in at a black edge and what was erased: nothing there can tell the class.
+        Pixels that came in at a black edge or were erased become IGNORED: nothing there shows the class.
         """
         if self.is_identity:
             return images_BCHW, masks_BHW
         draws = self._draw(keys_B)
         images_BCHW = self._erase(self._jitter(self._move(images_BCHW, draws), draws), draws)
-        # Less IGNORED, so that the zeros of a black edge stand for it; float32 holds every id.
+        # Minus IGNORED, so that the zeros of a black edge mean IGNORED; float32 holds every id.
         moved_B1HW = self._move((masks_BHW.float() - IGNORED).unsqueeze(1), draws, mode="nearest")
         masks = (self._erase(moved_B1HW, draws) + IGNORED).squeeze(1).to(masks_BHW.dtype)
         return images_BCHW, masks
@@ -118,10 +118,10 @@ class Augment:
     def with_boxes(
         self, images_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor, keys_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same images as of a call, and the boxes moved with them: xyxy, pixels; labels: int64, -1 for no box.
+        """The images that a call gives, and their boxes moved with them: xyxy in pixels; labels: int64, -1 for no box.
 
-        They are cut off at the edges; one of which little is left becomes no box: label -1, all zeros. A rotated box is
-        the upright one around it.
+        Boxes are cut off at the edges; a box of which little is left is dropped: label -1, all zeros. A rotated box
+        becomes the upright box around it.
         """
         if self.is_identity:
             return images_BCHW, boxes_BM4, labels_BM
@@ -144,13 +144,13 @@ class Augment:
         return draws
 
     def _move(self, images_BCHW: Tensor, draws: dict[str, Tensor], *, mode: str = "bilinear") -> Tensor:
-        """What moves pixels: rotation, flip, crop and shift."""
+        """The transforms that move pixels: rotation, flip, crop and shift."""
         if self.rotation or self.crop or self.shift % 1:
             return self._warp(images_BCHW, draws, mode)
         return self._copy(images_BCHW, draws)
 
     def _copy(self, images_BCHW: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        """Flip and shift without interpolation: a quarter of the time of `_warp`, and no pixel is rounded."""
+        """Flip and shift without interpolation: takes a quarter of the time of `_warp` and rounds no pixel."""
         if self.flip:
             images_BCHW = torch.where((draws["flip"] < self.flip).view(-1, 1, 1, 1), images_BCHW.flip(-1), images_BCHW)
         if self.flip_vertical:
@@ -166,7 +166,7 @@ class Augment:
         return windows_BCYXHW[torch.arange(len(padded), device=padded.device), :, y_B, x_B]
 
     def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor], mode: str = "bilinear") -> Tensor:
-        """Rotation, flip, crop and shift in one sampling; what lies outside is as `edge` says.
+        """Rotation, flip, crop and shift in one sampling; `edge` says what fills the area outside the image.
 
         For each output pixel the source position is A (x, y) + t, in coordinates from -1 to 1. It is computed in
         elementwise products and sums: a matrix product (affine_grid's) may round differently in another batch size.
@@ -242,7 +242,7 @@ class Augment:
 
 
 def move_boxes(boxes_BM4: Tensor, affine: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """(B, M, 4) float64: where boxes come to lie whose images are sampled at `affine` (see `Augment._affine`)."""
+    """(B, M, 4) float64: the boxes' places after their images are sampled at `affine` (see `Augment._affine`)."""
     a, b, c, d, e, f = (value_B[:, None, None] for value_B in affine)
     corners = boxes_BM4.double()
     x_BM4 = corners[..., [0, 2, 0, 2]] * (2 / width) - 1 - c  # from -1 to 1, as the sampling has it
@@ -254,7 +254,7 @@ def move_boxes(boxes_BM4: Tensor, affine: Sequence[Tensor], height: int, width: 
 
 
 def area(boxes_BM4: Tensor) -> Tensor:
-    """(B, M): of boxes xyxy, 0 where a side is negative."""
+    """(B, M): the areas of boxes xyxy, 0 where a side is negative."""
     return (boxes_BM4[..., 2:] - boxes_BM4[..., :2]).clamp(min=0).prod(-1)
 
 

@@ -1,6 +1,6 @@
-"""Images with boxes around the things in them: blood cells, a Pascal VOC folder or a COCO file of one's own.
+"""Images with boxes around the objects in them: blood cells, or the user's own Pascal VOC folder or COCO file.
 
-Images of any size are scaled to fit into one shape, their corner at the corner (letterbox); boxes with them.
+Images of any size are scaled to fit into one shape, their top left corner at its corner (letterbox); boxes with them.
 
 Letters: N images, B of them in a batch, M boxes of the one with most, C channels, H rows, W columns.
 """
@@ -27,21 +27,21 @@ from dlcli.datasets.image_folder import FORMATS, to_mode
 from dlcli.datasets.storage.cache import Decoded, cached, content_key, times_key
 from dlcli.errors import ConfigError, DataError, printable
 
-VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew
-TEST_SHARE = 0.2  # of data that bring no test split
-AROUND = 114  # grey of what a narrower image leaves free, as YOLO has it
+VERSION = 1  # of these readers: raise it when their output changes, and the cache is written again
+TEST_SHARE = 0.2  # for data without a test split of their own
+AROUND = 114  # grey of the area that a narrower image leaves free, as in YOLO
 SMALLEST = 1.0  # side of a box in pixels of the scaled image
 
 
 class BoxBatch(NamedTuple):
     images: Tensor  # (B, C, H, W) float32 normalised
-    boxes: Tensor  # (B, M, 4) float32 xyxy in pixels, zero behind each image's boxes
+    boxes: Tensor  # (B, M, 4) float32 xyxy in pixels, zero after each image's boxes
     labels: Tensor  # (B, M) int64, -1 where there is no box
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the image's row
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What a model is called with."""
+        """The arguments that a model is called with."""
         return (self.images,)
 
 
@@ -69,13 +69,14 @@ def records(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Records:
-    """images: (N, C, H, W) uint8; boxes, labels: of each image (m, 4) xyxy in its pixels and (m,)."""
+    """images: (N, C, H, W) uint8; boxes, labels: for each image (m, 4) xyxy in its pixels, and (m,)."""
     arrays = as_arrays(images, boxes, labels)
     return as_records(arrays, fingerprint_of(*arrays.values()), mean, std)
 
 
 def as_arrays(images: np.ndarray, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """As `as_records` takes them: boxes (T, 4) and labels (T,) of all images, behind one another from starts (N + 1,).
+    """The arrays that `as_records` takes: all images' boxes (T, 4) and labels (T,), one image after the other; starts
+    (N + 1,) says where each begins.
 
     In the order of a split's fingerprint.
     """
@@ -128,7 +129,7 @@ def read_voc(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> Data:
-    """A folder or .tar of one's own in the layout of Pascal VOC. num_classes: as it was counted."""
+    """The user's own folder or .tar in the layout of Pascal VOC. num_classes: as counted before."""
     return cached_voc("voc", box_files.locate(root, path), classes, image_shape, mean, std)
 
 
@@ -158,7 +159,7 @@ def read_coco(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
 ) -> Data:
-    """A COCO file of one's own. images: the folder they lie in; None: where the file lies."""
+    """The user's own COCO file. images: their folder; None: the folder of the file."""
     file = box_files.locate(root, path)
     folder = file.parent if images is None else box_files.locate(root, images, setting="dataset.images")
     others = {
@@ -175,8 +176,8 @@ def read_coco(
 def checked(image_shape: Sequence[int]) -> tuple[int, int, int]:
     channels, height, width = image_shape
     if channels not in (1, 3):
-        told = f"dataset.image_shape={list(image_shape)} is no shape of images"
-        raise ConfigError(told, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 240, 320].")
+        message = f"dataset.image_shape={list(image_shape)} is not a shape of images"
+        raise ConfigError(message, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 240, 320].")
     return channels, height, width
 
 
@@ -189,7 +190,7 @@ def to_data(decoded: Decoded, mean: Sequence[float], std: Sequence[float]) -> Da
 
 
 def decode(found: Found, shape: tuple[int, int, int]) -> Decoded:
-    """A list `val` without a list `test` is the test split; without both it is a fixed fifth."""
+    """The list `test` is the test split; without it the list `val` is; without both, a fixed fifth of the images."""
     parts = with_test(dict(found.splits), found.place)
     damaged: list[str] = []
     read = {split: read_split(part, found, shape, damaged) for split, part in parts.items()}
@@ -217,7 +218,7 @@ def with_test(splits: dict[str, Sequence[Annotated]], place: Path) -> dict[str, 
 def read_split(
     part: Sequence[Annotated], found: Found, shape: tuple[int, int, int], damaged: list[str]
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """Images, boxes and labels. What cannot be read is put to `damaged`, so that all of it is told at once."""
+    """Images, boxes and labels. Unreadable files are added to `damaged`, so that one error reports all of them."""
     images = np.empty((len(part), *shape), dtype=np.uint8)
     label_of = {name: label for label, name in enumerate(found.classes)}
     boxes, labels = [], []
@@ -229,7 +230,7 @@ def read_split(
         except DataError as error:
             damaged.append(error.message.removesuffix("."))
             continue
-        # Boxes are in the annotation's pixels: of a picture that was scaled since then, they are scaled too.
+        # Boxes are in the annotation's pixels: if the picture was scaled since then, they are scaled too.
         said = annotated.size or (width, height)
         factor = np.array([width / said[0], height / said[1]] * 2) * scale
         if said != (width, height):
@@ -263,25 +264,25 @@ def is_large(box: np.ndarray, found: Found, annotated: Annotated) -> bool:
 def letterbox(
     data: bytes, shape: tuple[int, int, int], *, said: tuple[int, int] | None = None, source: str
 ) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
-    """((C, H, W) uint8, (width, height) of the file's image, scale (x, y, x, y): pixels of the result per pixel of it).
+    """((C, H, W) uint8, (width, height) of the file's image, scale (x, y, x, y): pixels of the result per its pixel).
 
-    The image is turned as its EXIF says, unless it is as large as `said` without. source begins an error.
+    The image is turned as its EXIF says, unless it already has the size `said` without that. source begins an error.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as odd metadata: the pixels are what counts
+            warnings.simplefilter("ignore")  # such as odd metadata: only the pixels count
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 turned = opened if opened.size == said else ImageOps.exif_transpose(opened)
                 image = to_mode(turned, "L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error
         is_unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a Python object
-        what = "no image of a known format" if is_unknown else f"no image that can be read: {printable(error)}"
-        told = f"{printable(source)} is {what}"
-        raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
+        what = "not an image of a known format" if is_unknown else f"not an image that can be read: {printable(error)}"
+        message = f"{printable(source)} is {what}"
+        raise DataError(message.lstrip(), hint="Replace or remove this file.") from error
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     scaled = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.uint8)

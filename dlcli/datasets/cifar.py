@@ -20,7 +20,7 @@ from dlcli.datasets.storage.image_cache import Images, cached_images
 from dlcli.datasets.storage.roots import data_roots, download_folder, find_under, missing
 from dlcli.errors import DataError
 
-VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew
+VERSION = 1  # of this reader: raise it when its output changes, and the cache is written again
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"  # as in torchvision.datasets.CIFAR10
 URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
@@ -37,7 +37,7 @@ MD5 = {  # as in torchvision.datasets.CIFAR10
     "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
 }
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# `FOLDER` extracted is preferred: it needs no decompression.
+# The extracted `FOLDER` is preferred: it needs no decompression.
 PLACES = [f"{prefix}{name}" for prefix in ("", "CIFAR10/", "cifar10/", "CIFAR-10/") for name in (FOLDER, ARCHIVE)]
 
 
@@ -77,7 +77,7 @@ def decode(place: Path) -> Images:
         return decode_batches(place, lambda name: (place / name).read_bytes())
     try:
         with tarfile.open(place) as archive:
-            # Members in archive order: going back would decompress from the start again.
+            # Members are read in archive order: going back would decompress from the start again.
             wanted = {f"{FOLDER}/{name}": name for names in MD5.values() for name in names}
             contents = {wanted[m.name]: read_member(archive, m) for m in archive if m.isfile() and m.name in wanted}
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:

@@ -34,7 +34,7 @@ from dlcli.errors import ConfigError, DataError, printable
 if TYPE_CHECKING:
     from PIL import Image
 
-VERSION = 2  # of this reader: count up when its output changes, and the cache is written anew
+VERSION = 2  # of this reader: raise it when its output changes, and the cache is written again
 TEST_FRACTION = 0.2
 DAMAGED_NAMED = 5  # in an error
 MEMBER_LIMIT = 512 * 2**20  # bytes of one image file in an archive
@@ -55,19 +55,19 @@ def read_image_folder(
 ) -> Data:
     """The images of `root`, or of `path` under the first data root that has it; see image_tree for the layouts.
 
-    image_shape: (C, H, W) with C 1 (grey) or 3 (RGB); images are scaled and cut at the centre to it.
+    image_shape: (C, H, W) with C 1 (grey) or 3 (RGB); images are scaled and cut at the centre to fit it.
     Up to `memory_limit_mb` decoded, they are decoded once, into the cache; above that, each time they are read.
     """
     channels, height, width = image_shape
     if channels not in (1, 3) or height < 1 or width < 1:
         raise ConfigError(
-            f"dataset.image_shape={list(image_shape)} is no shape of images.",
+            f"dataset.image_shape={list(image_shape)} is not a shape of images.",
             hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 64, 64].",
         )
     shape = (channels, height, width)
     place = locate(root, path)
     if is_archive(place) and (data := stored_images("image_folder", cache_key(shape, archive_key(place)))) is not None:
-        return data  # without decompressing the archive for its list of names
+        return data  # the archive need not be decompressed for its list of names
     tree = with_test(list_images(place))
     decoded_mb = len(tree) * channels * height * width / 1e6
     if decoded_mb <= memory_limit_mb:
@@ -111,7 +111,7 @@ def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Images:
             images, row = places[name]
             try:
                 images[row] = decode_image(file, shape, source=name, changes=changes)
-            except DataError as error:  # the others are looked at too, so that all of them are told at once
+            except DataError as error:  # the others are read too, so that one error reports all of them
                 damaged.append(error.message.removesuffix("."))
     if damaged:
         raise damaged_images(tree, damaged)
@@ -119,7 +119,7 @@ def decode(tree: ImageTree, shape: tuple[int, int, int]) -> Images:
 
 
 def told_of_changes(changes: Counter[str], num_images: int, shape: Sequence[int]) -> tuple[str, ...]:
-    """Sentences on what decoding has changed, and in how many images."""
+    """Sentences that say what decoding changed, and in how many images."""
     _, height, width = shape
     what = {
         "size": f"not of {height} x {width} pixels, scaled to cover these and cut at the centre",
@@ -128,22 +128,22 @@ def told_of_changes(changes: Counter[str], num_images: int, shape: Sequence[int]
         "colour": "in colour, and made grey",
     }
     return tuple(
-        f"images {told}: {changes[change]:,} of {num_images:,}" for change, told in what.items() if changes[change]
+        f"images {clause}: {changes[change]:,} of {num_images:,}" for change, clause in what.items() if changes[change]
     )
 
 
 def damaged_images(tree: ImageTree, damaged: Sequence[str]) -> DataError:
-    """One error for all the images that cannot be read, with the first few of what was told."""
-    told = "; ".join(damaged[:DAMAGED_NAMED])
+    """One error for all the images that cannot be read; it quotes the first few."""
+    message = "; ".join(damaged[:DAMAGED_NAMED])
     if len(damaged) == 1:
-        return DataError(f"{tree.path}: {told}.", hint="Replace or remove this file.")
+        return DataError(f"{tree.path}: {message}.", hint="Replace or remove this file.")
     more = f"; and {len(damaged) - DAMAGED_NAMED:,} more" if len(damaged) > DAMAGED_NAMED else ""
     count = f"{len(damaged):,} of {len(tree):,} images cannot be read"
-    return DataError(f"{tree.path}: {count}: {told}{more}.", hint="Replace or remove these files.")
+    return DataError(f"{tree.path}: {count}: {message}{more}.", hint="Replace or remove these files.")
 
 
 def open_all(tree: ImageTree) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, open file) of every regular file: of an archive in its own order, as it can only be read forwards."""
+    """(name, open file) of every regular file; an archive is read in its own order, as it can only be read forwards."""
     if not tree.is_archive:
         for entry in sorted(entry for entries in tree.splits.values() for entry in entries):
             yield entry.name, io.BytesIO(read_bytes(tree.path / entry.name))
@@ -169,14 +169,14 @@ def decode_image(
 ) -> np.ndarray:
     """(C, H, W) uint8: turned as its EXIF says, scaled to cover H x W, cut at the centre. `source` begins the error.
 
-    changes: where what the image lost is counted, see told_of_changes.
+    changes: counts what images lost, see told_of_changes.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as odd metadata: the pixels are what counts
+            warnings.simplefilter("ignore")  # such as odd metadata: only the pixels count
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as opened:
                 image = to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
@@ -187,12 +187,12 @@ def decode_image(
             return np.asarray(image, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     except Exception as error:  # Pillow's decoders raise a dozen kinds: OSError, SyntaxError, ValueError, struct.error
         unknown = isinstance(error, UnidentifiedImageError)  # whose text is the address of a Python object
-        what = "no image of a known format" if unknown else f"no image that can be read: {printable(error)}"
+        what = "not an image of a known format" if unknown else f"not an image that can be read: {printable(error)}"
         raise DataError(f"{printable(source)} is {what}.".lstrip(), hint="Replace or remove this file.") from error
 
 
 def changes_of(opened: Image.Image, image: Image.Image, size: tuple[int, int]) -> Iterator[str]:
-    """What becomes of an image that is opened, and is in its new mode. size: (W, H)."""
+    """The changes between an image as opened and in its new mode. size: (W, H)."""
     if image.size != size:
         yield "size"
     if "A" in opened.getbands() or "transparency" in opened.info:
@@ -204,7 +204,7 @@ def changes_of(opened: Image.Image, image: Image.Image, size: tuple[int, int]) -
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """In "L" or "RGB". 16-bit grey is scaled to 8 bits (Pillow would cut it off at 255)."""
+    """The image in "L" or "RGB". 16-bit grey is scaled to 8 bits (Pillow would cut it off at 255)."""
     from PIL import Image
 
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -232,7 +232,7 @@ def lazy(tree: ImageTree, shape: tuple[int, int, int]) -> Data:
 
 
 def lazy_examples(folder: Path, entries: Sequence[Entry], shape: tuple[int, int, int]) -> LabelledImages:
-    """Their fingerprint is of names, sizes and labels: reading all content would take as long as an epoch."""
+    """Examples whose fingerprint is of names, sizes and labels: reading all content would take as long as an epoch."""
     digest = hashlib.sha256(repr(shape).encode())
     for entry in entries:
         digest.update(repr((entry.name, entry.size, entry.label)).encode())

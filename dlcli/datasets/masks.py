@@ -47,7 +47,7 @@ NUCLEI = ("nuclei/nuclei_dev_200.tar.gz", "nuclei_dev_200.tar.gz")
 
 class MaskBatch(NamedTuple):
     images: Tensor  # (B, C, H, W) float32 normalised
-    masks: Tensor  # (B, H, W) int64, of classes; IGNORED where there is none
+    masks: Tensor  # (B, H, W) int64: classes; IGNORED where there is none
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64
 
     @property
@@ -57,7 +57,7 @@ class MaskBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Collate:
-    """Bytes as they are stored -> a batch: augmented as pixels in [0, 1], then normalised. mean, std: per channel."""
+    """Stored bytes -> a batch: augmented as pixels in [0, 1], then normalised. mean, std: per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -78,7 +78,7 @@ def as_records(images: Tensor, masks: Tensor, mean: Sequence[float], std: Sequen
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
-    """Noise, and a class at random for each pixel."""
+    """Noise, with a random class for each pixel."""
     channels, height, width = settings["image_shape"]
     images = torch.randint(256, (num_examples, channels, height, width), dtype=torch.uint8)
     masks = torch.randint(settings["num_classes"], (num_examples, height, width), dtype=torch.uint8)
@@ -90,7 +90,7 @@ def read_nuclei(
 ) -> Data:
     """200 microscope images of the 2018 Data Science Bowl (Caicedo et al. 2019), cut to 256 x 256 pixels.
 
-    splits.json beside the archive says which 40 are held out ("val"): they are the test split here.
+    splits.json beside the archive names the 40 that are held out ("val"): they are the test split here.
     """
     roots = data_roots(root)
     found = find_under(roots, NUCLEI)
@@ -104,8 +104,8 @@ def read_nuclei(
         coding = Coding(("background", "nucleus"), (0, 1), merges=True)
         return decoded(replace(tree, splits=splits), image_shape, lambda *_: coding)
 
-    told = {split: sorted(of) for split, of in names.items()}
-    key = content_key((), "nuclei", VERSION, [*image_shape], told, str(found), archive_key(found))
+    listed = {split: sorted(of) for split, of in names.items()}
+    key = content_key((), "nuclei", VERSION, [*image_shape], listed, str(found), archive_key(found))
     return to_data(cached("nuclei", key, decode), mean, std)
 
 
@@ -114,8 +114,8 @@ def read_names(archive: Path, split: str) -> set[str]:
     try:
         return set(json.loads(place.read_text())[split])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        told = f"{place} does not say which images are in the split {split}: {printable(repr(error))}."
-        raise DataError(told, hint="It lies beside the archive: {train: [names], val: [names]}.") from error
+        message = f"{place} does not say which images are in the split {split}: {printable(repr(error))}."
+        raise DataError(message, hint="Put the file beside the archive: {train: [names], val: [names]}.") from error
 
 
 def read_masks(
@@ -130,23 +130,26 @@ def read_masks(
     ignored: int | None = IGNORED,
     memory_limit_mb: float = 4096,
 ) -> Data:
-    """Images and masks of one's own; see mask_files for the layouts and what a mask may be.
+    """The user's own images and masks; see mask_files for the layouts and the forms of a mask.
 
-    instances: a mask holds ids of objects: 0 is the background, all others are one class. ignored: what counts as no
-    class in masks of ids, where it is not one of just 0 and 255. A fixed fifth is the test split where there is none.
+    instances: a mask holds ids of objects: 0 is the background, all others are one class. ignored: the id that counts
+    as no class, unless the masks hold just 0 and 255. Without a test split, a fixed fifth is the test split.
     """
     place = locate(path, root)
 
-    def key_of(content: str) -> str:  # with the place, which notes name
+    def key_of(content: str) -> str:  # with the place, because notes name it
         return content_key((), "masks", VERSION, [*image_shape], num_classes, instances, ignored, str(place), content)
 
     if is_archive(place) and (found := stored("masks", key_of(archive_key(place)))) is not None:
-        return to_data(found, mean, std)  # without decompressing the archive for its list of names
+        return to_data(found, mean, std)  # the archive need not be decompressed for its list of names
     tree = list_masks(place)
     needed_mb = len(tree.pairs) * (image_shape[0] + 1) * image_shape[1] * image_shape[2] / 1e6
     if needed_mb > memory_limit_mb:
-        told = f"{tree.path}: {len(tree.pairs):,} images are {needed_mb:,.0f} MB decoded, above {memory_limit_mb:,.0f}"
-        raise DataError(told, hint="A smaller dataset.image_shape, or a larger dataset.reader.memory_limit_mb.")
+        size = f"{len(tree.pairs):,} images are {needed_mb:,.0f} MB decoded, above the limit of {memory_limit_mb:,.0f}"
+        raise DataError(
+            f"{tree.path}: {size}",
+            hint="Give a smaller dataset.image_shape, or a larger dataset.reader.memory_limit_mb.",
+        )
     if "test" not in tree.splits:
         tree = with_test(tree)
 
@@ -161,8 +164,8 @@ def read_masks(
 def with_test(tree: MaskTree) -> MaskTree:
     train = tree.splits["train"]
     if len(train) < 3:
-        told = f"{tree.path} has {len(train)} training images and no test images"
-        raise DataError(told, hint="At least three are needed, to hold one out and validate on another.")
+        message = f"{tree.path} has {len(train)} training images and no test images"
+        raise DataError(message, hint="Give at least three, to hold one out and validate on another.")
     is_test = stratified_test(np.zeros(len(train), dtype=np.int64), TEST_FRACTION)
     parts = {
         split: tuple(pair for pair, chosen in zip(train, is_test, strict=True) if chosen == (split == "test"))
@@ -175,7 +178,7 @@ def with_test(tree: MaskTree) -> MaskTree:
 
 
 class Sized(NamedTuple):
-    """pixels: resized; size: (H, W) that it had. changes: what else it lost, see image_folder.told_of_changes."""
+    """pixels: resized; size: (H, W) in the file. changes: other losses, see image_folder.told_of_changes."""
 
     pixels: np.ndarray
     size: tuple[int, int]
@@ -187,10 +190,10 @@ def decoded(
     image_shape: Sequence[int],
     code: Callable[[dict[str, np.ndarray], dict[str, bool]], Coding],
 ) -> Decoded:
-    """Every image and mask, in one pass over the folder or archive. code: which value is which class."""
+    """Every image and mask, in one pass over the folder or archive. code: finds which value is which class."""
     if image_shape[0] not in (1, 3):
-        told = f"dataset.image_shape={list(image_shape)} is no shape of images."
-        raise ConfigError(told, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 256, 256].")
+        message = f"dataset.image_shape={list(image_shape)} is not a shape of images."
+        raise ConfigError(message, hint="[C, H, W] with C = 1 (grey) or 3 (RGB), such as [3, 256, 256].")
     is_mask = {pair.image: False for pair in tree.pairs} | {pair.mask: True for pair in tree.pairs}
     read: dict[str, Sized] = {}
     found: dict[str, np.ndarray] = {}
@@ -204,12 +207,12 @@ def decoded(
                 read[name] = resized_mask(mask, image_shape)
             else:
                 read[name] = decode_image(content, image_shape, source=name)
-        except DataError as error:  # the others are looked at too, so that all of them are told at once
+        except DataError as error:  # the others are read too, so that one error reports all of them
             damaged.append(error.message.removesuffix("."))
     if damaged:
         more = f"; and {len(damaged) - 5:,} more" if len(damaged) > 5 else ""
-        told = f"{tree.path}: {len(damaged):,} of {len(is_mask):,} files: {'; '.join(damaged[:5])}{more}."
-        raise DataError(told, hint="Replace or remove these files.")
+        message = f"{tree.path}: {len(damaged):,} of {len(is_mask):,} files: {'; '.join(damaged[:5])}{more}."
+        raise DataError(message, hint="Replace or remove these files.")
     coding = code(found, is_rgb)
     splits = {split: stacked(pairs, read, coding) for split, pairs in tree.splits.items()}
     return Decoded(
@@ -251,22 +254,23 @@ def to_data(found: Decoded, mean: Sequence[float], std: Sequence[float]) -> Data
 
 
 def told_of_sizes(tree: MaskTree, read: Mapping[str, Sized], image_shape: Sequence[int]) -> list[str]:
-    """Sentences on what was resized, and what else decoding changed."""
+    """Sentences that say what was resized, and what else decoding changed."""
     images = [pair.image for pair in tree.pairs if read[pair.image].size != tuple(image_shape[1:])]
     masks = [pair.mask for pair in tree.pairs if read[pair.mask].size != read[pair.image].size]
     height, width = image_shape[1:]
-    told = []
+    sentences = []
     if images:
-        told.append(f"{len(images):,} of {len(tree.pairs):,} images were resized to {height} x {width} pixels")
+        sentences.append(f"{len(images):,} of {len(tree.pairs):,} images were resized to {height} x {width} pixels")
     changes = Counter(change for pair in tree.pairs for change in read[pair.image].changes)
-    told += told_of_changes(changes, len(tree.pairs), image_shape)
+    sentences += told_of_changes(changes, len(tree.pairs), image_shape)
     if masks:
-        told.append(f"{len(masks):,} masks had another size than their images and were resized ({shortened(masks)})")
-    return told
+        sizes = f"{len(masks):,} masks had another size than their images and were resized ({shortened(masks)})"
+        sentences.append(sizes)
+    return sentences
 
 
 def resized_mask(mask: Mask, image_shape: Sequence[int]) -> Sized:
-    """(H, W) int32 by nearest pixels, which keeps the values."""
+    """(H, W) int32, resized by nearest pixels, which keeps the values."""
     from PIL import Image
 
     size = mask.values.shape
@@ -277,13 +281,13 @@ def resized_mask(mask: Mask, image_shape: Sequence[int]) -> Sized:
 
 
 def decode_image(content: bytes, image_shape: Sequence[int], *, source: str) -> Sized:
-    """(C, H, W) uint8, the whole picture: cutting it would cut the mask. Turned as its EXIF says."""
+    """(C, H, W) uint8: the whole picture, since cutting it would cut the mask; turned as its EXIF says."""
     from PIL import Image, ImageOps
 
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as odd metadata: the pixels are what counts
+            warnings.simplefilter("ignore")  # such as odd metadata: only the pixels count
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
                 picture = to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
@@ -293,6 +297,6 @@ def decode_image(content: bytes, image_shape: Sequence[int], *, source: str) -> 
                 picture = picture.resize((width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        told = f"{printable(source)} cannot be read: {first_words(error)}."
-        raise DataError(told.lstrip(), hint="Replace or remove this file.") from error
+        message = f"{printable(source)} cannot be read: {first_words(error)}."
+        raise DataError(message.lstrip(), hint="Replace or remove this file.") from error
     return Sized(pixels, size, changes)

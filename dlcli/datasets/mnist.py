@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28 in IDX files, read from .gz where they lie.
+"""MNIST and Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28 in IDX files, read from .gz without extracting them.
 
 The digits were collected by LeCun, Cortes and Burges; Fashion-MNIST by Xiao, Rasul and Vollgraf (arXiv 1708.07747).
 """
@@ -22,7 +22,7 @@ from dlcli.datasets.storage.image_cache import Images, cached_images
 from dlcli.datasets.storage.roots import data_roots, download_folder, exists, missing
 from dlcli.errors import DataError
 
-VERSION = 1  # of this reader: count up when its output changes, and the cache is written anew
+VERSION = 1  # of this reader: raise it when its output changes, and the cache is written again
 
 FILES = {  # kind -> (images, labels, number of examples)
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
@@ -33,7 +33,7 @@ NAMES = [name for images, labels, _ in FILES.values() for name in (images, label
 
 @dataclass(frozen=True)
 class Edition:
-    """One data set in this format. md5 is of the .gz, payload of the decompressed file (sha256), by file name."""
+    """One data set in this format. By file name, md5: of the .gz; payload: sha256 of the decompressed file."""
 
     name: str
     title: str
@@ -56,7 +56,7 @@ MNIST = Edition(
         "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
         "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
     },
-    payload={  # of the decompressed files, so that a copy compressed by another program is accepted too
+    payload={  # sha256 of the decompressed files, so that a copy compressed by another program is accepted too
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -140,7 +140,7 @@ def fetch_files(edition: Edition, roots: Sequence[Path], *, download: bool) -> d
 
 
 def missing_files(edition: Edition, roots: Sequence[Path], reason: str) -> DataError:
-    """Says which of the four are missing where only some are found: an interrupted copy is the usual cause."""
+    """Says which of the four files are missing if only some are found: usually a copy was interrupted."""
     expected = ", ".join(f"{name}.gz" for name in NAMES) + f" (there or in its {edition.folders[0]}/)"
     for root in roots:
         for folder in edition.folders:
@@ -157,7 +157,7 @@ def read_idx(path: Path, shape: tuple[int, ...], edition: Edition) -> np.ndarray
     magic, *sizes = np.frombuffer(payload[:header_size], dtype=">u4").tolist()
     if magic != 0x0800 + len(shape):
         raise damaged(
-            path, f"starts with the number {magic}, not {0x0800 + len(shape)}: it is no IDX file of this kind"
+            path, f"starts with the number {magic}, not {0x0800 + len(shape)}: it is not an IDX file of this kind"
         )
     if tuple(sizes) != shape:
         raise damaged(path, f"says it holds {sizes}, but {edition.title} has {list(shape)}")
@@ -166,7 +166,7 @@ def read_idx(path: Path, shape: tuple[int, ...], edition: Edition) -> np.ndarray
 
 
 def read_payload(path: Path, size: int, edition: Edition) -> bytearray:
-    """The decompressed content, which must have `size` bytes; never more than one byte above that is decompressed."""
+    """The decompressed content, which must have `size` bytes; at most one byte more than that is decompressed."""
     try:
         if path.suffix == ".gz":
             verify_gz(path, edition)
@@ -196,7 +196,7 @@ def read_at_most(file: BinaryIO | gzip.GzipFile, limit: int) -> bytearray:
 
 
 def verify_gz(path: Path, edition: Edition) -> None:
-    """By the checksum of the .gz, only where the payload's is not known."""
+    """Verified by the checksum of the .gz only if the payload's is not known."""
     name = path.name.removesuffix(".gz")
     if name in edition.payload:
         return

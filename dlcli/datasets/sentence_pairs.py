@@ -1,4 +1,4 @@
-"""Sentences and their translations as token ids of one vocabulary, in batches of like length.
+"""Sentences and their translations as token ids of one vocabulary, in batches of similar length.
 
 Letters: N pairs, B of them in a batch, K tokens of the longest source, Q of the longest target and its <eos>.
 """
@@ -21,7 +21,7 @@ from dlcli.datasets.files.pair_files import Pair
 from dlcli.datasets.files.sentence_files import Notes
 from dlcli.datasets.tokens.tokenizing import BOS, EOS, PAD, UNK, Tokenizer
 
-NO_TARGET = -100  # what cross-entropy leaves out
+NO_TARGET = -100  # cross-entropy skips it
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Texts:
 
 
 class PairBatch(NamedTuple):
-    source: Tensor  # (B, K) int64, 0 behind each sentence's end
+    source: Tensor  # (B, K) int64, 0 after each sentence's end
     source_lengths: Tensor  # (B,) int64, 1 or more
-    target: Tensor  # (B, Q) int64: <bos> and the translation, 0 behind its end
-    labels: Tensor  # (B, Q) int64: the translation and <eos>, NO_TARGET behind its end
+    target: Tensor  # (B, Q) int64: <bos> and the translation, 0 after its end
+    labels: Tensor  # (B, Q) int64: the translation and <eos>, NO_TARGET after its end
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the pair's row in its split
     num_targets: int  # labels that count
     texts: Texts  # of the whole split
@@ -53,7 +53,7 @@ def as_batch(taken: Mapping[str, Any], index_B: Tensor, augment: object, keys_B:
     place_Q = torch.arange(whole_BQ.shape[1], device=whole_BQ.device)
     is_behind_BQ = place_Q >= target.lengths[:, None]
     labels_BQ = whole_BQ.masked_fill(is_behind_BQ, NO_TARGET)[:, 1:]
-    num_targets = target.num_parts - len(whole_BQ)  # <bos> is told by nobody
+    num_targets = target.num_parts - len(whole_BQ)  # <bos> is never predicted
     inputs_BQ = whole_BQ[:, :-1].masked_fill(whole_BQ[:, :-1] == EOS, PAD)
     return PairBatch(source.values.long(), source.lengths, inputs_BQ, labels_BQ, index_B, num_targets, texts)
 
@@ -67,13 +67,13 @@ def read_multi30k(
 
 
 def read_own_pairs(path: str | None, *, num_tokens: int | None, max_length: int, **files: str | None) -> Data:
-    """Files of one's own (see pair_files). The run splits its validation pairs off by its seed."""
+    """The user's own files (see pair_files). The run splits its validation pairs off by its seed."""
     notes = Notes()
     return as_data(pair_files.read_splits(path, notes, **files), num_tokens, max_length, notes)
 
 
 def as_data(splits: Mapping[str, Sequence[Pair]], num_tokens: int | None, max_length: int, notes: Notes) -> Data:
-    """The vocabulary is that of the training file, of which some pairs may be split off later to validate on."""
+    """The vocabulary is made of the whole training file, even of pairs that are split off later to validate on."""
     tokenizer = pair_files.fit_tokenizer(splits["train"], num_tokens)
     records = {name: as_records(name, pairs, tokenizer, max_length, notes) for name, pairs in splits.items()}
     return Data(
@@ -88,8 +88,8 @@ def as_data(splits: Mapping[str, Sequence[Pair]], num_tokens: int | None, max_le
 
 
 def as_records(name: str, pairs: Sequence[Pair], tokenizer: Tokenizer, max_length: int, notes: Notes) -> Records:
-    """A training pair with a side of more than max_length tokens is left out; a held-out one is cut, but its reference
-    stays whole: what is tested on does not depend on settings.
+    """Leaves out training pairs with a side of more than max_length tokens. A held-out pair is cut, but its reference
+    stays whole: settings do not change the test.
     """
     sources, targets = (encode([pair[side] for pair in pairs], tokenizer) for side in (0, 1))
     kept = []
@@ -114,12 +114,12 @@ def as_pairs(source: Ragged, target: Ragged, texts: Texts, fingerprint: str) -> 
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """The ids of each text, one at least. Training and predictions read texts the same way."""
+    """The ids of each text, at least one. Training and predictions read texts the same way."""
     return [ids or [UNK] for ids in tokenizer.encode_batch([text.strip() for text in texts])]
 
 
 def as_sources(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Ragged:
-    """Sentences to be translated, as in training."""
+    """Sentences to translate, in the form of training."""
     return ragged([ids[:max_length] for ids in encode(texts, tokenizer)], np.int32, fill=PAD)
 
 

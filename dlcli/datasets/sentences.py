@@ -1,4 +1,4 @@
-"""Sentences with one label each, as token ids: files of one's own, and SST-2. A batch holds sentences of like length.
+"""Sentences with one label each, as token ids: the user's own files, and SST-2. Batches hold similar lengths.
 
 Letters: N sentences, B of them in a batch, L tokens of the longest.
 """
@@ -40,7 +40,7 @@ AnyTokenizer = Tokenizer | PretrainedTokenizer
 
 
 class SentenceBatch(NamedTuple):
-    tokens: Tensor  # (B, L) int64, 0 behind each sentence's end
+    tokens: Tensor  # (B, L) int64, 0 after each sentence's end
     lengths: Tensor  # (B,) int64, 1 or more
     labels: Tensor  # (B,) int64
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the sentence's row in its split
@@ -57,10 +57,10 @@ def as_batch(taken: Mapping[str, Any], index_B: Tensor, augment: object, keys_B:
 
 @dataclass(frozen=True)
 class WordDropout:
-    """A column of tokens of which, in training, a `share` is shown as <unk>.
+    """A column of tokens; in training, a `share` of them is replaced by <unk>.
 
-    (Iyyer et al. 2015, section 3.1, leave them out.) Others in each epoch: a function of the run's seed, the epoch, the
-    sentence and the place in it.
+    (Iyyer et al. 2015, section 3.1, leave them out.) The choice differs in each epoch: it is a function of the run's
+    seed, the epoch, the sentence and the place in it.
     """
 
     tokens: Ragged
@@ -96,9 +96,9 @@ def read_own_sentences(
     word_dropout: float = 0.0,
     **files: Column,
 ) -> Data:
-    """Files of one's own (see sentence_files). The tokenizer is trained on all but the test split and val_path.
+    """The user's own files (see sentence_files). The tokenizer is trained on all but the test split and val_path.
 
-    tokenizer_file: one that is trained already, see PretrainedTokenizer.
+    tokenizer_file: a trained tokenizer, see PretrainedTokenizer.
     """
     found = read_splits(path, **files)  # type: ignore[arg-type]
     vocabulary = fit_tokenizer(found.splits["train"], tokenizer, num_tokens, tokenizer_file)
@@ -117,7 +117,7 @@ def read_sst2(
 ) -> Data:
     """SST-2 (Socher et al. 2013): the 872 and 1,821 whole sentences of its dev and test splits to validate and test on.
 
-    Trained on its 6,920 whole training sentences, or on the 67,349 phrases that GLUE has cut from them.
+    Training uses its 6,920 whole training sentences, or the 67,349 phrases that GLUE cut from them.
     """
     names = {"train": "glue/train" if phrases else "sentences/train", "val": "sentences/dev", "test": "sentences/test"}
     files = {split: find_sst2(name, root) for split, name in names.items()}
@@ -143,15 +143,17 @@ def find_sst2(name: str, root: str | None) -> Path:
 
 
 def as_data(found: SentenceSplits, tokenizer: AnyTokenizer, *, max_length: int, word_dropout: float) -> Data:
-    """max_length: tokens; what comes behind them is cut off. word_dropout: of the training split."""
+    """max_length: tokens; longer sentences are cut off. word_dropout: in the training split."""
     records = {
         split: as_records(sentences, found, split, tokenizer, max_length) for split, sentences in found.splits.items()
     }
     is_pretrained = isinstance(tokenizer, PretrainedTokenizer)
     if word_dropout:
         if is_pretrained:
-            told = f"dataset.word_dropout={word_dropout} is for words learnt from the data, not a pretrained tokenizer"
-            raise ConfigError(told, hint="dataset.word_dropout=0.0")
+            message = (
+                f"dataset.word_dropout={word_dropout} needs words learnt from the data, not a pretrained tokenizer"
+            )
+            raise ConfigError(message, hint="dataset.word_dropout=0.0")
         tokens = records["train"].columns["tokens"]
         dropping = WordDropout(tokens, word_dropout, streams(*range(max_length)))  # type: ignore[arg-type]
         records["train"] = replace(records["train"], columns={**records["train"].columns, "tokens": dropping})
@@ -180,12 +182,12 @@ def as_records(
 
 
 def encode(texts: Sequence[str], tokenizer: AnyTokenizer) -> list[list[int]]:
-    """The ids of each text, one at least. Training and predictions read texts the same way."""
+    """The ids of each text, at least one. Training and predictions read texts the same way."""
     return [ids or [UNK] for ids in tokenizer.encode_batch([text.strip() for text in texts])]
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
-    """Random tokens, up to a quarter of max_length: as in most batches, so that steps are timed as they will be."""
+    """Random tokens, up to a quarter of max_length, as in most batches: so that timed steps are like real ones."""
     lengths = torch.randint(1, max(1, settings["max_length"] // 4) + 1, (num_examples,))
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     tokens = Ragged(torch.randint(1, settings["num_tokens"], (int(starts[-1]),)), starts, PAD)

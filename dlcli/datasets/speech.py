@@ -1,4 +1,4 @@
-"""Recordings and what was said: a folder of one's own with a table (speech_table.py), and the Free Spoken Digits.
+"""Recordings with transcripts: the user's own folder with a table (speech_table.py), and the Free Spoken Digits.
 
 Letters: N recordings, B of them in a batch, T samples of the longest, U characters of the longest transcript. A
 transcript is a sequence of ids of characters; 0 is the blank of CTC, which never occurs in one.
@@ -29,7 +29,7 @@ from dlcli.datasets.storage.cache import Decoded, cached, content_key, times_key
 from dlcli.datasets.storage.roots import data_roots, find_under, missing
 from dlcli.errors import DataError, first_of, printable
 
-VERSION = 1  # of these readers: count up when their output changes, and the cache is written anew
+VERSION = 1  # of these readers: raise it when their output changes, and the cache is written again
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SPOKEN_DIGITS = (  # under a data root, or the root itself
     "FSDD/fsdd_dev_1500.tar.gz",
@@ -44,15 +44,15 @@ TEST_INDICES = 5  # the official test split: indices 0 to 4 of every digit and s
 
 
 class SpeechBatch(NamedTuple):
-    waves: Tensor  # (B, T) float32 in [-1, 1], zero behind each end
+    waves: Tensor  # (B, T) float32 in [-1, 1], zero after each end
     lengths: Tensor  # (B,) int64, samples
-    targets: Tensor  # (B, U) int64, zero behind each end
+    targets: Tensor  # (B, U) int64, zero after each end
     target_lengths: Tensor  # (B,) int64, characters
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the recording's row
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What a model is called with."""
+        """The arguments that a model is called with."""
         return (self.waves, self.lengths)
 
 
@@ -66,7 +66,7 @@ def records(waves: Ragged, targets: Ragged, fingerprint: str) -> Records:
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
-    """Noise of a third to a whole second, and up to six characters of it."""
+    """Noise of a third of a second to one second, with up to six characters each."""
     rate, num_tokens = settings["sample_rate"], settings.get("num_tokens") or 30
 
     def column(lengths_N: Tensor, values: Callable[[int], Tensor]) -> Ragged:
@@ -90,10 +90,10 @@ def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
 def read_speech(
     path: str | None, root: str | None = None, *, sample_rate: int, frame_ms: int, lowercase: bool = True
 ) -> Data:
-    """Recordings of one's own, with the table at or in `path`. See speech_table.py.
+    """The user's own recordings, with the table at or in `path`. See speech_table.py.
 
-    sample_rate: Hz, to which all are resampled. frame_ms: of a recogniser's output; a transcript with more characters
-    than its recording has frames is left out.
+    sample_rate: Hz; all recordings are resampled to it. frame_ms: of a recogniser's output; a recording is left out if
+    its transcript has more characters than it has frames.
     """
     place = locate(path, root)
     table = read_table(place, lowercase=lowercase)
@@ -115,7 +115,7 @@ def read_speech(
 def read_spoken_digits(root: str | None = None, *, sample_rate: int = 8000, frame_ms: int = 20) -> Data:
     """Free Spoken Digits (Jackson et al. 2018): six speakers say zero to nine at 8 kHz; its archive or folder.
 
-    The official test split, indices 0 to 4 of every digit and speaker; all others train.
+    Tests on the official test split, indices 0 to 4 of every digit and speaker; trains on all others.
     """
     roots = data_roots(root)
     is_root = root is not None and (roots[0].is_file() or roots[0].name == "recordings")
@@ -140,14 +140,14 @@ def decode_digits(place: Path, sample_rate: int, frame_ms: int) -> Decoded:
             split = "test" if int(match[3]) < TEST_INDICES else "train"
             splits[split].append(Utterance(name, WORDS[int(match[1])], read))
     if not all(splits.values()):
-        told = f"{place} holds {len(splits['train'])} training and {len(splits['test'])} test recordings"
-        raise DataError(told, hint="Expected recordings/{digit}_{speaker}_{index}.wav of indices 0 to 49.")
+        message = f"{place} holds {len(splits['train'])} training and {len(splits['test'])} test recordings"
+        raise DataError(message, hint="Give recordings/{digit}_{speaker}_{index}.wav with indices 0 to 49.")
     alphabet = ["", *sorted(set("".join(WORDS)))]
     return decoded(splits, alphabet, sample_rate=sample_rate, frame_ms=frame_ms)
 
 
 def list_recordings(place: Path) -> list[tuple[str, Callable[[], bytes]]]:
-    """(name, how to read it) of every .wav in a folder or an archive, by name. An archive is read at once: 10 MB."""
+    """(name, a function that reads it) of every .wav in a folder or archive, by name. The archive of 10 MB is held."""
     if place.is_dir():
         return [(path.name, partial(read_bytes, path)) for path in sorted(place.glob("*.wav"))]
     found: dict[str, Callable[[], bytes]] = {}
@@ -160,8 +160,8 @@ def list_recordings(place: Path) -> list[tuple[str, Callable[[], bytes]]]:
                     assert content is not None, name
                     found[name] = partial(bytes, content.read())
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        told = f"{place} cannot be read: {printable(error)}."
-        raise DataError(told, hint="Replace it with an intact copy of the archive.") from error
+        message = f"{place} cannot be read: {printable(error)}."
+        raise DataError(message, hint="Replace it with an intact copy of the archive.") from error
     return sorted(found.items())
 
 
@@ -170,7 +170,7 @@ def list_recordings(place: Path) -> list[tuple[str, Callable[[], bytes]]]:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A recording that has not been read yet: its name, what is said, and how its file's bytes are had."""
+    """A recording that has not been read yet: its name, its transcript, and a function that gives its file's bytes."""
 
     name: str
     text: str
@@ -179,7 +179,7 @@ class Utterance:
 
 @dataclass
 class Findings:
-    """What was met on the way: by reason, the names that it holds of."""
+    """Findings while reading: reason -> names of the recordings."""
 
     damaged: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -208,7 +208,7 @@ def decoded(
     frame_ms: int,
     absent: str = "",
 ) -> Decoded:
-    """Reads every recording. Raises DataError for those that cannot be read, all at once with what is absent."""
+    """Reads every recording. Raises one DataError for all that cannot be read or are absent."""
     found = Findings()
     arrays = {
         split: decode_split(utterances, alphabet, found, sample_rate=sample_rate, frame_ms=frame_ms)
@@ -216,11 +216,11 @@ def decoded(
     }
     if found.damaged or absent:
         damaged = first_of(found.damaged, most=NAMED)
-        told = "; ".join(filter(None, (absent, damaged)))
-        raise DataError(f"{told}.", hint="Replace these files, or take them out.")
+        message = "; ".join(filter(None, (absent, damaged)))
+        raise DataError(f"{message}.", hint="Replace these files, or remove them from the table.")
     notes = [f"recordings: {note}" for note in found.notes(sample_rate)]
     if UNKNOWN in alphabet:
-        notes.append("some characters are in no training transcript: where they are said counts as an error")
+        notes.append("some characters are in no training transcript: each of them counts as an error")
     return Decoded(
         splits=arrays,
         fingerprints={split: fingerprint_of(*parts.values(), "".join(alphabet)) for split, parts in arrays.items()},
@@ -231,13 +231,13 @@ def decoded(
 def decode_split(
     utterances: Sequence[Utterance], alphabet: Sequence[str], found: Findings, *, sample_rate: int, frame_ms: int
 ) -> dict[str, np.ndarray]:
-    """The four arrays of `to_data`, in the order of a split's fingerprint."""
+    """The four arrays that `to_data` takes, in the order of a split's fingerprint."""
     ids = {character: i for i, character in enumerate(alphabet)}
     waves, targets = [], []
     for utterance in utterances:
         try:
             sound = decode_sound(utterance.read(), sample_rate)
-        except DataError as error:  # the others are looked at too, so that all of them are told at once
+        except DataError as error:  # the others are read too, so that one error reports all of them
             found.damaged.append(f"{printable(utterance.name)} {error.message}")
             continue
         reason = unusable(utterance.text, len(sound.samples), frame_samples=sample_rate * frame_ms // 1000)
@@ -257,7 +257,7 @@ def decode_split(
 
 
 def unusable(text: str, num_samples: int, *, frame_samples: int) -> str | None:
-    """Why a recording cannot be learned from, or None. CTC needs a frame for each character, and one between twins."""
+    """Why a recording cannot be learned, or None. CTC needs a frame per character, and one between two equal ones."""
     if not num_samples:
         return "no sound"
     if not text:

@@ -1,4 +1,4 @@
-"""Rows of a table, as features and what is predicted of them: a class or a number.
+"""Rows of a table, as features and a target to predict: a class or a number.
 
 Letters: N rows, B of them in a batch, F features, K classes.
 """
@@ -20,7 +20,7 @@ from dlcli.errors import ConfigError
 
 
 class ClassRows(NamedTuple):
-    """Rows of which a class is predicted."""
+    """Rows with a class to predict."""
 
     features: Tensor  # (B, F) float32, numbers standardised
     labels: Tensor  # (B,) int64
@@ -36,12 +36,12 @@ class ClassRows(NamedTuple):
 
 
 class NumberRows(NamedTuple):
-    """Rows of which a number is predicted."""
+    """Rows with a number to predict."""
 
     features: Tensor  # (B, F) float32, numbers standardised
     targets: Tensor  # (B,) float32, standardised
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the row in its Records
-    unit: float  # what 1 of `targets` is in the unit of the table
+    unit: float  # 1 of `targets` in the unit of the table
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -53,7 +53,7 @@ class NumberRows(NamedTuple):
 
 
 def read_csv(root: str | None, path: str | None, **settings: Any) -> Data:
-    """A table of one's own; the settings are those of `prepare_csv`."""
+    """The user's own table; the settings are those of `prepare_csv`."""
     return as_data(prepare_csv(root, path, **settings))
 
 
@@ -102,7 +102,7 @@ def collate_numbers(
 
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
-    """Noise in the shapes that the settings name; num_classes of 1: a number is predicted."""
+    """Noise in the shapes that the settings give; num_classes of 1: a number is predicted."""
     features = torch.randn(num_examples, settings["num_features"])
     if settings["num_classes"] == 1:
         return number_records(features, torch.randn(num_examples), 1.0)

@@ -1,4 +1,4 @@
-"""A stream of tokens, cut into blocks: every token is told from those before it in its block.
+"""A stream of tokens, cut into blocks: every token is predicted from those before it in its block.
 
 Letters: T tokens of the stream, N blocks, B of them in a batch, L tokens of a block, V tokens of the vocabulary.
 """
@@ -19,13 +19,13 @@ from dlcli.datasets.files.text_files import Part
 from dlcli.datasets.tokens.tokenizing import PAD, Tokenizer
 from dlcli.errors import DataError
 
-NO_TARGET = -100  # what cross-entropy leaves out
+NO_TARGET = -100  # cross-entropy skips it
 
 
 class StreamBatch(NamedTuple):
     tokens: Tensor  # (B, L) int64
-    targets: Tensor  # (B, L) int64, the token after each; NO_TARGET behind the end of a short block
-    characters: Tensor  # (B,) int64, that a block's targets stand for
+    targets: Tensor  # (B, L) int64, the token after each; NO_TARGET after the end of a short block
+    characters: Tensor  # (B,) int64, the characters that a block's targets cover
     index: Tensor  # type: ignore[assignment]  # hides tuple.index; (B,) int64, the block's row
     num_targets: int  # in all blocks
 
@@ -35,7 +35,7 @@ class StreamBatch(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Of some blocks: as in StreamBatch."""
+    """Some blocks, in the form of StreamBatch."""
 
     tokens: Tensor
     targets: Tensor
@@ -49,12 +49,12 @@ class Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Windows:
-    """The stream in blocks of L targets; the last block has what is left.
+    """The stream in blocks of L targets; the last block has the rest.
 
-    Its T - 1 targets lie on a ring: a block that crosses the end goes on at the beginning. Where the first block begins
-    is a function of the epoch's key, so that each epoch cuts elsewhere and has every target once all the same; at an
-    evaluation it is the beginning.
-    tokens: (T,) of any integer dtype; characters: (V,) int64, that each token stands for.
+    Its T - 1 targets lie on a ring: a block that crosses the end continues at the beginning. The first block's place is
+    a function of the epoch's key, so that each epoch cuts elsewhere but still has every target once; an evaluation
+    begins at the beginning.
+    tokens: (T,) of any integer dtype; characters: (V,) int64, how many characters each token covers.
     """
 
     tokens: Tensor
@@ -79,7 +79,7 @@ class Windows:
         device = self.tokens.device
         phase = 0 if epoch_key is None else epoch_key % self.num_targets
         lengths_B = (self.num_targets - rows_B * self.block).clamp(max=self.block)
-        longest = int(lengths_B.max())  # on the CPU: waits for nothing
+        longest = int(lengths_B.max())  # on the CPU: no wait for the device
         place_L = torch.arange(longest, device=device)
         is_behind_BL = place_L >= lengths_B.to(device, non_blocking=True)[:, None]
         at_BL = (rows_B.to(device, non_blocking=True)[:, None] * self.block + place_L + phase) % self.num_targets
@@ -109,8 +109,8 @@ def read_shakespeare(
 ) -> Data:
     """Tiny Shakespeare (Karpathy 2015): 1,115,394 characters, 65 different ones.
 
-    The field trains on the first 90 % and validates on the rest; here the rest is cut once more, so that there is a
-    test split: 90, 5 and 5 %.
+    Others train on the first 90 % and validate on the rest; here the rest is cut in two, to have a test split: 90, 5
+    and 5 %.
     """
     text = text_files.read_characters(text_files.find_shakespeare(root))
     return as_data(text, tokenizer, num_tokens, block=block, val_size=val_size, test_size=test_size)
@@ -132,7 +132,7 @@ def read_own_text(
 
 
 def as_data(text: str, kind: str, num_tokens: int | None, *, block: int, val_size: Part, test_size: Part) -> Data:
-    """kind: of the tokenizer, which is trained on the training part alone."""
+    """The data of a text's parts. kind: of the tokenizer, which is trained on the training part alone."""
     parts = dict(zip(("train", "val", "test"), text_files.cut(text, val_size, test_size), strict=True))
     tokenizer = text_files.fit_tokenizer(parts["train"], kind, num_tokens)
     notes: list[str] = []

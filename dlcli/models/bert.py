@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018) and DistilBERT (Sanh et al. 2019) as classifiers, and Hugging Face's names.
+"""BERT (Devlin et al. 2018) and DistilBERT (Sanh et al. 2019) as classifiers that read Hugging Face's weights.
 
 Shapes: B sentences, L tokens of the longest, D width of a token.
 """
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from dlcli.errors import ConfigError, DataError
 from dlcli.models.layers.attention import EncoderBlock, FeedForward, key_mask
 
-SEGMENTS = 2  # of BERT: first and second sentence; here there is one
+SEGMENTS = 2  # BERT has a first and a second sentence; here there is one
 EPS = 1e-12  # of the layer norms
 POOLERS: dict[str, type[nn.Module]] = {"bert": nn.Tanh, "distilbert": nn.ReLU}
-OUTSIDE = {  # Hugging Face's name of a layer -> ours; of a block after the pattern `*.layer.N.`
+OUTSIDE = {  # Hugging Face's name of a layer -> ours; in a block, the name after the pattern `*.layer.N.`
     "embeddings.word_embeddings": "tokens",
     "embeddings.position_embeddings": "positions",
     "embeddings.token_type_embeddings": "segments",
@@ -42,16 +42,16 @@ INSIDE = {
     "ffn.lin2": "feed_forward.down",
     "output_layer_norm": "norm2",
 }
-LEAVES = {"gamma": "weight", "beta": "bias"}  # as the layer norms of the first BERTs have them
+LEAVES = {"gamma": "weight", "beta": "bias"}  # the names in the layer norms of the first BERTs
 
 
 class Bert(nn.Module):
-    """Tokens and learnt positions through `layers` post-norm blocks; the first token's last state is read out.
+    """Tokens and learnt positions go through `layers` post-norm blocks; the first token's last state is read out.
 
     Takes tokens (B, L) int64 with lengths (B,) int64, L <= positions; gives logits (B, num_classes).
     variant: "bert" or "distilbert", which has no segments and ReLU instead of tanh before the last layer. feed_forward:
-    units of those layers; head_dropout: before the last layer. One dropout is more than in DistilBERT's own code: on
-    what attention adds, as BERT has it. max_length: of the data, for a message before anything starts.
+    units of those layers; head_dropout: before the last layer. Unlike DistilBERT's own code, there is dropout on the
+    output of attention, as in BERT. max_length: of the data, for an error message before anything starts.
     """
 
     reads_from = "first"
@@ -73,8 +73,8 @@ class Bert(nn.Module):
     ):
         super().__init__()
         if max_length > positions:
-            told = f"dataset.max_length={max_length} is more than model.positions={positions}"
-            raise ConfigError(told, hint=f"dataset.max_length={positions}")
+            message = f"dataset.max_length={max_length} is more than model.positions={positions}"
+            raise ConfigError(message, hint=f"dataset.max_length={positions}")
         self.tokens, self.positions = nn.Embedding(num_tokens, width), nn.Embedding(positions, width)
         self.segments = nn.Embedding(SEGMENTS, width) if variant == "bert" else None
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
@@ -87,7 +87,7 @@ class Bert(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Matrices normal, 0.02 wide; biases 0."""
+        """Matrices: normal with deviation 0.02; biases: 0."""
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = EPS
@@ -109,7 +109,7 @@ class Bert(nn.Module):
         return self.dropout(self.norm(x_BLD))
 
     def attention(self, tokens_BL: Tensor, lengths_B: Tensor) -> list[Tensor]:
-        """Of each block, how much each token takes from each other one: (B, H, L, L), rows sum to one."""
+        """For each block, the weight of each token for each other one: (B, H, L, L); rows sum to one."""
         x_BLD, mask, found = self.embed(tokens_BL), key_mask(lengths_B, tokens_BL.shape[1]), []
         for block in self.blocks:
             found.append(block.attention.weights(x_BLD, mask=mask))  # type: ignore[union-attr, operator]
@@ -117,22 +117,25 @@ class Bert(nn.Module):
         return found
 
     def tensor_parallel_plan(self) -> dict[str, str]:
-        """How its layers may be split over devices: by columns, whole heads each, and then by rows."""
+        """How its layers may be split over devices: by columns (whole heads each), and then by rows."""
         split = {f"attention.{name}": "colwise" for name in "qkv"} | {"attention.out": "rowwise"}
         split |= {"feed_forward.up": "colwise", "feed_forward.down": "rowwise"}
         return {f"blocks.{i}.{layer}": how for i in range(len(self.blocks)) for layer, how in split.items()}
 
     def from_hugging_face(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors as transformers names them, by our names; those of other heads are left out.
+        """Maps tensors from transformers' names to ours; those of other heads are left out.
 
-        Raises DataError where one lacks or has another shape; those behind the blocks may.
+        Raises DataError if a tensor is missing or has another shape, except for those after the blocks.
         """
         named = {own: tensor for name, tensor in weights.items() if (own := own_name(name)) is not None}
         needed = {n: t.shape for n, t in self.state_dict().items() if not n.startswith(("pooler.", "head."))}
         lacking = [name for name, shape in needed.items() if name not in named or named[name].shape != shape]
         if lacking:
-            told = f"of the pretrained weights {len(lacking)} lack or have other shapes: {', '.join(lacking[:3])} ..."
-            raise DataError(told, hint="Is model.safetensors of this config.json, and whole?")
+            message = f"{len(lacking)} of the pretrained weights are missing or have other shapes"
+            raise DataError(
+                f"{message}: {', '.join(lacking[:3])} ...",
+                hint="Download model.safetensors and config.json again, both from the same model.",
+            )
         return named
 
 

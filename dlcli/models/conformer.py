@@ -1,6 +1,6 @@
-"""Conformer (Gulati et al. 2020): attention for what is far apart, convolution for what is near; small, for CTC.
+"""Conformer (Gulati et al. 2020): attention for distant frames, convolution for near ones; small, for CTC.
 
-Shapes: B recordings, T samples, F frames, D numbers of a frame, V characters with the blank in front.
+Shapes: B recordings, T samples, F frames, D numbers of a frame, V characters, the blank first.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Conformer(nn.Module):
     """Log-mel features, fc, positions as sinusoids, `layers` Conformer blocks, fc.
 
     Takes waves (B, T) float32 in [-1, 1] and lengths (B,) int64; gives logits (B, F, V) and the frames (B,) of each
-    recording. features: gives (B, F, D) and frames (B,), zero behind each end, and has `size` D. What stands behind a
-    recording's end cannot change its logits. Unlike in the paper positions are absolute, the features are stacked
-    where it subsamples by convolutions, and there is layer norm where it has batch norm (see `Convolution`).
+    recording. features: gives (B, F, D) and frames (B,), zero after each end, and has `size` D. Samples after a
+    recording's end cannot change its logits. Unlike in the paper, positions are absolute, features are stacked instead
+    of subsampled by convolutions, and layer norm takes the place of batch norm (see `Convolution`).
     """
 
     reads_from = "each"
@@ -50,13 +50,13 @@ class Conformer(nn.Module):
         return self.head(x_BFD), frames_B
 
     def embed(self, waves_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (B, F, D) with their positions, and how many (B,) each recording has."""
+        """Frames (B, F, D) with their positions, and the number of frames (B,) of each recording."""
         x_BFD, frames_B = self.features(waves_BT, lengths_B)
         x_BFD = self.project(x_BFD)
         return self.dropout(x_BFD + sinusoids(x_BFD.shape[1], x_BFD.shape[2], x_BFD.device)), frames_B
 
     def attention(self, waves_BT: Tensor, lengths_B: Tensor) -> list[Tensor]:
-        """Of each block, how much each frame takes from each other one: (B, H, F, F); rows sum to one."""
+        """For each block, the weight of each frame for each other one: (B, H, F, F); rows sum to one."""
         x_BFD, frames_B = self.embed(waves_BT, lengths_B)
         mask, found = key_mask(frames_B, x_BFD.shape[1]), []
         for block in self.blocks:
@@ -85,7 +85,7 @@ class ConformerBlock(nn.Module):
         return self.norm5(x_BFD)
 
     def weights(self, x_BFD: Tensor, mask: Tensor) -> Tensor:
-        """(B, H, F, F), of its attention."""
+        """(B, H, F, F): the weights of its attention."""
         x_BFD = x_BFD + self.first(self.norm1(x_BFD)) / 2
         return self.attention.weights(self.norm2(x_BFD), mask=mask)
 
@@ -93,7 +93,7 @@ class ConformerBlock(nn.Module):
 class Convolution(nn.Module):
     """Pointwise with a gate, depthwise over time, norm, SiLU, pointwise (section 2.2): (B, F, D) -> (B, F, D).
 
-    The norm is a layer norm: the paper's batch norm would take its statistics of padding too, and of other recordings.
+    The norm is a layer norm: the statistics of the paper's batch norm would include padding and other recordings.
     """
 
     def __init__(self, width: int, kernel: int):

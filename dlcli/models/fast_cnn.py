@@ -1,4 +1,4 @@
-"""A small convolutional network for digits, as wide as a processor's bfloat16 units like it and no wider."""
+"""A small convolutional network for digits, whose widths suit a processor's bfloat16 units."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dlcli.errors import ConfigError
 
 
 class FastCNN(nn.Module):
-    """conv 5x5, pool, conv 3x3, conv 3x3, pool, conv 3x3, dropout, fc; batch norm and ReLU behind each convolution.
+    """conv 5x5, pool, conv 3x3, conv 3x3, pool, conv 3x3, dropout, fc; batch norm and ReLU after each convolution.
 
     Takes images (B, C, H, W) float with H, W >= 16, gives logits (B, num_classes). Three widths: of the first
-    convolution, of the next two, of the last. The first and the last take no pixels from outside; poolings halve. At
-    28 x 28 pixels and widths 16, 32, 64 it has 43,194 parameters and 2.5 million products an image, most of them behind
-    the first pooling. Two convolutions of 3 x 3 in front of it, in place of one of 5 x 5, took 1.6 times as long.
+    convolution, of the next two, of the last. The first and the last have no padding; poolings halve. With 28 x 28
+    pixels and widths 16, 32, 64 it has 43,194 parameters and 2.5 million products an image, most of them after the
+    first pooling. Two convolutions of 3 x 3 before it, instead of one of 5 x 5, took 1.6 times as long.
     """
 
     def __init__(
@@ -28,7 +28,9 @@ class FastCNN(nn.Module):
     ):
         super().__init__()
         if len(widths) != 3:
-            raise ConfigError(f"model.widths={list(widths)}: fast_cnn has three widths", hint="model.widths=[16,32,64]")
+            raise ConfigError(
+                f"model.widths={list(widths)}: fast_cnn needs three widths", hint="model.widths=[16,32,64]"
+            )
         channels, height, width = image_shape
         first, middle, last = widths
         self.conv1, self.norm1 = nn.Conv2d(channels, first, 5, bias=False), nn.BatchNorm2d(first)

@@ -12,15 +12,15 @@ NORMS = ("batch", "frozen")
 
 
 class FasterRCNN(nn.Module):
-    """Proposals from every map of the pyramid, and a head that says of each what it is and where exactly.
+    """Proposals from every map of the pyramid, and a head that gives each proposal's class and exact box.
 
-    images (B, C, H, W) float normalised -> of each image boxes (D, 4) xyxy in pixels, scores (D,), labels (D,) int64.
-    The parameters' names are torchvision's, so that its weights can be begun with.
+    images (B, C, H, W) float normalised -> for each image boxes (D, 4) xyxy in pixels, scores (D,), labels (D,) int64.
+    The parameters have torchvision's names, so that training can start from its weights.
 
-    norm: "batch" to begin with fresh weights; "frozen", statistics that stay as they are, with published ones.
-    trainable_layers: of the backbone's five, from the last on. proposals: of an image, that the head looks at.
-    smallest_anchor: side, in pixels, of the anchors on the finest map of the pyramid; on each coarser one twice as
-    large. 32 as published, for images of about 800 x 1,333; no anchor overlaps enough with things far smaller than it.
+    norm: "batch" to start from fresh weights; "frozen" (fixed statistics) to start from published ones.
+    trainable_layers: of the backbone's five, from the last on. proposals: of an image, for the head.
+    smallest_anchor: side, in pixels, of the anchors on the finest map of the pyramid; twice as large on each coarser
+    one. 32 as published, for images of about 800 x 1,333; no anchor overlaps enough with much smaller objects.
     min_score, max_overlap, max_detections: as in Yolo.
     """
 
@@ -52,17 +52,19 @@ class FasterRCNN(nn.Module):
         return self.detect(images_BCHW)
 
     def loss(self, images_BCHW: Tensor, boxes_BM4: Tensor, labels_BM: Tensor) -> dict[str, Tensor]:
-        """Of the proposals and of the head, for class and box each. labels: int64, -1 where there is no box.
+        """The losses of the proposals and of the head, for class and box each. labels: int64, -1 where there is no box.
 
-        Which proposals are looked at is drawn from torch's global generator.
+        The proposals that count are drawn from torch's global generator.
         """
         is_box_BM = labels_BM >= 0
-        targets = [  # waits for the device: as many boxes as there are
+        targets = [  # waits for the device: the number of boxes is only known there
             {"boxes": boxes_M4[is_box], "labels": labels_M[is_box] + 1}
             for boxes_M4, labels_M, is_box in zip(boxes_BM4, labels_BM, is_box_BM, strict=True)
         ]
         before = self.rpn.training, self.roi_heads.training
-        self.rpn.training = self.roi_heads.training = True  # losses also of held-out images; no statistics are kept
+        self.rpn.training = self.roi_heads.training = (
+            True  # for the losses of held-out images too; no statistics are kept
+        )
         try:
             _, losses = self._parts(images_BCHW, targets)
         finally:
@@ -95,8 +97,10 @@ class FasterRCNN(nn.Module):
 def published(
     image_shape: Sequence[int], norm: str, trainable_layers: int, smallest_anchor: int, **settings: Any
 ) -> Any:
-    """torchvision's network, with fresh weights, for images of this shape that are normalised already."""
-    from torchvision.models.detection import faster_rcnn  # here: it costs seconds, and only this model needs it
+    """torchvision's network, with fresh weights, for normalised images of this shape."""
+    from torchvision.models.detection import (
+        faster_rcnn,
+    )  # imported here: it costs seconds, and only this model needs it
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.models.resnet import resnet50

@@ -1,4 +1,4 @@
-"""GPT: a decoder-only Transformer that tells the next token (Radford et al. 2019, section 2.3).
+"""GPT: a decoder-only Transformer that predicts the next token (Radford et al. 2019, section 2.3).
 
 Shapes: B texts, L tokens of each, D width of a token, V tokens of the vocabulary.
 """
@@ -18,7 +18,7 @@ Cache = list[tuple[Tensor, Tensor]]  # keys and values (B, L, D) of each block, 
 
 
 class GPT(nn.Module):
-    """Tokens and learnt positions through `layers` pre-norm blocks, each token seeing those before it.
+    """Tokens and learnt positions go through `layers` pre-norm blocks; each token sees those before it.
 
     Takes tokens (B, L) int64 with L <= block; gives logits (B, L, V) of the token after each. feed_forward: units of
     those layers. tied: one matrix embeds the tokens and reads them out (Press and Wolf 2017).
@@ -51,7 +51,7 @@ class GPT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Normal, 0.02 wide; what is added to the stream narrower by the root of the number of such layers."""
+        """Normal with deviation 0.02; for layers that add to the stream, divided by the root of their number."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 is_added = name.endswith(("attention.out.weight", "feed_forward.down.weight"))
@@ -69,7 +69,7 @@ class GPT(nn.Module):
     def extend(self, tokens_BQ: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Logits (B, V) of the token after the last of tokens_BQ, and the cache with these tokens in it.
 
-        Without a cache the tokens begin the text, with one they are one token that follows what it holds.
+        Without a cache the tokens begin the text; with one, they are one token that follows the cached ones.
         """
         assert cache is None or tokens_BQ.shape[1] == 1, tokens_BQ.shape
         first = 0 if cache is None else cache[0][0].shape[1]
@@ -84,7 +84,9 @@ class GPT(nn.Module):
         """first: the position of the first token."""
         end = first + tokens_BL.shape[1]
         if end > self.block:
-            raise ConfigError(f"{end} tokens are more than model.block={self.block}", hint="Read the last ones only.")
+            raise ConfigError(
+                f"{end} tokens are more than model.block={self.block}", hint=f"Give the last {self.block} tokens only."
+            )
         return self.dropout(self.tokens(tokens_BL) + self.positions.weight[first:end])
 
     def read_out(self, x_BLD: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ class GPT(nn.Module):
         return F.linear(x_BLD, self.tokens.weight) if self.head is None else self.head(x_BLD)
 
     def attention(self, tokens_BL: Tensor) -> list[Tensor]:
-        """Of each block, how much each token takes from each other one: (B, H, L, L), rows sum to one."""
+        """For each block, the weight of each token for each other one: (B, H, L, L); rows sum to one."""
         x_BLD, found = self.embed(tokens_BL), []
         for block in self.blocks:
             found.append(block.attention.weights(block.norm1(x_BLD), is_causal=True))  # type: ignore[union-attr,operator]
@@ -103,7 +105,7 @@ class GPT(nn.Module):
 def extend_block(
     block: EncoderBlock, x_BQD: Tensor, before: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """What a pre-norm block gives for new tokens that also look at the keys and values of those before."""
+    """The output of a pre-norm block for new tokens, which also look at the keys and values of those before."""
     attention, normed = block.attention, block.norm1(x_BQD)
     k_BKD, v_BKD = attention.k(normed), attention.v(normed)
     if before is not None:

@@ -1,4 +1,4 @@
-"""Log-mel features of recordings, made on the device: short spectra, mel bands, logarithm, and masks in training.
+"""Log-mel features of recordings, computed on the device: short spectra, mel bands, logarithm, masks in training.
 
 Shapes: B recordings, T samples of the longest, F frames, M mel bands, K bins of a spectrum (fft / 2 + 1).
 """
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from dlcli.errors import ConfigError
 
-FLOOR = 1e-6  # added to the power before the logarithm: what is quieter is silence
+FLOOR = 1e-6  # added to the power before the logarithm: quieter sounds are silence
 
 
 class LogMel(nn.Module):
-    """Waves (B, T) float32 in [-1, 1], zero behind each end, and lengths (B,) -> features (B, F, M), frames (B,).
+    """Waves (B, T) float32 in [-1, 1], zero after each end, and lengths (B,) -> features (B, F, M), frames (B,).
 
-    Spectra of `window_ms` every `hop_ms`, the first centred on the first sample, `frame_ms / hop_ms` of them side by
-    side as one frame: a recording of n samples has n // (samples of frame_ms) + 1 frames of M = mels * frame_ms /
-    hop_ms numbers; frames behind its end are zero. normalise: each band of each recording has mean 0 and variance 1
+    Spectra of `window_ms` every `hop_ms`, the first centred on the first sample; `frame_ms / hop_ms` of them side by
+    side are one frame. A recording of n samples has n // (samples of frame_ms) + 1 frames of M = mels * frame_ms /
+    hop_ms numbers; frames after its end are zero. normalise: each band of each recording has mean 0 and variance 1
     over its own frames.
 
-    In training bands and times are hidden, as in SpecAugment (Park et al. 2019, section 2, without the warp): so many
-    masks, each of up to `band_width` bands, or up to `time_share` of a recording's spectra.
+    In training, bands and times are hidden, as in SpecAugment (Park et al. 2019, section 2, without the warp): each
+    mask hides up to `band_width` bands, or up to `time_share` of a recording's spectra.
     """
 
     window_T: Tensor
@@ -50,8 +50,8 @@ class LogMel(nn.Module):
         super().__init__()
         self.hop, self.stack = whole_samples("hop_ms", hop_ms, sample_rate), frame_ms // hop_ms
         if frame_ms % hop_ms:
-            told = f"dataset.frame_ms={frame_ms} is not a multiple of model.features.hop_ms={hop_ms}"
-            raise ConfigError(told, hint=f"dataset.frame_ms={hop_ms * max(1, self.stack)}")
+            message = f"dataset.frame_ms={frame_ms} is not a multiple of model.features.hop_ms={hop_ms}"
+            raise ConfigError(message, hint=f"dataset.frame_ms={hop_ms * max(1, self.stack)}")
         window = whole_samples("window_ms", window_ms, sample_rate)
         self.fft = 2 ** (window - 1).bit_length()
         self.normalise, self.mels, self.size = normalise, mels, mels * self.stack
@@ -74,7 +74,7 @@ class LogMel(nn.Module):
         return self.stacked(features_BFM.masked_fill(~is_real_BF1, 0.0)), (spectra_B - 1) // self.stack + 1
 
     def power(self, waves_BT: Tensor) -> Tensor:
-        """Squared magnitudes (B, F, K). The waves are continued by zeros, so padding changes nothing before it."""
+        """Squared magnitudes (B, F, K). The waves continue with zeros, so padding changes nothing before it."""
         spectra_BKF = torch.stft(
             waves_BT,
             self.fft,
@@ -112,7 +112,7 @@ class LogMel(nn.Module):
 
 
 def whole_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """float32 also under autocast: powers span more than halves can tell apart. The meta device knows no autocast."""
+    """float32 also under autocast: powers span more than half precision resolves. The meta device has no autocast."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
@@ -134,15 +134,15 @@ def mel_filters(sample_rate: int, fft: int, mels: int) -> np.ndarray:
     falling_KM = (edges[2:] - bins_K[:, None]) / (edges[2:] - edges[1:-1])
     filters_KM = np.maximum(0.0, np.minimum(rising_KM, falling_KM))
     if not filters_KM.any(0).all():
-        told = f"model.features.mels={mels}: spectra of {fft} samples at {sample_rate} Hz leave some band empty"
-        raise ConfigError(told, hint="Fewer mels, or a longer model.features.window_ms.")
+        message = f"model.features.mels={mels}: spectra of {fft} samples at {sample_rate} Hz leave a band empty"
+        raise ConfigError(message, hint="Give fewer mels, or a longer model.features.window_ms.")
     return filters_KM
 
 
 def whole_samples(name: str, ms: int, sample_rate: int) -> int:
-    """Samples in so many milliseconds. Raises ConfigError where they are no whole number."""
+    """Samples in so many milliseconds. Raises ConfigError if they are not a whole number."""
     samples, rest = divmod(ms * sample_rate, 1000)
     if rest or not samples:
-        told = f"model.features.{name}={ms} is no whole number of samples at dataset.sample_rate={sample_rate}"
-        raise ConfigError(told, hint="dataset.sample_rate=16000, to which recordings are resampled.")
+        message = f"model.features.{name}={ms} is not a whole number of samples at dataset.sample_rate={sample_rate}"
+        raise ConfigError(message, hint="Give dataset.sample_rate=16000; recordings are resampled to it.")
     return samples

@@ -13,7 +13,7 @@ class MnistNet(nn.Module):
     """conv C->32 3x3, ReLU, conv 32->64 3x3, ReLU, max-pool 2, dropout/2, fc ->128, ReLU, dropout, fc ->K.
 
     Takes images (B, C, H, W) float with H, W >= 6, gives logits (B, num_classes). With 28 x 28 pixels the first linear
-    layer has 9,216 inputs. `dropout` stands before the last layer, half of it before the first linear one (0.25, 0.5).
+    layer has 9,216 inputs. `dropout` comes before the last layer, half of it before the first linear one (0.25, 0.5).
     """
 
     def __init__(self, *, num_classes: int, image_shape: Sequence[int], dropout: float = 0.5, batch_norm: bool = False):

@@ -19,7 +19,7 @@ def build_mobilenet(
     """Images (B, C, H, W) float -> logits (B, num_classes). version: v2, v3_small or v3_large.
 
     multiplier: of every width. stem "imagenet": as published, the last maps are 1/32 of the image; "cifar": the first
-    two convolutions of stride 2 get stride 1, so that they are 1/8, 4 x 4 at 32 x 32 pixels.
+    two convolutions of stride 2 get stride 1, so that the last maps are 1/8: 4 x 4 for 32 x 32 pixels.
     """
     from torchvision import models  # imported here: it costs seconds
 
@@ -30,7 +30,7 @@ def build_mobilenet(
         network.features[0][0] = first = nn.Conv2d(
             image_shape[0], first.out_channels, 3, stride=2, padding=1, bias=False
         )
-        nn.init.kaiming_normal_(first.weight, mode="fan_out")  # as torchvision's own
+        nn.init.kaiming_normal_(first.weight, mode="fan_out")  # like torchvision's own
     if stem == "cifar":
         strided = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
         for conv in strided[:2]:

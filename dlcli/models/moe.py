@@ -1,6 +1,6 @@
-"""Mixture of experts: each token goes through the few feed-forward networks that a router picks for it.
+"""Mixture of experts: a router picks a few feed-forward networks for each token.
 
-Top-k routing of Shazeer et al. 2017 (section 2.1, without noise, so that it repeats), the load-balancing loss of the
+Top-k routing of Shazeer et al. 2017 (section 2.1, without noise, so that runs repeat), the load-balancing loss of the
 Switch Transformer (Fedus, Zoph and Shazeer 2022, equations 4 to 6). No token is dropped: an example's answer does not
 depend on the others of its batch. Shapes: T tokens, E experts, K experts a token, R = T * K rows.
 """
@@ -21,12 +21,12 @@ from dlcli.models.transformer import Transformer
 class Mixture(nn.Module):
     """(B, N, D) -> (B, N, D): the outputs of each token's `top_k` experts, weighted by the router's probabilities.
 
-    With two experts a token or more the weights are made to sum to one (GShard, Lepikhin et al. 2021); with one it is
-    the probability itself, or the router would have no gradient (Switch, equation 2).
+    With two or more experts per token, the weights are scaled to sum to one (GShard, Lepikhin et al. 2021); with one,
+    the weight is the probability itself, or the router would have no gradient (Switch, equation 2).
 
-    auxiliary_loss: set in training, what is to be added to the loss: `balance` * E * sum of (share of the tokens) times
-    (mean probability) over the experts, which is `balance` when all are equally busy. load_BE: of the last forward,
-    the share of each example's picks that fell on each expert; padding counts in neither.
+    auxiliary_loss: set in training, to be added to the loss: `balance` * E * sum of (share of the tokens) times
+    (mean probability) over the experts, which is `balance` when all are equally busy. load_BE: for the last forward,
+    the share of each example's picks that fell on each expert. Padding counts in neither.
     """
 
     auxiliary_loss: Tensor | None = None
@@ -42,7 +42,9 @@ class Mixture(nn.Module):
 
     def forward(self, x_BND: Tensor, mask_BN: Tensor | None = None) -> Tensor:
         x_TD = x_BND.flatten(0, 1)
-        probabilities_TE = self.router(x_TD).float().softmax(1)  # float32: few bits let routers diverge (section 2.4)
+        probabilities_TE = (
+            self.router(x_TD).float().softmax(1)
+        )  # float32: routers diverge with fewer bits (section 2.4)
         gates_TK, picks_TK = probabilities_TE.topk(self.top_k)
         if self.top_k > 1:
             gates_TK = gates_TK / gates_TK.sum(1, keepdim=True)
@@ -52,7 +54,7 @@ class Mixture(nn.Module):
         return mixed_TD.view(x_BND.shape)
 
     def run_experts(self, x_TD: Tensor, picks_TK: Tensor) -> Tensor:
-        """Each token through its experts, (T, K, D): rows are sorted by expert, and put back.
+        """The outputs of each token's experts, (T, K, D): rows are sorted by expert, and put back.
 
         Each row is moved once and none is added to another, so the order of additions, and every bit, repeats.
         """
@@ -63,7 +65,7 @@ class Mixture(nn.Module):
         return outputs_RD[order_R.argsort()].unflatten(0, picks_TK.shape)
 
     def rows_of_each(self, picks_TK: Tensor) -> list[int]:
-        """How many rows each expert gets. Waits for the device: experts compute on what they get and no more."""
+        """How many rows each expert gets. Waits for the device: an expert computes on its rows only."""
         count = len(self.experts)
         if picks_TK.is_meta:  # shapes only: an even load
             return [(picks_TK.numel() + i) // count for i in range(count)]
@@ -81,7 +83,7 @@ class Mixture(nn.Module):
 
 
 class MixtureBlock(nn.Module):
-    """An encoder block whose feed-forward layers are a mixture of experts; post-norm, as `EncoderBlock`."""
+    """An encoder block whose feed-forward layers are a mixture of experts; post-norm, like `EncoderBlock`."""
 
     def __init__(self, width: int, heads: int, mixture: Mixture, dropout: float = 0.0):
         super().__init__()
@@ -137,12 +139,12 @@ class MixtureTransformer(Transformer):
 
     @torch.no_grad()
     def expert_load(self) -> Tensor:
-        """(B, layers, E): of the last forward, the share of each example's picks on each expert of each block."""
+        """(B, layers, E): for the last forward, the share of each example's picks on each expert of each block."""
         mixtures = [module for module in self.modules() if isinstance(module, Mixture)]
         return torch.stack([mixture.load_BE for mixture in mixtures], 1)
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         raise ConfigError(
-            "runtime.parallel=tensor: a mixture of experts is not split within its layers",
+            "runtime.parallel=tensor: the layers of a mixture of experts cannot be split",
             hint="runtime.parallel=data or shard, or model=transformer",
         )

@@ -18,13 +18,13 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {
 
 
 class Recurrent(nn.Module):
-    """`layers` recurrent layers of `width` units, one vector of their states, dropout, fc.
+    """`layers` recurrent layers of `width` units, a pooled vector of their states, dropout, fc.
 
     Takes images (B, C, H, W) float, read row by row, or tokens (B, L) int64 with lengths (B,) int64 (see `Steps`);
-    gives logits (B, num_classes). pooling "last": the state behind the last step; "attention": the mean of all states
+    gives logits (B, num_classes). pooling "last": the state after the last step; "attention": the mean of all states
     weighted by a softmax over time (Zhou et al. 2016, section 3.3, without its tanh). dropout: between layers;
-    head_dropout: in front of fc; embedding: numbers that stand for a token. The layers read from left to right, so
-    padding behind a sentence cannot reach the states before it: nothing is packed, and nothing waits for the device.
+    head_dropout: before fc; embedding: numbers per token. The layers read from left to right, so padding after a
+    sentence cannot change the states before it: nothing is packed, and nothing waits for the device.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         self.steps = Steps(image_shape=image_shape, num_tokens=num_tokens, width=embedding)
-        between = dropout if layers > 1 else 0.0  # torch warns of dropout that one layer does not have
+        between = dropout if layers > 1 else 0.0  # torch warns about dropout with a single layer
         self.cells = CELLS[cell](self.steps.size, width, layers, batch_first=True, dropout=between)
         self.score = nn.Linear(width, 1) if pooling == "attention" else None
         self.reads_from = "pool" if pooling == "attention" else None
@@ -68,8 +68,8 @@ class Recurrent(nn.Module):
         return scores_BL.softmax(1)
 
     def attention(self, inputs: Tensor, lengths_B: Tensor | None = None) -> list[Tensor]:
-        """(B, 1, 1, L), once: the weight of each step in the pooled state; rows sum to one, padding has none."""
+        """One (B, 1, 1, L): the weight of each step in the pooled state; rows sum to one, padding has weight 0."""
         if self.score is None:
-            told = "the network answers from its last step (model.pooling=last): it has no attention"
-            raise ConfigError(told, hint="dlcli train ... model.pooling=attention")
+            message = "the network answers from its last step (model.pooling=last): it has no attention"
+            raise ConfigError(message, hint="dlcli train ... model.pooling=attention")
         return [self.weigh(self.score, *self.read(inputs, lengths_B))[:, None, None]]

@@ -1,4 +1,4 @@
-"""Residual networks (He, Zhang, Ren and Sun 2015), from torchvision, with a stem for small images too."""
+"""Residual networks (He, Zhang, Ren and Sun 2015), from torchvision, also with a stem for small images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_resnet(
         network.maxpool = nn.Identity()
     elif channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own stem
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # like torchvision's own stem
     if dropout:
         network.fc = nn.Sequential(nn.Dropout(dropout), network.fc)
     return network

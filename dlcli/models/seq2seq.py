@@ -24,10 +24,10 @@ from dlcli.models.layers.attention import (
 
 
 class State(NamedTuple):
-    """What a translation is continued from; every tensor has the sentences in front.
+    """The state from which a translation continues; the first dimension of every tensor is B.
 
-    mask: (B, 1, 1, K) bool, what is no padding of the source; source: its keys and values (B, K, D) for each decoder
-    block; written: those (B, L, D) of the tokens written so far, none at the beginning.
+    mask: (B, 1, 1, K) bool, true on source tokens that are not padding; source: their keys and values (B, K, D) for
+    each decoder block; written: keys and values (B, L, D) of the tokens written so far, none at the beginning.
     """
 
     mask: Tensor
@@ -35,17 +35,17 @@ class State(NamedTuple):
     written: list[tuple[Tensor, Tensor]]
 
     def at(self, rows: Tensor) -> State:
-        """Of these sentences: (M,) int64, in another order, some of them several times."""
+        """The state of these sentences: (M,) int64, in another order, some of them several times."""
         source, written = ([(k[rows], v[rows]) for k, v in pairs] for pairs in (self.source, self.written))
         return State(self.mask[rows], source, written)
 
 
 class Seq2SeqTransformer(nn.Module):
-    """Encoder and decoder over one vocabulary, whose matrix embeds and reads out (sections 3.1 to 3.5).
+    """Encoder and decoder over one vocabulary, with one matrix to embed and to read out (sections 3.1 to 3.5).
 
     Takes source (B, K) int64 with source_lengths (B,) int64, and target (B, Q) int64; gives logits (B, Q, V) of the
     token after each target token. layers: blocks of each side; feed_forward: units of those layers.
-    pre_norm: normalise what goes into each layer (Xiong et al. 2020), false: what comes out, as the paper does.
+    pre_norm: normalise the input of each layer (Xiong et al. 2020); false: its output, as in the paper.
     """
 
     reads_from = "each"
@@ -78,13 +78,13 @@ class Seq2SeqTransformer(nn.Module):
 
     def forward(self, source_BK: Tensor, source_lengths_B: Tensor, target_BQ: Tensor) -> Tensor:
         source_BKD, mask = self.encode(source_BK, source_lengths_B)
-        x_BQD = self.embed(target_BQ)  # padding stands behind: no token that counts looks at it
+        x_BQD = self.embed(target_BQ)  # padding comes last: no token that counts looks at it
         for block in self.decoder:
             x_BQD = block(x_BQD, source_BKD, source_mask=mask)
         return self.read_out(x_BQD)
 
     def encode(self, source_BK: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's tokens (B, K, D), and the mask (B, 1, 1, K) of those that are no padding."""
+        """The encoder's tokens (B, K, D), and the mask (B, 1, 1, K) of those that are not padding."""
         mask = key_mask(lengths_B, source_BK.shape[1])
         x_BKD = self.embed(source_BK)
         for block in self.encoder:
@@ -92,14 +92,14 @@ class Seq2SeqTransformer(nn.Module):
         return self.encoder_norm(x_BKD), mask
 
     def begin(self, source_BK: Tensor, lengths_B: Tensor) -> State:
-        """Before the first token is written."""
+        """The state before the first token is written."""
         source_BKD, mask = self.encode(source_BK, lengths_B)
         source = [(block.cross.k(source_BKD), block.cross.v(source_BKD)) for block in self.decoder]  # type: ignore[union-attr,operator]
         nothing = source_BKD[:, :0]
         return State(mask, source, [(nothing, nothing)] * len(self.decoder))
 
     def extend(self, tokens_B: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (B, V) of the token behind tokens_B, (B,) int64; and the state with these written."""
+        """Logits (B, V) of the token after tokens_B, (B,) int64; and the state with these written."""
         x_B1D, written = self.embed(tokens_B[:, None], first=state.written[0][0].shape[1]), []
         for block, source, before in zip(self.decoder, state.source, state.written, strict=True):
             x_B1D, after = extend_block(block, x_B1D, source, before, state.mask)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ class Seq2SeqTransformer(nn.Module):
         return F.linear(self.decoder_norm(x_BLD), self.tokens.weight)
 
     def attention(self, source_BK: Tensor, source_lengths_B: Tensor, target_BQ: Tensor) -> list[Tensor]:
-        """Of each decoder block, how much each target token takes from each source token: (B, H, Q, K)."""
+        """For each decoder block, the weight of each source token for each target token: (B, H, Q, K)."""
         source_BKD, mask = self.encode(source_BK, source_lengths_B)
         x_BQD, found = self.embed(target_BQ), []
         for block in self.decoder:
@@ -128,7 +128,7 @@ class Seq2SeqTransformer(nn.Module):
 def extend_block(
     block: DecoderBlock, x_B1D: Tensor, source: tuple[Tensor, Tensor], before: tuple[Tensor, Tensor], mask: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """What a decoder block gives for one more token, and the keys and values with it."""
+    """The output of a decoder block for one more token, and the keys and values with it."""
     attention, cross = block.attention, block.cross
     normed = block.norm1(x_B1D) if block.pre_norm else x_B1D
     k_BLD, v_BLD = torch.cat([before[0], attention.k(normed)], 1), torch.cat([before[1], attention.v(normed)], 1)
@@ -142,7 +142,7 @@ def extend_block(
 
 
 def cross_weights(block: DecoderBlock, x_BQD: Tensor, source_BKD: Tensor, mask: Tensor) -> Tensor:
-    """(B, H, Q, K): how much each target token takes from each source token."""
+    """(B, H, Q, K): the weight of each source token for each target token."""
     if block.pre_norm:
         looked_BQD = block.norm2(x_BQD + block.attention(block.norm1(x_BQD), is_causal=True))
     else:
@@ -151,5 +151,5 @@ def cross_weights(block: DecoderBlock, x_BQD: Tensor, source_BKD: Tensor, mask: 
 
 
 def look(attention: Attention, x_BQD: Tensor, k_BKD: Tensor, v_BKD: Tensor, mask: Tensor | None = None) -> Tensor:
-    """At keys and values that are there already."""
+    """Attention to keys and values that are already computed."""
     return attention.out(attend(attention.q(x_BQD), k_BKD, v_BKD, attention.head_width, mask=mask))

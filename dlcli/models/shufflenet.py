@@ -18,7 +18,7 @@ def build_shufflenet(
     """Images (B, C, H, W) float -> logits (B, num_classes). multiplier: of the widths: 0.5, 1.0, 1.5 or 2.0.
 
     stem "imagenet": conv 3x3 with stride 2 and max-pooling (table 5), the last maps are 1/32 of the image; "cifar":
-    stride 1 and no pooling, so that they are 1/8. dropout: before the last layer.
+    stride 1 and no pooling, so that the last maps are 1/8. dropout: before the last layer.
     """
     from torchvision import models  # imported here: it costs seconds
 

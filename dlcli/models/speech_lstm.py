@@ -1,6 +1,6 @@
-"""Speech recognition by a bidirectional LSTM over log-mel features, for connectionist temporal classification.
+"""Speech recognition with a bidirectional LSTM over log-mel features, for connectionist temporal classification.
 
-Shapes: B recordings, T samples, F frames, D numbers of a frame or state, V characters with the blank in front.
+Shapes: B recordings, T samples, F frames, D numbers of a frame or state, V characters, the blank first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class SpeechLSTM(nn.Module):
     """Log-mel features, (fc, ReLU, dropout) twice, `layers` bidirectional LSTM layers, fc.
 
     Takes waves (B, T) float32 in [-1, 1] and lengths (B,) int64; gives logits (B, F, V) and the frames (B,) of each
-    recording. features: gives (B, F, D) and frames (B,), zero behind each end, and has `size` D. width: units of the
-    first two layers and of each direction of an LSTM. What stands behind a recording's end cannot change its logits.
+    recording. features: gives (B, F, D) and frames (B,), zero after each end, and has `size` D. width: units of the
+    first two layers and of each direction of an LSTM. Samples after a recording's end cannot change its logits.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class SpeechLSTM(nn.Module):
 class BothWays(nn.Module):
     """An LSTM from left to right and one from each recording's last frame back: (B, F, D) -> (B, F, 2 * width).
 
-    The same numbers as a packed sequence through a bidirectional nn.LSTM, which would wait for the device: it wants the
-    lengths on the CPU.
+    The same numbers as a packed sequence through a bidirectional nn.LSTM, but that would wait for the device: it needs
+    the lengths on the CPU.
     """
 
     def __init__(self, size: int, width: int):
@@ -55,7 +55,7 @@ class BothWays(nn.Module):
 
 
 def turned(frames_B: Tensor, size: int) -> Tensor:
-    """(B, size) int64: the frames of each recording from its last to its first; those behind its end stay."""
+    """(B, size) int64: the frames of each recording from its last to its first; those after its end stay in place."""
     place_F = torch.arange(size, device=frames_B.device)
     return torch.where(place_F < frames_B[:, None], frames_B[:, None] - 1 - place_F, place_F)
 

@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         return self.dropout(x_BLD + sinusoids(x_BLD.shape[1], x_BLD.shape[2], x_BLD.device))
 
     def attention(self, inputs: Tensor, lengths_B: Tensor | None = None) -> list[Tensor]:
-        """Of each block, how much each step takes from each other one: (B, H, L, L), rows sum to one."""
+        """For each block, the weight of each step for each other one: (B, H, L, L); rows sum to one."""
         x_BLD, lengths_B = self.embed(inputs), self.steps.lengths(inputs, lengths_B)
         mask = None if lengths_B is None else key_mask(lengths_B, x_BLD.shape[1])
         found = []
@@ -66,7 +66,7 @@ class Transformer(nn.Module):
         return found
 
     def tensor_parallel_plan(self) -> dict[str, str]:
-        """How its layers may be split over devices: by columns, whole heads each, and then by rows."""
+        """How its layers may be split over devices: by columns (whole heads each), and then by rows."""
         split = {f"attention.{name}": "colwise" for name in "qkv"} | {"attention.out": "rowwise"}
         split |= {"feed_forward.up": "colwise", "feed_forward.down": "rowwise"}
         return {f"blocks.{i}.{layer}": how for i in range(len(self.blocks)) for layer, how in split.items()}

@@ -36,8 +36,8 @@ class UNet(nn.Module):
         channels, height, width = image_shape
         self.multiple = 2 ** (len(widths) - 1)
         if min(height, width) < self.multiple:
-            told = f"model.widths has {len(widths)} levels, too many for images of {height} x {width} pixels"
-            raise ConfigError(told, hint="Each level halves the image: give fewer widths.")
+            message = f"model.widths has {len(widths)} levels, too many for images of {height} x {width} pixels"
+            raise ConfigError(message, hint="Each level halves the image: give fewer widths.")
         pairs = list(pairwise(widths))
         self.first = two_convolutions(channels, widths[0], batch_norm)
         self.down = nn.ModuleList(two_convolutions(above, below, batch_norm) for above, below in pairs)
@@ -78,6 +78,6 @@ def initialise(module: nn.Module) -> None:
 
 
 def padded(images_BCHW: Tensor, multiple: int) -> Tensor:
-    """Its last row and column repeated until both sides are multiples."""
+    """The image with its last row and column repeated until both sides are multiples."""
     bottom, right = (-size % multiple for size in images_BCHW.shape[-2:])
     return F.pad(images_BCHW, (0, right, 0, bottom), mode="replicate") if bottom or right else images_BCHW

@@ -37,7 +37,7 @@ class ViT(nn.Module):
         if height % patch or width_px % patch:
             sides = [n for n in range(1, min(height, width_px) + 1) if height % n == width_px % n == 0]
             raise ConfigError(
-                f"model.patch={patch}: images of {height} x {width_px} pixels are not whole patches of that side",
+                f"model.patch={patch}: images of {height} x {width_px} pixels do not divide into patches of that side",
                 hint=f"model.patch may be {', '.join(map(str, sides))}.",
             )
         check_heads(width, heads)
@@ -65,7 +65,7 @@ class ViT(nn.Module):
         return self.dropout(torch.cat([class_B1D, patches_BND], 1) + self.positions)
 
     def attention(self, images_BCHW: Tensor) -> list[Tensor]:
-        """Of each block, how much each token takes from each other one: (B, H, N, N); rows sum to one."""
+        """For each block, the weight of each token for each other one: (B, H, N, N); rows sum to one."""
         x_BND, found = self.embed(images_BCHW), []
         for block in self.blocks:
             found.append(block.weights(block.norm1(x_BND)))  # type: ignore[operator]
@@ -73,7 +73,7 @@ class ViT(nn.Module):
         return found
 
     def tensor_parallel_plan(self) -> dict[str, str]:
-        """How its layers may be split over devices: by columns, whole heads each, and then by rows."""
+        """How its layers may be split over devices: by columns (whole heads each), and then by rows."""
         split = {"q": "colwise", "k": "colwise", "v": "colwise", "out": "rowwise", "up": "colwise", "down": "rowwise"}
         return {f"blocks.{i}.{layer}": how for i in range(len(self.blocks)) for layer, how in split.items()}
 
@@ -94,10 +94,10 @@ class Block(nn.Module):
         return x_BND + self.drop(self.down(self.drop(F.gelu(self.up(self.norm2(x_BND))))))
 
     def attend(self, x_BND: Tensor) -> Tensor:
-        """Every head here: split over devices, each has only some of them."""
+        """The heads on this device: split over devices, each has only some of them."""
         dropout = self.dropout if self.training else 0.0
         return attend(self.q(x_BND), self.k(x_BND), self.v(x_BND), self.head_width, dropout=dropout)
 
     def weights(self, x_BND: Tensor) -> Tensor:
-        """(B, H, N, N): what `attend` mixes the values by."""
+        """(B, H, N, N): the weights by which `attend` mixes the values."""
         return weigh(self.q(x_BND), self.k(x_BND), self.head_width)

@@ -20,9 +20,9 @@ class WhitenedCNN(nn.Module):
     """Takes images (B, C, H, W) float with H, W >= 10, gives logits (B, num_classes).
 
     whiten: conv `kernel` x `kernel` to 2 D channels, fixed by `prepare`; its bias is trained. Each width is a block:
-    conv 3x3, max-pool 2, batch norm, GELU, conv 3x3, batch norm, GELU. Then the largest of each channel, dropout, and a
-    linear layer without bias. Batch norm has no scale and forgets quickly, since trainings are short; a convolution
-    begins with as many filters that copy their input as it has inputs.
+    conv 3x3, max-pool 2, batch norm, GELU, conv 3x3, batch norm, GELU. Then the maximum of each channel, dropout, and
+    a linear layer without bias. Batch norm has no scale and forgets quickly, since trainings are short; a convolution
+    starts with as many filters that copy their input as it has inputs.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class WhitenedCNN(nn.Module):
 
     @torch.no_grad()
     def prepare(self, images_BCHW: Tensor) -> None:
-        """Set the first convolution by training images, normalised: its outputs are uncorrelated, of variance 1."""
+        """Set the first convolution from normalised training images: its outputs are uncorrelated, with variance 1."""
         filters = whitening_filters(images_BCHW.to(self.whiten.weight.device), self.whiten.kernel_size[0])
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         device = images_BCHW.device.type
-        # bfloat16 would round the pixels to one part in 256, and the faintest directions are differences times 45
+        # bfloat16 would round the pixels to one part in 256, but the weakest directions are differences times 45
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             features = F.gelu(self.whiten(images_BCHW))
         return self.head(self.dropout(self.blocks(features).amax((2, 3))))

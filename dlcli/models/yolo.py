@@ -1,8 +1,8 @@
-"""A single-stage detector without anchors: every cell of maps at 1/8, 1/16 and 1/32 of the image says what stands
-there and how far its four sides are (FCOS, Tian et al. 2019, arXiv 1904.01355; YOLOX, arXiv 2107.08430).
+"""A single-stage detector without anchors: every cell of maps at 1/8, 1/16 and 1/32 of the image gives the class of the
+object there and the distance of its four sides (FCOS, Tian et al. 2019, arXiv 1904.01355; YOLOX, arXiv 2107.08430).
 
-Which cells answer for a box is chosen by how well they answer already: task-aligned assignment (TOOD, Feng et al.
-2021, arXiv 2108.07755, section 3.2, with the constants of YOLOv8).
+The cells that already answer best are trained to answer for a box: task-aligned assignment (TOOD, Feng et al. 2021,
+arXiv 2108.07755, section 3.2, with the constants of YOLOv8).
 
 Letters: B images, C channels, H rows, W columns; A cells of all maps together; M boxes of the image with most;
 K classes; D detections of an image. Boxes are xyxy in pixels of the image.
@@ -18,20 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CELLS = 10  # that answer for a box, at most
+CELLS = 10  # at most so many answer for a box
 SCORE_POWER, IOU_POWER = 0.5, 6.0  # of a cell's alignment with a box
 PRIOR = 0.01  # probability of a class in a cell at the beginning (Lin et al. 2017, arXiv 1708.02002, section 3.3)
-CANDIDATES = 1000  # of an image, before overlapping ones are removed
+CANDIDATES = 1000  # detections of an image, before overlapping ones are removed
 LONGEST = 10.0  # logarithm of a side's distance in strides, at most: exp must not overflow
 
 
 class Yolo(nn.Module):
     """images (B, C, H, W) float normalised -> logits (B, A, K), boxes (B, A, 4).
 
-    widths: channels of the maps at 1/4, 1/8, 1/16, ...; all but the first are looked at. blocks: residual blocks of
-    each. neck: channels of the maps that are looked at. box_weight: of the boxes' loss beside the classes'.
+    widths: channels of the maps at 1/4, 1/8, 1/16, ...; all but the first are used to detect. blocks: residual blocks
+    of each. neck: channels of the maps used to detect. box_weight: weight of the boxes' loss; the classes' has 1.
     min_score: of a detection. max_overlap: intersection over union of two detections of one class, above which only
-    the surer is kept. max_detections: of an image.
+    the better one is kept. max_detections: of an image.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Yolo(nn.Module):
         return torch.cat(logits, 1), torch.cat(boxes, 1)
 
     def _maps(self, images_BCHW: Tensor) -> list[Tensor]:
-        """One per stride, (B, neck, H / stride, W / stride) rounded up; what coarse maps saw is added to the finer."""
+        """One per stride, (B, neck, H / stride, W / stride) rounded up; coarse maps are added to finer ones."""
         x = self.stages[0](self.stem(images_BCHW))
         maps = []
         for stage, lateral in zip(self.stages[1:], self.laterals, strict=True):
@@ -115,7 +115,7 @@ class Yolo(nn.Module):
 
     @torch.no_grad()
     def detect(self, images_BCHW: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each image: boxes (D, 4), scores (D,) in [0, 1], the surest first, and labels (D,) int64."""
+        """For each image: boxes (D, 4), scores (D,) in [0, 1], the best first, and labels (D,) int64."""
         from torchvision.ops import batched_nms  # imported here: it costs seconds
 
         logits_BAK, boxes_BA4 = self(images_BCHW)
@@ -124,7 +124,7 @@ class Yolo(nn.Module):
         found = []
         for scores_AK, boxes_A4 in zip(logits_BAK.sigmoid(), boxes_BA4, strict=True):
             scores, places = scores_AK.flatten().topk(min(CANDIDATES, scores_AK.numel()))
-            sure = scores >= self.min_score  # waits for the device: as many as there are
+            sure = scores >= self.min_score  # waits for the device: the number is only known there
             scores, places = scores[sure], places[sure]
             boxes = torch.minimum(boxes_A4[places // self.num_classes].clamp(min=0), size)
             labels = places % self.num_classes
@@ -140,14 +140,14 @@ class Residual(nn.Module):
         super().__init__()
         self.first = convolution(width, width)
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-        nn.init.zeros_(self.second[1].weight)  # type: ignore[arg-type]  # begins as the identity (Goyal et al. 2017, section 5.1)
+        nn.init.zeros_(self.second[1].weight)  # type: ignore[arg-type]  # starts as the identity (Goyal et al. 2017, section 5.1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(x + self.second(self.first(x)))
 
 
 def convolution(before: int, after: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Rows and columns become 1 / stride, rounded up."""
+    """A convolution that divides rows and columns by `stride`, rounded up."""
     padding = (kernel - 1) // 2 if stride < 4 else (kernel - stride + 1) // 2 + 1
     layer = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(after), nn.SiLU(inplace=True))
@@ -163,10 +163,10 @@ def cell_centres(rows: int, columns: int, stride: int, device: torch.device) -> 
 def assign(
     logits_BAK: Tensor, predicted_BA4: Tensor, centres_A2: Tensor, boxes_BM4: Tensor, labels_BM: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """For each cell the box that it answers for, (B, A) int64, and the score it should give, (B, A); 0 for background.
+    """For each cell, the box it answers for, (B, A) int64, and the score it should give, (B, A); 0 for background.
 
-    A cell may answer for a box that its centre lies in; of those the CELLS with the highest alignment
-    score^0.5 * iou^6 do. A box too small for any centre is answered for by the nearest cell.
+    A cell may answer for a box that contains its centre; of these, the CELLS cells with the highest alignment
+    score^0.5 * iou^6 do. If a box is too small to contain a centre, the nearest cell answers for it.
     """
     is_box_BM1 = (labels_BM >= 0)[:, :, None]
     iou_BMA = pairwise_iou(boxes_BM4, predicted_BA4)
@@ -174,10 +174,10 @@ def assign(
     score_BMA = logits_BAK.sigmoid().transpose(1, 2).gather(1, classes_BMA)
     aligned_BMA = score_BMA.pow(SCORE_POWER) * iou_BMA.pow(IOU_POWER)
     may_BMA = may_answer(centres_A2, boxes_BM4) & is_box_BM1
-    rank_BMA = torch.where(may_BMA, aligned_BMA + 1e-12, -1.0)  # of two that overlap in nothing, any: but one
+    rank_BMA = torch.where(may_BMA, aligned_BMA + 1e-12, -1.0)  # if none overlaps, any one box, but only one
     best_BMK = rank_BMA.topk(min(CELLS, rank_BMA.shape[2]), dim=2).indices
     does_BMA = torch.zeros_like(may_BMA).scatter_(2, best_BMK, True) & may_BMA
-    box_BA = torch.where(does_BMA, iou_BMA, -1.0).argmax(1)  # of several boxes the one it fits best
+    box_BA = torch.where(does_BMA, iou_BMA, -1.0).argmax(1)  # of several boxes, the one it fits best
     does_BMA &= F.one_hot(box_BA, does_BMA.shape[1]).transpose(1, 2).bool()
     aligned_BMA, iou_BMA = aligned_BMA * does_BMA, iou_BMA * does_BMA
     share_BMA = aligned_BMA / aligned_BMA.amax(2, keepdim=True).clamp(min=1e-12)
@@ -185,7 +185,7 @@ def assign(
 
 
 def may_answer(centres_A2: Tensor, boxes_BM4: Tensor) -> Tensor:
-    """(B, M, A) bool: centres inside the box, and the one that is nearest to the box's own."""
+    """(B, M, A) bool: centres inside the box, and the one nearest to the box's own centre."""
     to_low_BMA2 = centres_A2 - boxes_BM4[:, :, None, :2]
     to_high_BMA2 = boxes_BM4[:, :, None, 2:] - centres_A2
     inside_BMA = torch.minimum(to_low_BMA2, to_high_BMA2).amin(-1) > 0
@@ -201,7 +201,7 @@ def pairwise_iou(a_BM4: Tensor, b_BA4: Tensor) -> Tensor:
 
 
 def generalized_iou(a_BA4: Tensor, b_BA4: Tensor) -> Tensor:
-    """(B, A) in [-1, 1]: intersection over union, less the empty share of the box around both (arXiv 1902.09630)."""
+    """(B, A) in [-1, 1]: intersection over union, minus the empty share of the box around both (arXiv 1902.09630)."""
     common = overlap(a_BA4, b_BA4)
     union = (area(a_BA4) + area(b_BA4) - common).clamp(min=1e-9)
     low, high = torch.minimum(a_BA4[..., :2], b_BA4[..., :2]), torch.maximum(a_BA4[..., 2:], b_BA4[..., 2:])

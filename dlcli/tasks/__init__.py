@@ -1,1 +1,1 @@
-"""Tasks: what a batch means, as loss and metrics; one file per task."""
+"""Tasks: the loss and metrics of a batch; one file per task."""

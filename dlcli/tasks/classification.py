@@ -1,4 +1,4 @@
-"""Classification: one label per example, be it an image, a sentence or a row of a table."""
+"""Classification: one label per example (an image, a sentence or a row of a table)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class Classification(Task):
     Cross-entropy of logits is the negative log-likelihood (NLL) of the label under their softmax: torch's NLLLoss of
     their log-softmax, to the same value and gradient.
 
-    A batch has `inputs`, what the model is called with, and labels (B,) int64; the model gives logits (B, K). mixup and
-    cutmix are of images (B, C, H, W) float: the alphas of their Beta distributions, 0 for off; with both on, each batch
-    takes one of them at random. test_time_augmentation: {"mirror": bool, "shift": pixels}, of held-out images; see
-    `answer`.
+    A batch has `inputs`, the model's arguments, and labels (B,) int64; the model gives logits (B, K). mixup and cutmix
+    need images (B, C, H, W) float: the alphas of their Beta distributions, 0 for off; with both on, each batch takes
+    one of them at random. test_time_augmentation: {"mirror": bool, "shift": pixels}, for held-out images; see `answer`.
     """
 
     def __init__(
@@ -51,13 +50,13 @@ class Classification(Task):
         return loss, {"loss": loss.detach(), "accuracy": Answers(logits_BK.detach(), batch.labels)}
 
     def mixed_loss(self, batch: Any) -> tuple[Tensor, Values]:
-        """Each image is blended with another of the batch, and the loss takes both labels by their shares.
+        """Blends each image with another of the batch; the loss weighs both labels by their shares.
 
         One share for the whole batch, as in the papers' own code; `accuracy` counts the larger share's label.
         """
         if not hasattr(batch, "images"):
-            told = f"mixup={self.mixup} and cutmix={self.cutmix} blend images; these data are none"
-            raise ConfigError(told, hint="regularization.mixup=0.0 regularization.cutmix=0.0")
+            message = f"mixup={self.mixup} and cutmix={self.cutmix} blend images, but these data are not images"
+            raise ConfigError(message, hint="regularization.mixup=0.0 regularization.cutmix=0.0")
         images, others, share = mix(batch.images, mixup=self.mixup, cutmix=self.cutmix)
         logits_BK = self.model(images)
         smoothing = self.label_smoothing
@@ -70,8 +69,8 @@ class Classification(Task):
         return self.measure(self.answer(*batch.inputs), batch.labels)
 
     def answer(self, *inputs: Tensor) -> Tensor:
-        """Logits (B, K) of held-out examples: the model's, or with test-time augmentation of images the mean over
-        several views.
+        """Logits (B, K) of held-out examples: the model's, or with test-time augmentation the mean over several views of
+        each image.
 
         The views of cifar10-airbench: the image for one half, its copies moved up-left and down-right for the other;
         with `mirrors` each of these as it is and mirrored, in equal parts.
@@ -79,8 +78,10 @@ class Classification(Task):
         if not (self.mirrors or self.shift):
             return self.model(*inputs)
         if len(inputs) != 1 or inputs[0].dim() != 4:
-            told = "task.test_time_augmentation is of images, and the data are none"
-            raise ConfigError(told, hint="task.test_time_augmentation.mirror=false task.test_time_augmentation.shift=0")
+            message = "task.test_time_augmentation needs images, but these data are not images"
+            raise ConfigError(
+                message, hint="task.test_time_augmentation.mirror=false task.test_time_augmentation.shift=0"
+            )
         (images_BCHW,) = inputs
         logits_BK = self._both_ways(images_BCHW)
         if not self.shift:
@@ -93,13 +94,13 @@ class Classification(Task):
         return (logits_BK + self.model(images_BCHW.flip(-1))) / 2 if self.mirrors else logits_BK
 
     def measure(self, logits_BK: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
-        """What `metrics` says of logits that are there already: name -> (B,) float."""
+        """The metrics of given logits: name -> (B,) float."""
         loss_B = F.cross_entropy(logits_BK.float(), labels_B, reduction="none")
         return {"accuracy": Answers(logits_BK, labels_B).is_right().float(), "loss": loss_B}
 
     @torch.no_grad()
     def predict(self, *inputs: Tensor) -> Tensor:
-        """Probabilities (B, K) float32, each row summing to 1; of images that are normalised."""
+        """Probabilities (B, K) float32, each row summing to 1; images must be normalised."""
         return self.answer(*inputs).float().softmax(1)
 
 
@@ -112,7 +113,7 @@ def move(images_BCHW: Tensor, by: int) -> Tensor:
 
 
 def mix(images_BCHW: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor, float]:
-    """Mixed images (B, C, H, W), the other image's position (B,) int64, and the share that is the image's own.
+    """Mixed images (B, C, H, W), the other image's position (B,) int64, and the share of the image itself.
 
     Draws from Python's and torch's global generators, which a checkpoint restores.
     """

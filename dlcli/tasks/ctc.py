@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): text from recordings whose characters have no times."""
+"""Connectionist temporal classification (Graves et al. 2006): text from recordings, without times of characters."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dlcli.tasks.task import Task, Values
 class CTC(Task):
     """-log p(transcript | recording) per character, summed over all alignments of the transcript with the frames.
 
-    A batch has `inputs`, what the model is called with, targets (B, U) int64 and target_lengths (B,) int64; the model
-    gives logits (B, F, V), the blank in front, and the frames (B,) of each recording. A transcript that has more
-    characters than there are frames cannot be aligned: it counts as nothing (the readers leave such out).
+    A batch has `inputs`, the model's arguments, targets (B, U) int64 and target_lengths (B,) int64; the model gives
+    logits (B, F, V), the blank first, and the frames (B,) of each recording. A transcript with more characters than
+    frames cannot be aligned: its loss is 0 (the readers leave such recordings out).
     decoding: "greedy" or "beam", for the scores; beam: readings that the search keeps.
     """
 
     def __init__(self, model: nn.Module, *, decoding: str = "greedy", beam: int = 8):
         super().__init__()
         if decoding not in ("greedy", "beam"):
-            raise ConfigError(f"task.decoding={decoding} is no way to decode", hint="task.decoding=greedy or beam")
+            raise ConfigError(f"task.decoding={decoding} is not known", hint="task.decoding=greedy or beam")
         self.model, self.decoding, self.beam = model, decoding, beam
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
@@ -40,7 +40,7 @@ class CTC(Task):
         return logits_BFV.float().log_softmax(2), frames_B
 
     def losses(self, batch: Any, log_probs_BFV: Tensor, frames_B: Tensor) -> Tensor:
-        """(B,) float32, each divided by its number of characters."""
+        """The loss (B,) float32, each divided by its number of characters."""
         loss_B = F.ctc_loss(  # on a GPU it reads the lengths, and waits for the device
             log_probs_BFV.transpose(0, 1),
             batch.targets,
@@ -55,7 +55,7 @@ class CTC(Task):
     def statistics(self, source: Iterable[Any]) -> Sums:
         """cer: edits over characters of all references; accuracy: recordings whose whole text is right; loss."""
         losses: list[Tensor] = []
-        counts: list[tuple[int, int]] = []  # of each recording edits and characters
+        counts: list[tuple[int, int]] = []  # edits and characters of each recording
         for batch in source:
             log_probs_BFV, frames_B = self.read(*batch.inputs)
             losses.append(self.losses(batch, log_probs_BFV, frames_B).double().cpu())
@@ -71,22 +71,22 @@ class CTC(Task):
         return [list(readings[0][0]) for readings in self.search(log_probs_BFV, frames_B, self.beam)]
 
     def search(self, log_probs_BFV: Tensor, frames_B: Tensor, width: int) -> list[list[Reading]]:
-        """Of each recording up to `width` readings, the most probable first."""
+        """Up to `width` readings of each recording, the most probable first."""
         log_probs = log_probs_BFV.cpu().double().numpy()
         return [beam_search(log_probs[i, :n], width) for i, n in enumerate(frames_B.tolist())]
 
     @torch.no_grad()
     def transcribe(self, *inputs: Tensor, top: int = 1, width: int | None = None) -> list[list[Reading]]:
-        """Of each recording the `top` readings that a beam search finds, and the logarithms of their probabilities.
+        """The `top` readings of each recording that a beam search finds, and the logarithms of their probabilities.
 
-        width: readings that the search keeps, where `beam` is not to decide.
+        width: readings that the search keeps, instead of `beam`.
         """
         return [readings[:top] for readings in self.search(*self.read(*inputs), width or max(self.beam, top))]
 
     @torch.no_grad()
     def transcribe_greedily(self, *inputs: Tensor) -> list[list[Reading]]:
-        """Of each recording one reading, the likeliest character of every frame, and the log-probability of its text,
-        summed over all alignments as a beam search's is.
+        """One reading of each recording, from the likeliest character of every frame, and the log-probability of its text,
+        summed over all alignments as in a beam search.
         """
         log_probs_BFV, frames_B = self.read(*inputs)
         found = []

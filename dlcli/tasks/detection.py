@@ -1,4 +1,4 @@
-"""Object detection: which things are where in an image, as boxes."""
+"""Object detection: the classes and boxes of the objects in an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Detection(Task):
     no box. A detector has two methods beside its forward:
 
         loss(images, boxes, labels) -> {name: scalar}
-        detect(images) -> of each image boxes (D, 4), scores (D,) and labels (D,), the surest first
+        detect(images) -> for each image boxes (D, 4), scores (D,) and labels (D,), the best first
     """
 
     def __init__(self, model: nn.Module):
@@ -34,7 +34,7 @@ class Detection(Task):
         return self.model.detect(images_BCHW)  # type: ignore[operator]
 
     def statistics(self, source: Iterable[Any]) -> Detections:
-        """map50: mean average precision where a detection overlaps by half; map: the mean from 0.50 to 0.95."""
+        """map50: mean average precision at an overlap of one half; map: the mean over overlaps from 0.50 to 0.95."""
         answers = []
         for batch in source:
             for found, true_boxes, true_labels in zip(

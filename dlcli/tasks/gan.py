@@ -26,14 +26,14 @@ class GAN(Task):
         self.generator, self.discriminator = generator, discriminator
 
     def sample(self, num_images: int, generator: torch.Generator | None = None) -> Tensor:
-        """(num_images, C, H, W) float, normalised like the data; noise from `generator` or torch's global one."""
+        """Images (num_images, C, H, W) float, normalised like the data; noise from `generator` or torch's global one."""
         device = next(self.generator.parameters()).device
         noise_device = device if generator is None else "cpu"  # a private generator lives on the CPU
         noise_BZ = torch.randn(num_images, self.generator.latent, device=noise_device, generator=generator)  # type: ignore[call-overload]
         return self.generator(noise_BZ.to(device))
 
     def judge(self, images_BCHW: Tensor) -> Tensor:
-        """The discriminator's logits (B,), in float32 also under autocast: softplus of halves is coarse."""
+        """The discriminator's logits (B,), in float32 also under autocast: softplus in half precision is coarse."""
         return self.discriminator(images_BCHW).float()
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:

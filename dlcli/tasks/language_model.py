@@ -16,8 +16,8 @@ from dlcli.tasks.task import Task, Values
 class LanguageModel(Task):
     """Cross-entropy, a mean over tokens.
 
-    A batch has tokens (B, L) int64, targets (B, L) int64, below 0 where there is none, characters (B,) int64, that the
-    targets stand for, and num_targets; the model gives logits (B, L, V).
+    A batch has tokens (B, L) int64; targets (B, L) int64, below 0 where there is none; characters (B,) int64, which the
+    targets cover; and num_targets. The model gives logits (B, L, V).
     """
 
     def __init__(self, model: nn.Module):
@@ -34,11 +34,11 @@ class LanguageModel(Task):
         return F.cross_entropy(logits_BLV.float().flatten(0, 1), batch.targets.flatten(), reduction="sum")
 
     def evaluate(self, source: Iterable[Any], **_: Any) -> dict[str, float]:
-        """Of the whole stream, summed in float64: loss, nats per token, and bits per character.
+        """Scores of the whole stream, summed in float64: loss, in nats per token, and bits per character.
 
-        A character's bits do not depend on how the text was cut into tokens: they can be compared across tokenizers.
-        They get no interval: the windows of one text are no independent examples, and to draw them as if they were
-        would make it too narrow.
+        Bits per character do not depend on how the text was cut into tokens: they can be compared across tokenizers.
+        They get no interval: the windows of one text are not independent examples, so that an interval drawn from them
+        would be too narrow.
         """
         nats, num_targets, characters = [], 0, []
         for batch in source:

@@ -18,11 +18,11 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss,
 
 
 class Regression(Task):
-    """Mean squared error, mean absolute error, or Huber's loss (1964), which turns from the one to the other at 1.
+    """Mean squared error, mean absolute error, or Huber's loss (1964), which changes from the one to the other at 1.
 
-    A batch has `inputs`, what the model is called with, `targets` (B,) float, standardised, and `unit`, what 1 of them
-    is in the unit of the data; the model gives (B, 1). The loss is of standardised numbers, rmse and mae are in the
-    unit of the data.
+    A batch has `inputs`, the model's arguments, `targets` (B,) float, standardised, and `unit`, the size of 1 of them
+    in the unit of the data; the model gives (B, 1). The loss is of standardised numbers; rmse and mae are in the unit of
+    the data.
     """
 
     def __init__(self, model: nn.Module, *, loss: str = "mse"):
@@ -31,18 +31,18 @@ class Regression(Task):
         self.distance = LOSSES[loss]
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
-        targets_B = batch.targets  # first: data without any say so
+        targets_B = batch.targets  # first, so that data without targets raise the error
         loss = self.distance(self.predict(*batch.inputs), targets_B)
         return loss, {"loss": loss.detach()}
 
     def predict(self, *inputs: Tensor) -> Tensor:
-        """(B,) float32, standardised as the targets are."""
+        """The predictions (B,) float32, standardised like the targets."""
         numbers_B1 = self.model(*inputs)
         assert numbers_B1.shape[1:] == (1,), f"gives {tuple(numbers_B1.shape)}, not (B, 1)"
         return numbers_B1[:, 0].float()
 
     def statistics(self, source: Iterable[Any]) -> Sums:
-        """r2 is 1 - SSE / SST over the whole set, with the set's own mean: 0 for who always answers this mean."""
+        """r2 is 1 - SSE / SST over the whole set, with the set's own mean: always answering this mean gives 0."""
         pairs = [(self.predict(*batch.inputs), batch.targets, batch.unit) for batch in source]
         predicted_N, target_N = (torch.cat([pair[i] for pair in pairs]).cpu().double() for i in (0, 1))
         error_N, centred_N = predicted_N - target_N, target_N - target_N.mean()
@@ -58,15 +58,15 @@ class Regression(Task):
 
 
 def fit(sums: Mapping[str, Tensor], *, unit: float) -> dict[str, float]:
-    """r2, 1 at best, and the errors in the unit of the data. targets: less a common number, which keeps their squares
-    small; SST is the sum of their squares less that of their mean.
+    """r2, 1 at best, and the errors in the unit of the data. targets: minus a common number, which keeps their squares
+    small; SST is the sum of their squares minus that of their mean.
 
-    Of targets that are all the same r2 is 1 for no error at all and else 0.
+    If all targets are the same, r2 is 1 without any error and else 0.
     """
     part = {name: total.item() for name, total in sums.items()}
     size, sse, squares = part["examples"], part["squared_errors"], part["squared_targets"]
     sst = squares - part["targets"] ** 2 / size
-    is_same = sst <= 1e-12 * squares  # what is left of equal numbers is rounding
+    is_same = sst <= 1e-12 * squares  # equal numbers differ by no more than rounding
     return {
         "r2": float(sse == 0) if is_same else 1 - sse / sst,
         "rmse": unit * sqrt(sse / size),

@@ -21,7 +21,7 @@ IGNORED = 255  # in a mask: a pixel that counts neither in the loss nor in the s
 class Segmentation(Task):
     """Cross-entropy per pixel plus `dice` times the Dice loss.
 
-    A batch has `inputs`, what the model is called with, and masks (B, H, W) int64 of classes or IGNORED; the model
+    A batch has `inputs`, the model's arguments, and masks (B, H, W) int64 of classes or IGNORED; the model
     gives logits (B, K, H, W).
     """
 
@@ -39,8 +39,8 @@ class Segmentation(Task):
 
     @torch.no_grad()
     def statistics(self, source: Iterable[Any]) -> Sums:
-        """mean_iou: intersection over union, each summed over all pixels of the set, as a mean over the classes that
-        occur in masks or answers. accuracy: share of the pixels. loss. Counted on the device, read once.
+        """mean_iou: intersection over union, each summed over all pixels of the set; the mean over the classes that occur
+        in masks or answers. accuracy: share of right pixels. loss. Counted on the device, read once.
         """
         losses, counts = zip(*(self._measure(batch) for batch in source), strict=True)
         true_NK, answered_NK, both_NK = torch.cat(counts).cpu().double().unbind(1)
@@ -48,7 +48,7 @@ class Segmentation(Task):
         return Sums(parts, overlap, means={"loss": torch.cat(losses).double().cpu()})
 
     def _measure(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Of each image the loss, (B,), and its pixels by class, (B, 3, K)."""
+        """The loss (B,) of each image, and its pixels by class, (B, 3, K)."""
         logits_BKHW = self.model(*batch.inputs)
         counts_B3K = count_pixels(logits_BKHW.argmax(1), batch.masks, logits_BKHW.shape[1])
         return self._losses(logits_BKHW, batch.masks), counts_B3K
@@ -64,10 +64,10 @@ class Segmentation(Task):
 
 
 def cross_entropy(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
-    """(B,): of each image the mean over all its pixels, those that are ignored counting as 0.
+    """(B,): the mean over all pixels of each image, ignored ones counting as 0.
 
-    So that the loss is a mean over images, whatever part of them is ignored: micro-batches and devices add up to the
-    same, and an image without a single known pixel gives 0, not a quotient of zeros.
+    So the loss is a mean over images, whatever part of them is ignored: micro-batches and devices add up to the same,
+    and an image without a known pixel gives 0, not a quotient of zeros.
     """
     return F.cross_entropy(logits_BKHW.float(), masks_BHW, ignore_index=IGNORED, reduction="none").mean((1, 2))
 
@@ -75,7 +75,7 @@ def cross_entropy(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
 def dice_loss(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
     """(B,): 1 - 2 |p y| / (|p| + |y|), a mean over classes ("V-Net", Milletari et al. 2016, section 3, with sums
     instead of sums of squares, as in Sudre et al. 2017). One pixel is added to both sides of the quotient: a class that
-    is neither there nor answered has no loss.
+    is neither in the mask nor in the answer has no loss.
     """
     known_B1HW = (masks_BHW != IGNORED).unsqueeze(1)
     answers_BKHW = logits_BKHW.float().softmax(1) * known_B1HW
@@ -87,9 +87,9 @@ def dice_loss(logits_BKHW: Tensor, masks_BHW: Tensor) -> Tensor:
 
 
 def count_pixels(answers_BHW: Tensor, masks_BHW: Tensor, num_classes: int) -> Tensor:
-    """(B, 3, K) int64: of each image and class the known pixels that are of it, that are taken for it, and both.
+    """(B, 3, K) int64: for each image and class, the known pixels of the class, those answered as it, and both.
 
-    By the image's confusion matrix, true class by answer. bincount would wait for the device.
+    Counted by the image's confusion matrix, true class by answer. bincount would wait for the device.
     """
     cells_BP = (masks_BHW * num_classes + answers_BHW).masked_fill(masks_BHW == IGNORED, num_classes**2).flatten(1)
     counts = torch.zeros(len(cells_BP), num_classes**2 + 1, dtype=torch.int64, device=cells_BP.device)

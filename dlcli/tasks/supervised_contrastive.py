@@ -1,6 +1,6 @@
 """Supervised contrastive learning (Khosla et al. 2020, arXiv 2004.11362): images of one class are drawn together.
 
-Letters: B images, K classes, which are the numbers of an embedding too.
+Letters: B images, K classes; an embedding has K numbers too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dlcli.tasks.task import Answers, Source, Values
 class SupervisedContrastive(Classification):
     """The loss L_out (eq. 2 of the paper) of the network's K outputs, normalised to unit length: the embedding.
 
-    K numbers are enough: what the loss tends to is a regular simplex with a class at each corner (Graf et al. 2021,
-    arXiv 2102.08817, theorem 2), and K - 1 dimensions hold one of K corners.
+    K numbers are enough: the loss is lowest for a regular simplex with a class at each corner (Graf et al. 2021,
+    arXiv 2102.08817, theorem 2), and one of K corners fits into K - 1 dimensions.
 
-    views: how often each image is in its batch, differently augmented; once where nothing is augmented. Classes are
-    answered by prototypes, the moving mean of each class's embeddings (decay: what one batch leaves of it), with the
-    logits cosine / temperature. No gradient goes through them. Where weights are averaged (regularization.ema), the
-    prototypes are still those of the raw weights: a moving mean of their own.
+    views: how often each image is in its batch, differently augmented; once without augmentation. Classes are answered
+    by prototypes, the moving mean of each class's embeddings (decay: the share that one batch leaves of it), with the
+    logits cosine / temperature. No gradient goes through them. If weights are averaged (regularization.ema), the
+    prototypes are still those of the raw weights: they are a moving mean themselves.
     """
 
     prototypes_KK: Tensor
@@ -45,7 +45,7 @@ class SupervisedContrastive(Classification):
         return source.from_step(step, views=self.views)
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
-        """Of several ranks, each compares its own images."""
+        """With several ranks, each rank compares its own images only."""
         embeddings_BK = embed(self.model(*batch.inputs))
         loss = contrast(embeddings_BK, batch.labels, self.temperature)
         logits_BK = self.compare(embeddings_BK.detach())
@@ -61,7 +61,7 @@ class SupervisedContrastive(Classification):
         sums = torch.cat([is_member_KB @ embeddings_BK, is_member_KB.sum(1, keepdim=True)], dim=1)
         self._sum_in_place(sums)
         sums_KK, counts_K1 = sums[:, :-1], sums[:, -1:]
-        share_K1 = (1 - self.decay) * (counts_K1 > 0)  # a class that the batch lacks stays where it is
+        share_K1 = (1 - self.decay) * (counts_K1 > 0)  # a class that is not in the batch keeps its prototype
         self.prototypes_KK.lerp_((sums_KK / counts_K1.clamp(min=1)).float(), share_K1.float())
 
     def answer(self, *inputs: Tensor) -> Tensor:
@@ -72,13 +72,13 @@ class SupervisedContrastive(Classification):
         return (embeddings_BK @ embed(self.prototypes_KK).T / self.temperature).float()
 
     def measure(self, logits_BK: Tensor, labels_B: Tensor) -> dict[str, Tensor]:
-        """The cross-entropy has a name of its own: it is another quantity than the loss that is trained."""
+        """The cross-entropy has its own name, because it is not the loss that is trained."""
         values = super().measure(logits_BK, labels_B)
         return {"accuracy": values["accuracy"], "cross_entropy": values["loss"]}
 
 
 def embed(outputs_BK: Tensor) -> Tensor:
-    """(B, K) float64 of unit length. Autocast leaves float64 alone; halves are too coarse for cosine / 0.1."""
+    """(B, K) float64 of unit length. Autocast leaves float64 alone; half precision is too coarse for cosine / 0.1."""
     return F.normalize(outputs_BK.double(), dim=1)
 
 
@@ -86,8 +86,8 @@ def contrast(embeddings_BK: Tensor, labels_B: Tensor, temperature: float) -> Ten
     """L_out / B, (): minus the mean over an image's positives, the others of its class, of log softmax(cosine /
     temperature) over all others.
 
-    An image without a positive adds nothing, and counts in the mean. A mean without it would weigh micro-batches and
-    ranks by a number that is known on the device only; with two views there is none.
+    An image without a positive adds 0, but counts in the mean. A mean without it would weigh micro-batches and ranks by
+    a number that only the device knows; with two views every image has a positive.
     """
     itself_BB = torch.eye(len(labels_B), dtype=torch.bool, device=labels_B.device)
     similarity_BB = embeddings_BK @ embeddings_BK.T / temperature

@@ -1,4 +1,4 @@
-"""What a task owns: the meaning of its batches. The loop owns gradients, optimizers and time."""
+"""A task owns the meaning of its batches. The loop owns gradients, optimizers and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dlcli.tasks.metrics.statistics import Statistics
 
 
 class Answers(NamedTuple):
-    """Logits (B, K) and labels (B,), of which the share of right ones is recorded.
+    """Logits (B, K) and labels (B,); the share of right ones is recorded.
 
     They are compared when many steps are read at once: at every step it would be 4 % of a tiny network's time.
     """
@@ -29,17 +29,17 @@ Values = dict[str, Value]
 
 
 class Source(Protocol):
-    """Where training batches come from: endless, and its position is the number of steps already done."""
+    """A source of endless training batches; its position is the number of steps done."""
 
     def from_step(self, step: int, *, views: int = 1) -> Iterator[list[Any]]:
-        """The micro-batches of each step, from the step after `step` on; each image so often, where it is augmented."""
+        """The micro-batches of each step after the first `step` steps; each augmented image occurs `views` times."""
 
 
 class Task(nn.Module):
     """One learning problem over one or more networks.
 
-    phases: the networks updated in turn at every step, each by its own optimizer. A task must keep no state outside
-    its parameters and buffers: these, the random generators and the step are all that a checkpoint restores.
+    phases: the networks updated in turn at every step, each by its own optimizer. A task must not keep state outside
+    its parameters and buffers: a checkpoint restores only these, the random generators and the step.
     """
 
     phases: tuple[str, ...] = ("model",)
@@ -56,13 +56,13 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def statistics(self, source: Iterable[Any]) -> Statistics | None:
-        """Override for scores of a whole set, such as BLEU, that are made of what each example adds. They replace
-        `metrics`, and `dlcli eval` makes intervals of them.
+        """Override for scores of a whole set, such as BLEU, that are computed from what each example adds. They replace
+        `metrics`, and `dlcli eval` computes intervals from them.
         """
         return None
 
     def stream(self, source: Source, step: int) -> Iterator[list[Any]]:
-        """Endless training batches, as lists of micro-batches. A task with an environment acts in it here."""
+        """Endless training batches, as lists of micro-batches. A task with an environment steps through it here."""
         return source.from_step(step)
 
     def evaluate(
@@ -70,7 +70,7 @@ class Task(nn.Module):
     ) -> dict[str, float]:
         """The scores of `statistics`; without any, the mean of `metrics` over every example, summed in float64.
 
-        Override for what is neither. pool: gives the sums over all ranks of the sums over one.
+        Override for other scores. pool: turns sums over one rank into sums over all ranks.
         """
         if (statistics := self.statistics(source)) is not None:
             return statistics.scores()
@@ -84,10 +84,10 @@ class Task(nn.Module):
         return {name: pooled[i] / pooled[len(total) + i] for i, name in enumerate(total)}
 
     def share(self, sum_in_place: Callable[[Tensor], None]) -> None:
-        """Called once where several ranks train. sum_in_place: replaces a tensor by its sum over them.
+        """Called once if several ranks train. sum_in_place: replaces a tensor by its sum over them.
 
-        Override where training fills buffers of the task from its batches: they must be equal on all ranks.
+        Override if training fills buffers of the task from its batches: they must be equal on all ranks.
         """
 
     def after_step(self, step: int) -> None:
-        """Moving averages, target networks, annealed temperatures."""
+        """Called after each step: for moving averages, target networks, annealed temperatures."""

@@ -1,4 +1,4 @@
-"""Translation: a sentence from another one, token by token.
+"""Translation: one sentence from another, token by token.
 
 Shapes: B sentences, W beams of each, N = B * W, Q tokens written, V tokens of the vocabulary.
 """
@@ -23,10 +23,10 @@ PAD, UNK, BOS, EOS = range(4)  # the same in every vocabulary
 class Translation(Task):
     """Cross-entropy, a mean over target tokens, with label smoothing (Szegedy et al. 2016, section 7).
 
-    A batch has `inputs`, what the model is called with; source (B, K) and source_lengths (B,) int64; labels (B, Q)
-    int64, below 0 where there is none; num_targets; texts, which decodes tokens and knows the references. The model
-    gives logits (B, Q, V), and begins and extends translations; see Seq2SeqTransformer.
-    beam: translations that are kept at each step of those that are scored; 1: the likeliest token, always.
+    A batch has `inputs`, the model's arguments; source (B, K) and source_lengths (B,) int64; labels (B, Q) int64, below
+    0 where there is none; num_targets; texts, which decodes tokens and knows the references. The model gives logits
+    (B, Q, V), and begins and extends translations; see Seq2SeqTransformer.
+    beam: translations that the search keeps at each step; 1: always the likeliest token.
     """
 
     def __init__(self, model: nn.Module, *, label_smoothing: float = 0.1, beam: int = 1):
@@ -60,15 +60,15 @@ class Translation(Task):
 
     @torch.no_grad()
     def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beam: int = 1) -> tuple[Tensor, Tensor]:
-        """Tokens (B, W, Q) int64, 0 behind each end, without <bos> and <eos>; scores (B, W), the best first."""
+        """Tokens (B, W, Q) int64, 0 after each end, without <bos> and <eos>; scores (B, W), the best first."""
         return beam_search(self.model, source_BK, lengths_B, beam=beam)
 
 
 def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beam: int) -> tuple[Tensor, Tensor]:
     """The `beam` translations of each source that were the likeliest at every step; see Translation.translate.
 
-    The scores are log-probabilities over Wu et al.'s (2016, eq. 14) length penalty ((5 + Q) / 6) ** 0.6. A translation
-    has at most twice the source's tokens and ten: this does not depend on what else is in the batch.
+    The scores are log-probabilities divided by the length penalty ((5 + Q) / 6) ** 0.6 of Wu et al. (2016, eq. 14). A
+    translation has at most twice the source's tokens plus ten: this does not depend on the rest of the batch.
     """
     device, num_sources = source_BK.device, len(source_BK)
     rows_N = torch.arange(num_sources, device=device).repeat_interleave(beam)
@@ -76,13 +76,13 @@ def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beam: int
     limit_B1 = (2 * lengths_B + 10)[:, None]
     written_NQ = torch.full((num_sources * beam, 1), BOS, device=device)
     total_BW = torch.full((num_sources, beam), -math.inf, device=device)
-    total_BW[:, 0] = 0.0  # all beams begin alike: the first alone counts
+    total_BW[:, 0] = 0.0  # all beams begin alike: only the first counts
     is_done_BW = torch.zeros(num_sources, beam, dtype=torch.bool, device=device)
-    while not bool(is_done_BW.all()):  # waits for the device: nobody trains here
+    while not bool(is_done_BW.all()):  # waits for the device, which is fine outside training
         logits_NV, state = network.extend(written_NQ[:, -1], state)
         gains_BWV = step_gains(logits_NV.float()).unflatten(0, (num_sources, beam))
         gains_BWV = gains_BWV.masked_fill(is_done_BW[:, :, None], -math.inf)
-        gains_BWV[:, :, PAD] = gains_BWV[:, :, PAD].where(~is_done_BW, 0.0)  # what has ended goes on as it is
+        gains_BWV[:, :, PAD] = gains_BWV[:, :, PAD].where(~is_done_BW, 0.0)  # a finished translation stays as it is
         total_BW, place_BW = (total_BW[:, :, None] + gains_BWV).flatten(1).topk(beam)
         from_BW, token_BW = place_BW // logits_NV.shape[1], place_BW % logits_NV.shape[1]
         rows_N = (torch.arange(num_sources, device=device)[:, None] * beam + from_BW).flatten()
@@ -93,14 +93,14 @@ def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beam: int
 
 
 def step_gains(logits_NV: Tensor) -> Tensor:
-    """Log-probabilities (N, V), -inf for what no translation has in it."""
+    """Log-probabilities (N, V), -inf for tokens that no translation may hold."""
     logits_NV = logits_NV.clone()
     logits_NV[:, [PAD, UNK, BOS]] = -math.inf
     return logits_NV.log_softmax(1)
 
 
 def ranked(tokens_BWQ: Tensor, total_BW: Tensor) -> tuple[Tensor, Tensor]:
-    """By log-probability over the length penalty, <eos> counted; without it."""
+    """Sorted by log-probability over the length penalty, which counts <eos>; the tokens are returned without it."""
     lengths_BW = (tokens_BWQ != PAD).sum(2)
     score_BW, order_BW = (total_BW / ((5 + lengths_BW) / 6) ** 0.6).sort(dim=1, descending=True, stable=True)
     tokens_BWQ = tokens_BWQ.gather(1, order_BW[:, :, None].expand_as(tokens_BWQ))
@@ -108,7 +108,7 @@ def ranked(tokens_BWQ: Tensor, total_BW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bleu_counts(written: Sequence[str], references: Sequence[str]) -> Tensor:
-    """What BLEU is made of, by sacrebleu's own cutting into words (Post 2018). (N, 10) float64, of each sentence: right
+    """The counts for BLEU, with sacrebleu's own tokenization (Post 2018). (N, 10) float64, for each sentence: right
     n-grams and written n-grams of one to four words, written words, words of the reference.
     """
     corpus_score = _sacrebleu()().corpus_score
@@ -118,7 +118,7 @@ def bleu_counts(written: Sequence[str], references: Sequence[str]) -> Tensor:
 
 
 def bleu(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Of the whole corpus, 0 to 100 (Papineni et al. 2002). sums["counts"]: (10,), `bleu_counts` added up."""
+    """BLEU of the whole corpus, 0 to 100 (Papineni et al. 2002). sums["counts"]: (10,), `bleu_counts` added up."""
     counts = [int(count) for count in sums["counts"].tolist()]
     return {"bleu": float(_sacrebleu().compute_bleu(counts[:4], counts[4:8], *counts[8:], smooth_method="exp").score)}
 
@@ -128,6 +128,6 @@ def _sacrebleu() -> Any:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
         raise EnvironmentFault(
-            "translations are scored by the package sacrebleu", hint="pip install sacrebleu"
+            "translations are scored with the package sacrebleu, which is missing", hint="pip install sacrebleu"
         ) from error
     return BLEU

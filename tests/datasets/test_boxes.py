@@ -120,7 +120,7 @@ def test_lists_make_the_splits(tmp_path: Path) -> None:
     [
         ((5, 5, 5, 9), "1 box without area left out", None),
         ((50, 5, 60, 9), "1 box outside its image left out", None),
-        (("nan", 5, 6, 9), "1 box that is no numbers left out", None),
+        (("nan", 5, 6, 9), "1 box with coordinates that are not numbers left out", None),
         (("", 5, 6, 9), "1 object without a name or a box left out", None),
         ((30, 5, 10, 9), "1 box with swapped corners set right", [10, 5, 30, 9]),
         ((-5, 5, 10, 90), "1 box cut off at the edge of its image", [0, 5, 10, 40]),
@@ -148,7 +148,7 @@ def test_images_and_names_that_do_not_match_are_told(tmp_path: Path) -> None:
     assert (
         data.notes
         == (
-            "1 annotation names another file: the one of its own name was taken (1.xml)",
+            "1 annotation names another file: the file of its own name was taken (1.xml)",
             "1 annotation without an image left out (gone.xml)",
             "2 images without boxes kept (2.png, 0.png)",
             "1 object marked as difficult left out (2.xml)",
@@ -172,10 +172,10 @@ def test_what_cannot_be_read_says_what_would_be_right(tmp_path: Path) -> None:
         read_voc(path=str(tmp_path), classes=["bird"], **SHAPE)
     assert "cat" in str(error.value.hint) and "dog" in str(error.value.hint)
     (tmp_path / "JPEGImages" / "3.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"3\.png is no image"):
+    with pytest.raises(DataError, match=r"3\.png is not an image"):
         read_voc(path=str(tmp_path), **SHAPE)
     (tmp_path / "Annotations" / "3.xml").write_text("<annotation>")
-    with pytest.raises(DataError, match=r"3\.xml is no XML"):
+    with pytest.raises(DataError, match=r"3\.xml is not XML"):
         read_voc(path=str(tmp_path), **SHAPE)
 
 
@@ -184,7 +184,7 @@ def test_all_that_cannot_be_read_is_told_at_once(folder: str, told: str, tmp_pat
     voc(tmp_path)
     for i in (0, 3):
         (tmp_path / folder.format(i)).write_bytes(b"no picture, no XML")
-    with pytest.raises(DataError, match=rf"^2 {told} cannot be read: .*0\.\w+ is no .*; .*3\.\w+ is no ") as error:
+    with pytest.raises(DataError, match=rf"^2 {told} cannot be read: .*0\.\w+ is not .*; .*3\.\w+ is not ") as error:
         read_voc(path=str(tmp_path), **SHAPE)
     assert "these files" in str(error.value.hint) and "0x" not in error.value.message
     for path in (tmp_path / folder).parent.iterdir():
@@ -250,14 +250,14 @@ def test_a_coco_file(tmp_path: Path) -> None:
     assert data.notes == (
         "2 boxes of crowds left out (annotation 5)",
         "2 boxes of unknown classes left out (annotation 4)",
-        "2 boxes that are no numbers left out (annotation 6)",
+        "2 boxes with coordinates that are not numbers left out (annotation 6)",
         "4 images that are missing left out (gone.png, instances.json)",
         "2 images that have boxes but are not listed (image 77)",
     )
     with pytest.raises(DataError, match="none of its 6 images"):
         read_coco(path=str(path), images=str(voc(tmp_path / "others") / "Annotations"), **SHAPE)
     path.write_text('{"images": []}')
-    with pytest.raises(DataError, match="no COCO file"):
+    with pytest.raises(DataError, match="not a COCO file"):
         read_coco(path=str(path), **SHAPE)
 
 
@@ -313,8 +313,8 @@ def test_boxes_of_an_example_do_not_depend_on_its_batch(tmp_path: Path) -> None:
 
 def test_one_is_told_as_one() -> None:
     assert one_of("images that have boxes but are not listed") == "image that has boxes but is not listed"
-    assert one_of("annotations name another file: the one of their own name was taken") == (
-        "annotation names another file: the one of its own name was taken"
+    assert one_of("annotations name another file: the file of their own name was taken") == (
+        "annotation names another file: the file of its own name was taken"
     )
     assert one_of("boxes of classes that are not learned left out") == "box of classes that are not learned left out"
 

@@ -158,7 +158,7 @@ def test_damaged_images_are_named_together(packed: bool, write_images: Write) ->
     with pytest.raises(DataError) as caught:
         read_image_folder(str(pack(folder) if packed else folder), image_shape=SHAPE)
     assert "7 of 12 images cannot be read" in caught.value.message and "and 2 more" in caught.value.message
-    assert caught.value.message.count(".png is no image of a known format") == 5
+    assert caught.value.message.count(".png is not an image of a known format") == 5
     assert "0x" not in caught.value.message and "these files" in str(caught.value.hint)
 
 

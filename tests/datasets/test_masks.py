@@ -208,14 +208,14 @@ DEFECTS = {
     "no match": (spoil_nothing_matches, {}, "none of the 5 images has a mask of its name"),
     "lossy mask": (spoil_jpeg, {}, "masks/1.jpg is a JPEG"),
     "two images": (spoil_twice, {}, "images/1.jpg and images/1.png have the same name"),
-    "damaged mask": (put(b"no picture", "masks/1.png"), {}, "masks/1.png cannot be read as a mask: no picture of a"),
+    "damaged mask": (put(b"no picture", "masks/1.png"), {}, "masks/1.png cannot be read as a mask: not a picture of a"),
     "cut mask": (put(png(grey(ids(0, 255)))[:45], "masks/1.png"), {}, "masks/1.png cannot be read"),
     "damaged image": (put(b"", "images/1.jpg"), {}, "1 of 10 files: images/1.jpg cannot be read"),
     "outside": (
         put(png(grey(ids(0, 1, 9))), "masks/1.png"), {"num_classes": 2},
         "values outside dataset.num_classes=2: masks/1.png holds 9",
     ),
-    "mixed": (put(png(coloured(ids(0, 1))), "masks/1.png"), {}, "1.png is of RGB colours and masks/0.png is not"),
+    "mixed": (put(png(coloured(ids(0, 1))), "masks/1.png"), {}, "1.png holds RGB colours and masks/0.png does not"),
     "instances": (
         put(png(Image.fromarray(np.arange(SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16) * 9)), "masks/1.png"), {},
         "up to 255 can be classes",

@@ -127,8 +127,8 @@ def test_a_sentence_with_two_labels_is_told(write: Writer) -> None:
 @pytest.mark.parametrize(
     ("content", "name", "told"),
     [
-        (b"good film\tgood\nna\xefve\tbad\n", "latin1.tsv", "line 2: no UTF-8 .byte 0xef"),
-        (b"\xff\xfeg\x00", "utf16.tsv", "line 1: no UTF-8"),
+        (b"good film\tgood\nna\xefve\tbad\n", "latin1.tsv", "line 2: not UTF-8 .byte 0xef"),
+        (b"\xff\xfeg\x00", "utf16.tsv", "line 1: not UTF-8"),
         ("", "nothing.tsv", "is empty"),
         ("\n \n", "blank.tsv", "is empty"),
         (
@@ -141,7 +141,7 @@ def test_a_sentence_with_two_labels_is_told(write: Writer) -> None:
         ("a\tgood\nb\tgood\nc\tgood\n", "one_class.tsv", "every sentence has the label good"),
         ("".join(f"s{i}\tc{i}\n" for i in range(90)), "no_classes.tsv", "90 different labels in 90 lines"),
         ('"left open,good\nb,bad\n', "open.csv", "one column"),
-        ("text,label\n" + "x" * 140_000 + ",good\n", "wide.csv", "line 2: no CSV: field larger"),
+        ("text,label\n" + "x" * 140_000 + ",good\n", "wide.csv", "line 2: not CSV: field larger"),
         ("sentence\tlabel\n", "header.tsv", "no line has a sentence"),
     ],
     ids=lambda value: value if isinstance(value, str) and value[-4:] in (".tsv", ".csv") else "",
@@ -159,7 +159,7 @@ def test_a_damaged_archive_and_a_missing_file(write: Writer, tmp_path: Path) -> 
         read_splits(path)
     with pytest.raises(DataError, match="was not found in"):
         read_splits("none.tsv")
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         read_splits(str(tmp_path))
     with pytest.raises(DataError, match=r"dataset\.path is not given"):
         read_splits(None)
@@ -340,4 +340,4 @@ def test_a_column_beyond_the_last_is_told_with_how_many_there_are(tmp_path: Path
     with pytest.raises(ConfigError) as caught:
         read_splits(str(path), label_column=3)
     assert caught.value.message == f"dataset.label_column=3: {path} has 2 columns"
-    assert caught.value.hint == "A number from 1 to 2, or a name of the header."
+    assert caught.value.hint == "Give a number from 1 to 2, or a name of the header."

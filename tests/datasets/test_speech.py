@@ -216,7 +216,7 @@ def test_a_damaged_recording_is_told_by_name(write: Callable[..., Path], case: s
     with pytest.raises(DataError) as caught:
         read(write(FOUR | {"b.wav": content}, TABLE))
     assert caught.value.message.startswith("b.wav ") and told in caught.value.message
-    assert caught.value.hint == "Replace these files, or take them out."
+    assert caught.value.hint == "Replace these files, or remove them from the table."
 
 
 def test_all_damaged_and_all_missing_recordings_are_told_at_once(write: Callable[..., Path]) -> None:
@@ -233,12 +233,12 @@ def test_all_damaged_and_all_missing_recordings_are_told_at_once(write: Callable
 
 MISTAKES = {
     "": "is empty",
-    "file,speaker\na.wav,x\n": "the columns file, speaker, and none of what was said",
+    "file,speaker\na.wav,x\n": "the columns file, speaker, but none with the transcripts",
     "file,transcript\na.wav,oh, no\n": "line 2: 3 columns, not 2",
     'file,transcript\na.wav,"oh no\n': "cannot be read: unexpected end of data",
-    "file,transcript,split\na.wav,no,later\n": "line 2: later is no split",
+    "file,transcript,split\na.wav,no,later\n": "line 2: later is not a split",
     "file,transcript,split\na.wav,no,later\nb.wav,a,b,train\nc.wav,no,val\n": (
-        "2 lines are wrong: line 3: 4 columns, not 3; line 2: later is no split"
+        "2 lines are wrong: line 3: 4 columns, not 3; line 2: later is not a split"
     ),
 }
 
@@ -266,7 +266,7 @@ def test_a_folder_without_a_table_or_with_two_is_told(write: Callable[..., Path]
 def test_a_table_that_is_not_utf8_is_told(write: Callable[..., Path]) -> None:
     folder = write(FOUR, "")
     (folder / "transcripts.csv").write_bytes("file,transcript\na.wav,né\n".encode("latin-1"))
-    with pytest.raises(DataError, match="no UTF-8 text: byte 23 is 0xe9"):
+    with pytest.raises(DataError, match="not UTF-8 text: byte 23 is 0xe9"):
         read(folder)
 
 

@@ -93,15 +93,15 @@ def test_a_compressed_table_is_read_where_it_lies(write: Write) -> None:
     [
         ("a,b\n1,2\n\n3\n", "line 4: 1 cell, where the first row has 2"),
         ("a,b\n1,2\n1,2,3\n", "line 3: 3 cells"),
-        ("a,b\n1,2\n1,2,3\n1,2\n9\n", "2 rows have not 2 cells, as the first one has .line 3: 3; line 5: 1"),
-        ("a,b\n" + "1\n" * 12, "12 rows have not 2 cells.*line 11: 1; and 2 more"),
+        ("a,b\n1,2\n1,2,3\n1,2\n9\n", "2 rows do not have 2 cells, as the first one has .line 3: 3; line 5: 1"),
+        ("a,b\n" + "1\n" * 12, "12 rows do not have 2 cells.*line 11: 1; and 2 more"),
         ('a,b\n"1,2\n3,4\n', "line 3: unexpected end"),
         ("a,b,a\n1,2,3\n", "columns 1 and 3 are both called a"),
         ("", "holds no rows"),
         ("\n\n", "holds no rows"),
         ("a,b\n", "a header and no rows"),
-        ("a,b\n1,Köln\n".encode("latin-1"), "no text in UTF-8"),
-        ("a,b\n1,2\n".encode("utf-16"), "no text in UTF-8"),
+        ("a,b\n1,Köln\n".encode("latin-1"), "not UTF-8 text"),
+        ("a,b\n1,2\n".encode("utf-16"), "not UTF-8 text"),
         ("a,b\n1,x\0y\n", "NUL"),
     ],
 )
@@ -175,7 +175,7 @@ def test_numbers_that_are_names_can_be_categories() -> None:
         (["0.1"] * 7, "it is the same in every row"),
         (["red"] * 3, "it is the same in every row"),
         ([str(i) for i in range(5, 30)], "it numbers the rows"),
-        ([f"Mr {i}" for i in range(25)], "it is another in every row"),
+        ([f"Mr {i}" for i in range(25)], "it differs in every row"),
     ],
 )
 def test_columns_that_tell_nothing_are_left_out_with_the_reason(cells: list[str], why: str) -> None:
@@ -231,8 +231,8 @@ def test_a_table_becomes_splits_facts_and_notes(write: Write) -> None:
     assert data.facts == {"num_classes": 2, "num_features": 2 + 3 + 1}
     assert data.notes == (
         "columns: 1 number (size), 1 yes or no (open), 1 category (city); predicted: much, one of 2 classes",
-        "columns left out: id, for it numbers the rows",
-        "missing cells, of a number the mean with a mark, else a category: size 19",
+        "columns left out: id (it numbers the rows)",
+        "missing cells (a number becomes the mean and is marked; else a category): size 19",
     )
     train = features(data.train)
     assert train.dtype == torch.float32 and train[:, 0].mean().abs() < 1e-6
@@ -264,7 +264,7 @@ def test_rows_held_out_change_no_training_feature(write: Write, kind: str) -> No
     assert changed.train.fingerprint == plain.train.fingerprint, "not a bit"
     assert changed.fitted["columns"] == plain.fitted["columns"]
     assert changed.test.fingerprint != plain.test.fingerprint
-    assert any("no numbers, taken for missing: size" in note for note in changed.notes)
+    assert any("not numbers, treated as missing: size" in note for note in changed.notes)
 
 
 def held_out_rows(num_rows: int, classes: list[str] | None) -> list[int]:
@@ -323,10 +323,10 @@ def test_a_table_without_header_names_columns_by_their_number(write: Write) -> N
         ({"target": "muhc"}, "target=muhc: .* has the columns id, size", "dataset.target=much"),
         ({"target": 7}, "target=7", "Choose"),
         ({"ignore": ["earn"]}, "dataset.ignore=earn", "dataset.ignore=earned"),
-        ({"target": "earned"}, "200 different values in 200 rows: no classes", "task=regression"),
+        ({"target": "earned"}, "200 different values in 200 rows: these are not classes", "task=regression"),
         (
             {"target_kind": "number"},
-            "the target much of .* is no number in 200 of 200 rows .line 2: ",
+            "the target much of .* is not a number in 200 of 200 rows .line 2: ",
             "task=classification",
         ),
         ({"val_size": 160}, "does not leave any of the 160", "1 to 159"),
@@ -399,7 +399,7 @@ def test_a_decimal_comma_behind_semicolons_is_a_decimal_point(write: Write) -> N
     assert ours.fingerprints() == theirs.fingerprints()
     assert "read with a decimal comma: earned" in ours.notes
     assert ours.notes[0].startswith("columns: 2 numbers (size, earned), 1 yes or no (open), 1 category (city)")
-    with pytest.raises(DataError, match="no classes") as caught:
+    with pytest.raises(DataError, match="not classes") as caught:
         read(comma, target="earned", ignore=[])
     assert caught.value.hint == "To predict a number: task=regression"
 
@@ -458,8 +458,8 @@ def test_a_slip_in_a_column_of_numbers_is_missing_and_told_with_its_line(write: 
     for i, cell in ((train, "four"), (held_out_rows(len(rows), [row[5] for row in rows])[0], "inf")):
         rows[i][1] = cell
     data = read(write(text_of(rows)))
-    (told,) = [note for note in data.notes if "no numbers" in note]
-    assert "taken for missing: size 2 (" in told and f"line {train + 2}: four" in told and ": inf" in told
+    (told,) = [note for note in data.notes if "not numbers" in note]
+    assert "treated as missing: size 2 (" in told and f"line {train + 2}: four" in told and ": inf" in told
     assert told.endswith("dataset.categories=[size]")
     column = next(column for column in data.fitted["columns"] if column["name"] == "size")
     assert column["kind"] == "number" and column["marks_missing"]
@@ -475,7 +475,7 @@ def test_many_words_make_a_column_one_of_categories() -> None:
 def test_a_bad_number_to_predict_is_told_with_its_line(write: Write) -> None:
     rows = shop()
     rows[4][4], rows[8][4] = "four", "inf"
-    with pytest.raises(DataError, match=r"is no number in 2 of 200 rows \(line 6: four; line 10: inf\)") as caught:
+    with pytest.raises(DataError, match=r"is not a number in 2 of 200 rows \(line 6: four; line 10: inf\)") as caught:
         read(write(text_of(rows)), target="earned", target_kind="number", ignore=["much"])
     assert "leave them empty" in (caught.value.hint or "")
 

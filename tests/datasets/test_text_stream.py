@@ -141,7 +141,7 @@ def test_line_ends_of_windows_are_those_of_unix(tmp_path: Path) -> None:
     [
         (lambda folder: None, "dataset.path is not given"),
         (lambda folder: folder / "nowhere.txt", "was not found in"),
-        (lambda folder: folder, "is no file"),
+        (lambda folder: folder, "is not a file"),
         (
             lambda folder: (folder / "latin.txt", (folder / "latin.txt").write_bytes(b"one\nGr\xfc\xdfe\n" * 9))[0],
             "line 2",

@@ -1,4 +1,4 @@
-"""What a reader returns: examples by split, and how a split is cut in two.
+"""The examples that a reader returns, by split; and how a split is cut in two.
 
 Images with one label each are held as LabelledImages, everything else as Records (records.py).
 
@@ -25,9 +25,9 @@ class LabelledImages:
     """One split: N labelled images.
 
     labels: (N,) int64, on the CPU.
-    images: (N, C, H, W) uint8, memory-mapped from the cache where possible; None when they do not fit in memory.
+    images: (N, C, H, W) uint8, memory-mapped from the cache if possible; None if they do not fit in memory.
     read: index -> (C, H, W) uint8; works in both cases and inside worker processes.
-    fingerprint: sha256 (hex) of images and labels; where `images` is None, of names, sizes and labels.
+    fingerprint: sha256 (hex) of images and labels; of names, sizes and labels if `images` is None.
     """
 
     labels: Tensor
@@ -44,13 +44,13 @@ Examples = LabelledImages | Records
 
 @dataclass(frozen=True)
 class Data:
-    """A data set; `val` is None where it brings no validation split of its own.
+    """A data set; `val` is None if it has no validation split of its own.
 
-    classes: the names of the labels, () where there are none.
-    facts: what was found, by the name of the setting of `dataset` that must say the same (num_classes aside).
-    fitted: plain data that was fitted to the training split and is needed to answer for new examples (a tokenizer, the
-    columns' means); it travels in the checkpoint.
-    notes: defects that were met and handled, with their counts, as sentences for the user.
+    classes: the names of the labels, () if they have none.
+    facts: facts of the data, by the name of the `dataset` setting that must agree with each (num_classes aside).
+    fitted: plain data fitted to the training split that predictions for new examples need (a tokenizer, the columns'
+    means); it is saved in the checkpoint.
+    notes: defects that were found and handled, with their counts, as sentences for the user.
     """
 
     classes: tuple[str, ...]
@@ -62,7 +62,7 @@ class Data:
     notes: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:
-        """Of each split that there is."""
+        """The fingerprint of each split that exists."""
         splits = {"train": self.train, "val": self.val, "test": self.test}
         return {name: split.fingerprint for name, split in splits.items() if split is not None}
 
@@ -74,7 +74,7 @@ class Batch(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What a model is called with."""
+        """The arguments that a model is called with."""
         return (self.images,)
 
 
@@ -89,7 +89,7 @@ class Row:
 
 
 def in_memory(images: np.ndarray, labels: np.ndarray, fingerprint: str | None = None) -> LabelledImages:
-    """Of decoded arrays: images (N, C, H, W) uint8 and labels (N,) int64, writable or mapped copy-on-write."""
+    """Examples of decoded arrays: images (N, C, H, W) uint8, labels (N,) int64, writable or mapped copy-on-write."""
     assert (images.ndim, images.dtype) == (4, np.uint8), (images.shape, images.dtype)
     assert (labels.shape, labels.dtype) == ((len(images),), np.int64), (labels.shape, labels.dtype)
     images_NCHW = torch.from_numpy(images)
@@ -110,7 +110,7 @@ def content_fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def commonest(labels: Tensor | None) -> int | None:
-    """The class that most examples are of; None where there are no classes."""
+    """The class of most examples; None if there are no classes."""
     return None if labels is None else int(torch.bincount(labels).argmax())
 
 
@@ -128,9 +128,9 @@ def split_validation(num_examples: int, val_size: int, seed: int) -> tuple[Tenso
 
 
 def stratified_test(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """A fixed test part for data without one: (N,) bool, `fraction` of every class, the same for every seed of a user.
+    """A fixed test part for data without one: (N,) bool, `fraction` of every class, the same for every seed.
 
-    Every class keeps at least one example on the training side, and gives one to the test where it has two.
+    Every class keeps at least one example to train on, and gives one to the test split if it has two.
     """
     is_test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -142,7 +142,7 @@ def stratified_test(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def private_generator(*words: str | int) -> torch.Generator:
-    """A CPU generator seeded from `words`: streams of other words are unrelated, whatever the seeds."""
+    """A CPU generator seeded from `words`: streams of different words are unrelated, whatever the seeds."""
     digest = hashlib.sha256(repr(words).encode()).digest()
-    # The Mersenne Twister behind a CPU generator takes 32 bits of a seed.
+    # The Mersenne Twister inside a CPU generator takes 32 bits of a seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))

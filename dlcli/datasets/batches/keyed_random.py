@@ -1,7 +1,7 @@
-"""Random numbers that are a function of a key: no generator, no state, the same on every device and in any batch.
+"""Random numbers that are a function of a key: no generator and no state; the same on every device and in any batch.
 
 splitmix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators") in int64 arithmetic, which
-wraps around as uint64 does. An example's key is of (seed, epoch, index); each transform draws from streams of its own.
+wraps around as uint64 does. An example's key is made of (seed, epoch, index); each transform has its own streams.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def sample_keys(seed: int, epoch: int, index_B: Tensor) -> Tensor:
 
 
 def keys_of_view(keys_B: Tensor, view: int) -> Tensor:
-    """(B,) int64 keys of the same examples, looked at once more. view: from 1 on."""
+    """(B,) int64 keys of another view of the same examples. view: from 1 on."""
     return splitmix_tensor(keys_B + signed(splitmix(view)))
 
 
 def mirror_turns(seed: int, epoch: int, index_B: Tensor) -> Tensor:
-    """(B,) bool: whose turn it is to be mirrored. For each example every other epoch; the first by seed and index."""
+    """(B,) bool: which examples are mirrored now: each in every other epoch; seed and index decide the first."""
     first_B = shifted(sample_keys(seed, 0, index_B), 63)
     return (first_B + epoch) % 2 == 1
 

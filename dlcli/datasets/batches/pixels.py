@@ -1,4 +1,4 @@
-"""Between bytes, pixels in [0, 1] and normalised pixels: the one place that knows mean and std."""
+"""Converts between bytes, pixels in [0, 1] and normalised pixels: the one place that knows mean and std."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Pixels:
         return torch.mul(images_BCHW, self.scale).add_(self.shift)
 
     def denormalise(self, images_BCHW: Tensor) -> Tensor:
-        """float32 normalised -> float32, in [0, 1] where it came from there; for showing and saving images."""
+        """float32 normalised -> float32 in [0, 1], if it came from there; for showing and saving images."""
         return (images_BCHW - self.shift) / self.scale
 
 
 @lru_cache(maxsize=16)
 def pixels_on(mean: tuple[float, ...], std: tuple[float, ...], channels: int, device: torch.device) -> Pixels:
-    """The same as before for the same arguments: its numbers are moved to the device once, not at every batch."""
+    """Returns the same object for the same arguments: its numbers are moved to the device once, not at every batch."""
     return Pixels(mean, std, channels=channels, device=device)

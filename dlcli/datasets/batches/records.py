@@ -1,4 +1,4 @@
-"""A split of anything but plain labelled images: columns in memory, and how rows of them become a batch.
+"""A split of any data but plain labelled images: columns in memory, and how rows of them become a batch.
 
     records = Records({"tokens": ragged(sentences), "labels": Dense(labels)}, SentenceBatch.collate, fingerprint)
 
@@ -18,11 +18,11 @@ from torch import Tensor
 
 
 class Column(Protocol):
-    """One property of N examples. A column of one's own needs these four names."""
+    """One property of N examples. Your own kind of column needs these four names."""
 
     @property
     def nbytes(self) -> int:
-        """Of the values."""
+        """The device of the values."""
 
     def __len__(self) -> int: ...
 
@@ -30,10 +30,10 @@ class Column(Protocol):
         """The same column with its values on the device."""
 
     def take(self, rows_B: Tensor, epoch_key: int | None) -> Any:
-        """What `collate` is given of these rows ((B,) int64 on the CPU).
+        """These rows ((B,) int64 on the CPU) in the form that `collate` takes.
 
-        epoch_key: an int64 that is a function of (seed, epoch), for a column that gives something else in each epoch
-        of training; None at an evaluation.
+        epoch_key: an int64 that is a function of (seed, epoch), for a column that differs in each epoch of training;
+        None at an evaluation.
         """
 
 
@@ -58,7 +58,7 @@ class Dense:
 
 
 class Padded(NamedTuple):
-    """values: (B, L, ...), filled up behind each example's end; lengths: (B,) int64, on the same device.
+    """values: (B, L, ...), filled up after each example's end; lengths: (B,) int64, on the same device.
 
     longest: L. num_parts: the sum of the lengths, known without waiting for the device.
     """
@@ -70,9 +70,9 @@ class Padded(NamedTuple):
 
 @dataclass(frozen=True)
 class Ragged:
-    """Examples of different lengths, one behind the other. values: (T, ...); starts: (N + 1,) int64, on the CPU.
+    """Examples of different lengths, one after the other. values: (T, ...); starts: (N + 1,) int64, on the CPU.
 
-    take: Padded, with `fill` behind each end.
+    take: Padded, with `fill` after each end.
     """
 
     values: Tensor
@@ -97,14 +97,14 @@ class Ragged:
     def take(self, rows_B: Tensor, epoch_key: int | None = None) -> Padded:
         starts_B = self.starts[rows_B]
         lengths_B = self.starts[rows_B + 1] - starts_B
-        longest = int(lengths_B.max())  # on the CPU: waits for nothing
+        longest = int(lengths_B.max())  # on the CPU: no wait for the device
         device = self.values.device
-        # from pageable memory: copied into a buffer of the driver's at once, but without waiting for the device
+        # from pageable memory: copied into a buffer of the driver at once, without waiting for the device
         first_B1, length_B1 = (t.to(device, non_blocking=True)[:, None] for t in (starts_B, lengths_B))
         place_L = torch.arange(longest, device=device)
         is_padding_BL = place_L >= length_B1
         shape = (len(rows_B), longest, *self.values.shape[1:])
-        if not len(self.values):  # of a split whose examples are all empty
+        if not len(self.values):  # if all examples of a split are empty
             return Padded(self.values.new_zeros(shape), length_B1[:, 0], 0)
         index_BL = (first_B1 + place_L).masked_fill(is_padding_BL, 0)
         values = self.values.index_select(0, index_BL.flatten()).view(shape)
@@ -115,7 +115,7 @@ class Ragged:
 def ragged(
     parts: Iterable[np.ndarray | Sequence[int]], dtype: Any, *, shape: Sequence[int] = (), fill: float = 0
 ) -> Ragged:
-    """N arrays (length, *shape) behind one another, as one column. dtype: of NumPy."""
+    """N arrays (length, *shape), one after the other, as one column. dtype: of NumPy."""
     arrays = [np.asarray(part, dtype=dtype).reshape(-1, *shape) for part in parts]
     starts = np.zeros(len(arrays) + 1, dtype=np.int64)
     np.cumsum([len(array) for array in arrays], out=starts[1:])
@@ -131,12 +131,12 @@ class Records:
     """One split: N examples in memory.
 
     columns: by name, N rows each.
-    collate: (taken: what each column gives, by name; index_B: (B,) int64 on the device; augment: an augmentation or
-    None; keys_B: its keys or None) -> the batch: a NamedTuple of tensors on the columns' device, whose first has the
-    batch's size in front, and whose `inputs` are what a model is called with.
+    collate: (taken: the rows of each column, by name; index_B: (B,) int64 on the device; augment: an augmentation or
+    None; keys_B: its keys or None) -> the batch: a NamedTuple of tensors on the columns' device. The first dimension of
+    the first tensor is B; `inputs` are the arguments that a model is called with.
     fingerprint: sha256 (hex) of the content.
-    labels: (N,) int64 on the CPU, where each example is of one class.
-    lengths: (N,) int64 on the CPU, where examples of like length should share a batch.
+    labels: (N,) int64 on the CPU, if each example has one class.
+    lengths: (N,) int64 on the CPU, if examples of similar length should share a batch.
     """
 
     columns: Mapping[str, Column]
@@ -154,7 +154,7 @@ class Records:
         return sum(column.nbytes for column in self.columns.values())
 
     def to(self, device: torch.device) -> Records:
-        """The same records with their columns on the device; moved once, whoever asks."""
+        """The same records with their columns on the device; they are moved only once."""
         if device not in self._placed:
             columns = {name: column.to(device) for name, column in self.columns.items()}
             self._placed[device] = replace(self, columns=columns)
@@ -191,10 +191,10 @@ def fingerprint_of(*arrays: np.ndarray | Tensor | str) -> str:
 def bucketed(
     order_N: Tensor, lengths_N: Tensor, step_size: int, generator: torch.Generator, *, pool: int = 50
 ) -> Tensor:
-    """A random order whose batches hold examples of like length: less padding, and still another order each epoch.
+    """A random order whose batches hold examples of similar length: less padding, and still another order each epoch.
 
-    order_N: a random permutation. step_size: examples of a step. Each `pool` of steps is sorted by length, then whole
-    steps are shuffled; a short last one stays the last.
+    order_N: (N,) a random permutation. step_size: examples of a step. Each `pool` of steps is sorted by length, then
+    whole steps are shuffled; a short last step stays the last.
     """
     sizes = lengths_N[order_N]
     parts = [

@@ -1,4 +1,4 @@
-"""Whether a data set's images live on the device: by size, unless the config decides."""
+"""Decides whether a data set's images are kept on the device: by size, unless the config decides."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHARE = 0.5  # of the free memory: the rest is for the network, its optimizer an
 def choose_residency(
     num_bytes: int | None, setting: bool | str, workers: int, device: torch.device | str
 ) -> tuple[bool, str]:
-    """(resident?, why, as a clause to be shown). num_bytes: of the images as uint8; None when they are not in memory.
+    """(resident?, the reason as a clause to show). num_bytes: of the images as uint8; None if they are not in memory.
 
     setting: dataset.resident, which is true, false or "auto".
     """
     choice = str(setting).lower()
     if choice not in ("auto", "true", "false"):
-        raise ConfigError(f"dataset.resident={setting} is not known.", hint="auto, true or false.")
+        raise ConfigError(f"dataset.resident={setting} is not known.", hint="Choose auto, true or false.")
     if choice == "false":
         return False, "dataset.resident=false"
     if num_bytes is None:
@@ -49,7 +49,7 @@ def compare(num_bytes: int, device: torch.device) -> tuple[bool, str]:
 
 
 def num_bytes(examples: Examples) -> int | None:
-    """What choose_residency is to be given for one split; None when its images are not in memory."""
+    """num_bytes of choose_residency for one split; None if its images are not in memory."""
     if isinstance(examples, Records):
         return examples.nbytes
     return None if examples.images is None else examples.images.nbytes
@@ -60,7 +60,7 @@ def readable(num_bytes: float) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes free on the device; of the machine or this container, whichever is less; None where that is not told."""
+    """Bytes free on the device (for a CPU: in the machine or this container, whichever is less); None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [number for number in (meminfo(), cgroup()) if number is not None]
@@ -76,7 +76,7 @@ def meminfo() -> int | None:
 
 
 def cgroup() -> int | None:
-    """What a container with a memory limit may still take."""
+    """Bytes that a container with a memory limit may still take."""
     try:
         folder = Path("/sys/fs/cgroup")
         return int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text())

@@ -1,7 +1,7 @@
-"""Where batches come from: in which order examples are read, and from which step on.
+"""The sources of batches: in which order examples are read, and from which step on.
 
-A source has no state. The position in training is a function of the step, the order of an epoch one of (seed, epoch),
-an example's augmentation one of (seed, epoch, row): a resumed run sees what an uninterrupted one would have seen.
+A source has no state. The position in training is a function of the step, the order of an epoch of (seed, epoch), and
+an example's augmentation of (seed, epoch, row): a resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dlcli.datasets.batches.examples import Examples, private_generator
 from dlcli.datasets.batches.supply import Augmentation, Share, batch_bounds, supply_of
 from dlcli.errors import ConfigError
 
-EVALUATION = -1  # the epoch that an evaluation is
+EVALUATION = -1  # the epoch of an evaluation
 
 
 class TrainSource:
@@ -25,9 +25,9 @@ class TrainSource:
 
     batch_size: examples in a micro-batch. accumulate: micro-batches in a step. The last batch of an epoch may be
     shorter and its last step may have fewer micro-batches; no example is left out.
-    augment: of images, (images_BCHW float32 in [0, 1], keys_B int64) -> images_BCHW, or None; one whose `alternates` is
-    true is given a third, turns_B bool: whose turn it is to be mirrored. Of records, what their `collate` calls.
-    mean, std, workers, resident: of labelled images only.
+    augment: for images, (images_BCHW float32 in [0, 1], keys_B int64) -> images_BCHW, or None; if its `alternates` is
+    true it gets a third argument, turns_B bool: which examples are mirrored now. For records, their `collate` calls it.
+    mean, std, workers, resident: for labelled images only.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class TrainSource:
         self._augment = augment
 
     def from_step(self, step: int, *, views: int = 1) -> Iterator[list[Any]]:
-        """The micro-batches of each step from `step` (steps already done) on. Closing it ends its workers.
+        """The micro-batches of each step after the first `step` steps. Closing it ends its workers.
 
-        views: how often each image is in its batch, augmented otherwise each time; what is not augmented is in it once.
+        views: how often each image is in its batch, each time augmented differently; without augmentation, once.
         """
         first_epoch, first_step = divmod(step, self.steps_per_epoch)
         skipped = first_step * self.accumulate * self._supply.batch_size * self._supply.share[1]
@@ -92,7 +92,7 @@ class TrainSource:
 
 
 class EvalSource:
-    """The batches of `examples` at `indices` in that order, not augmented; iterate as often as needed."""
+    """The batches of `examples` at `indices`, in that order and not augmented; iterate as often as needed."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Chosen examples as batches on the device, in any order: images resident there or read by workers, or records."""
+"""Gives chosen examples as batches on the device, in any order: resident images, images read by workers, or records."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dlcli.datasets.batches.workers import read_batches
 from dlcli.errors import ConfigError, EnvironmentFault
 
 Augmentation = Callable[..., Any]
-Share = tuple[int, int]  # (rank, ranks): of each batch, this rank's even part
+Share = tuple[int, int]  # (rank, ranks): this rank's even part of each batch
 Epochs = Callable[[], Iterator[tuple[int, Tensor]]]  # (epoch, (n,) int64 positions in the order to be read, on the CPU)
 
 
 def supply_of(
     examples: Examples, indices: Tensor, *, batch_size: int, device: torch.device | str, share: Share, **reading: Any
 ) -> Supply:
-    """The supply for this kind of examples. reading: of labelled images only, see ImageSupply."""
+    """The supply for this kind of examples. reading: for labelled images only, see ImageSupply."""
     if isinstance(examples, Records):
         return RecordSupply(examples, indices, batch_size=batch_size, device=device, share=share)
     return ImageSupply(examples, indices, batch_size=batch_size, device=device, share=share, **reading)
@@ -47,22 +47,22 @@ class Supply:
     def batches(
         self, epochs: Epochs, *, augment: Augmentation | None = None, seed: int = 0, views: int = 1
     ) -> Iterator[Any]:
-        """The batches of each epoch. seed: of the augmentation; views: of each labelled image that is augmented."""
+        """The batches of each epoch. seed: of the augmentation; views: how many of each augmented labelled image."""
         raise NotImplementedError
 
     def order(self, generator: torch.Generator, examples_per_step: int) -> Tensor:
         """A random order of an epoch: (N,) int64 positions in `indices`, on the CPU.
 
-        examples_per_step: of all ranks; a resume on another number of them keeps it, and so the order.
+        examples_per_step: of all ranks; a resume on another number of ranks keeps it, and so the order.
         """
         return torch.randperm(len(self.indices), generator=generator)
 
     def order_of_evaluation(self) -> Tensor:
-        """As they stand in `indices`, unless another order is cheaper."""
+        """The order of an evaluation: that of `indices`, unless another order is cheaper."""
         return torch.arange(len(self.indices))
 
     def _cut(self, num_examples: int) -> tuple[Tensor | None, int | list[int]]:
-        """Which of so many examples are this rank's, None for all; and the sizes of its batches of them."""
+        """This rank's part of so many examples (None: all), and the sizes of its batches."""
         rank, ranks = self.share
         if ranks == 1:
             return None, self.batch_size
@@ -77,7 +77,7 @@ class Supply:
 
 
 class RecordSupply(Supply):
-    """Records are resident: what is larger than memory is mapped into it by who reads it."""
+    """Records are resident: a reader maps data larger than memory."""
 
     def __init__(
         self, examples: Records, indices: Tensor, *, batch_size: int, device: torch.device | str, share: Share
@@ -104,7 +104,7 @@ class RecordSupply(Supply):
         return bucketed(order, self.lengths, examples_per_step, generator)
 
     def order_of_evaluation(self) -> Tensor:
-        """By length, so that little is padded; scores do not depend on the order."""
+        """By length, so that there is little padding; scores do not depend on the order."""
         return super().order_of_evaluation() if self.lengths is None else self.lengths.argsort(stable=True)
 
 
@@ -133,7 +133,7 @@ class ImageSupply(Supply):
         self.images = self._place() if resident else None
 
     def _place(self) -> Tensor:
-        """uint8 images on the device: on the CPU the whole split, mapped from the cache; else those chosen."""
+        """uint8 images on the device: on the CPU the whole split, mapped from the cache; else the chosen ones."""
         images = self.examples.images
         if images is None:
             raise EnvironmentFault(
@@ -171,7 +171,7 @@ class ImageSupply(Supply):
         return self.images.index_select(0, rows_B)
 
     def _open_loader(self, epochs: Epochs) -> Callable[[Tensor], Tensor]:
-        """The same batches through a DataLoader: its schedule runs ahead of, and equal to, the order asked for."""
+        """The same batches through a DataLoader, whose schedule runs ahead in the same order."""
         schedule = (rows_B.tolist() for _, order in epochs() for rows_B in self._rows(order))
         pin_memory = self.device.type == "cuda"
         read = read_batches(self.examples, schedule, workers=self.workers, pin_memory=pin_memory)
@@ -184,7 +184,7 @@ class ImageSupply(Supply):
 
 
 def of_view(draws_B: Sequence[Tensor], view: int) -> Sequence[Tensor]:
-    """The keys of another view of the same images, and the other turns in every second one."""
+    """The keys of another view of the same images; every second view mirrors the other half."""
     if view == 0:
         return draws_B
     keys_B, *turns = draws_B
@@ -192,8 +192,8 @@ def of_view(draws_B: Sequence[Tensor], view: int) -> Sequence[Tensor]:
 
 
 def batch_bounds(num_examples: int, batch_size: int, ranks: int) -> list[int]:
-    """Where the batches of all ranks together begin, and the end. No rank is left without an example: fewer than there
-    are ranks, at the end, go with the batch before.
+    """The starts of the batches of all ranks together, and the end. Every rank has an example in every batch: if fewer
+    examples than ranks are left at the end, they join the batch before.
     """
     whole = batch_size * ranks
     starts = list(range(0, num_examples, whole))
@@ -203,7 +203,7 @@ def batch_bounds(num_examples: int, batch_size: int, ranks: int) -> list[int]:
 
 
 def even_part(start: int, end: int, rank: int, ranks: int) -> tuple[int, int]:
-    """The rank's part of [start, end): the first ranks have one more where it does not come out even."""
+    """The rank's part of [start, end): if it does not divide evenly, the first ranks have one more."""
     size, left = divmod(end - start, ranks)
     first = start + rank * size + min(rank, left)
     return first, first + size + (rank < left)

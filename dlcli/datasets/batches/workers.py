@@ -1,4 +1,4 @@
-"""Reading images in other processes: a DataLoader whose workers only decode, and what to say when one of them dies.
+"""Reads images in other processes: a DataLoader whose workers only decode, and the error if one of them dies.
 
 Order, augmentation and normalisation stay in the main process, so the number of workers changes no bit of a batch.
 """
@@ -39,7 +39,7 @@ def read_batches(
         pin_memory=pin_memory,
         worker_init_fn=prepare_worker if workers else None,
         multiprocessing_context=start_method() if workers else None,
-        generator=torch.Generator(),  # else it would draw from the global one
+        generator=torch.Generator(),  # otherwise it would draw from the global generator
     )
     with worker_faults(), quiet_start():
         batches = iter(loader)
@@ -53,14 +53,14 @@ def read_batches(
                 raise DataError(batch.message, hint=batch.hint)
             yield batch
     finally:
-        # Deleting the iterator ends its workers too, but after an error the traceback keeps it alive.
+        # Deleting the iterator also ends its workers, but after an error the traceback keeps it alive.
         if hasattr(batches, "_shutdown_workers"):
             batches._shutdown_workers()
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An error, returned rather than raised: a DataLoader would wrap it into a page of traceback."""
+    """An error that is returned, not raised: a DataLoader would wrap it in a page of traceback."""
 
     message: str
     hint: str | None
@@ -81,7 +81,7 @@ class Decoder(Dataset):
                 images.append(self.read(row))
             except DlcliError as error:
                 return Unreadable(f"Example {row}: {error.message}", error.hint)
-            except Exception as error:  # a reader of anybody's: whatever it raises, the example is the place to look
+            except Exception as error:  # the user's own reader may raise anything: the example is the place to look
                 return Unreadable(f"Example {row} cannot be read: {printable(repr(error))}", None)
         return torch.stack(images)
 
@@ -101,23 +101,23 @@ def prepare_worker(_: int) -> None:
 
 
 def start_method() -> str | None:
-    """fork where it is safe: a worker starts in milliseconds and shares the images; spawn would import torch anew."""
+    """fork where it is safe: a worker starts in milliseconds and shares the images; spawn would import torch again."""
     return "fork" if sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods() else None
 
 
 @contextlib.contextmanager
 def quiet_start() -> Iterator[None]:
-    """While workers start: no signal may hit a half-started one, and torch's SIGCHLD handler is not left behind.
+    """Guards the start of workers: no signal hits a half-started one, and torch's SIGCHLD handler is removed after it.
 
-    That handler raises in the main thread wherever it happens to be; without it, a dead worker is noticed when its
-    batch is waited for (within 5 s), where the fault can be told properly.
+    That handler raises wherever the main thread happens to be; without it, a dead worker is noticed when its batch is
+    waited for (within 5 s), where the fault can be reported properly.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if is_main else None
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         with warnings.catch_warnings():
-            # Python 3.12 warns of fork beside any thread; torch's threads are idle and the workers use none of them.
+            # Python 3.12 warns about fork with threads; torch's threads are idle and the workers use none of them.
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
             yield
     finally:
@@ -132,7 +132,7 @@ def worker_faults() -> Iterator[None]:
         yield
     except (RuntimeError, OSError, EOFError) as error:
         if isinstance(error, RuntimeError) and "worker" not in str(error):
-            raise  # not of a worker: such as an error of the device
+            raise  # not from a worker: such as an error of the device
         raise EnvironmentFault(
             f"A data worker process died: {printable(str(error).splitlines()[0] if str(error) else repr(error))}",
             hint="Usually memory (or /dev/shm) is full: use fewer (dataset.workers=1) or none (dataset.workers=0).",

@@ -1,7 +1,7 @@
-"""Where boxes are written down: a Pascal VOC folder or archive (one XML per image), or a COCO file (one JSON for all).
+"""Reads annotated boxes: a Pascal VOC folder or archive (one XML per image), or a COCO file (one JSON for all images).
 
-Read as they stand, without torch and without decoding an image. Boxes are (x0, y0, x1, y1) in pixels of the image that
-was annotated; `tidy` says what becomes of one that is no box.
+Neither torch nor an image decoder is needed. Boxes are (x0, y0, x1, y1) in pixels of the annotated image; `tidy` mends
+or drops what is not a valid box.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Annotated:
 
 @dataclass
 class Defects:
-    """What was met that is not as it should be: kind -> where. The kinds are clauses: "boxes without area left out"."""
+    """Defects of the annotations: kind -> places. The kinds are clauses: "boxes without area left out"."""
 
     met: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -54,7 +54,7 @@ class Defects:
 
 
 def one_of(kind: str) -> str:
-    """Of a single one: "images that have boxes but are not listed" as "image that has boxes but is not listed"."""
+    """The kind in the singular: "images that have boxes but are not listed": "image that has boxes but is not ..."."""
     first, _, rest = kind.partition(" ")
     for many, one in (("that are ", "that is "), ("that have ", "that has "), ("name ", "names ")):
         if rest.startswith(many):
@@ -72,7 +72,7 @@ def _some(places: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """classes: in the order of their ids, or by name; splits: of train, val, test those there are; read: an image."""
+    """classes: in the order of their ids, or by name; splits: train, val, test as far as they exist; read: an image."""
 
     place: Path
     classes: tuple[str, ...]
@@ -84,7 +84,7 @@ class Found:
 def tidy(box: Box, width: float, height: float, defects: Defects, where: str) -> Box | None:
     """The box with its corners in order and inside the image; None when nothing is left of it."""
     if not all(map(math.isfinite, box)):
-        defects.add("boxes that are no numbers left out", where)
+        defects.add("boxes with coordinates that are not numbers left out", where)
         return None
     (x0, x1), (y0, y1) = sorted((box[0], box[2])), sorted((box[1], box[3]))
     if x1 <= x0 or y1 <= y0:
@@ -105,7 +105,7 @@ def tidy(box: Box, width: float, height: float, defects: Defects, where: str) ->
 
 
 def locate_blood_cells(root: str | None) -> Path:
-    """The archive as it was downloaded, or its folder; under a data root, or the root itself."""
+    """The downloaded archive, or its folder; under a data root, or the root itself."""
     roots = data_roots(root)
     if root is not None and (is_archive(roots[0]) or (roots[0] / "Annotations").is_dir()):
         return roots[0]
@@ -117,29 +117,31 @@ def locate_blood_cells(root: str | None) -> Path:
 
 
 def locate(root: str | None, path: str | None, *, setting: str = "dataset.path") -> Path:
-    """What a user named: as it stands, or under a data root."""
+    """The path that a user gave: as it is, or under a data root."""
     if path is None:
-        raise DataError(f"{setting} is not given: which data?", hint=f"{setting}=PATH")
+        raise DataError(f"{setting} is not given: dlcli does not know which data to read", hint=f"{setting}=PATH")
     given = Path(path).expanduser()
     found = given if given.exists() else find_under(data_roots(root), [path])
     if found is None:
         looked = ", ".join(str(r.absolute()) for r in data_roots(root))
-        raise DataError(f"{setting}={printable(path)} does not exist, here or in {looked}", hint="Is it right?")
+        raise DataError(f"{setting}={printable(path)} does not exist, here or in {looked}", hint=f"{setting}=PATH")
     return found
 
 
 def files_of(place: Path) -> dict[str, Callable[[], bytes]]:
-    """Name -> how it is read, of every file. Of an archive, which can only be read forwards, all bytes are held."""
+    """Name -> a function that reads it, for every file. An archive is held in memory: it can only be read forwards."""
     if is_archive(place):
         return {name: lambda data=data: data for name, data in _members(place)}  # type: ignore[misc]
     if not place.is_dir():
-        raise DataError(f"{place} is neither a folder nor a .tar", hint="A folder with Annotations and JPEGImages.")
+        raise DataError(
+            f"{place} is neither a folder nor a .tar", hint="Give a folder with Annotations and JPEGImages."
+        )
     inside = sorted(p for p in place.rglob("*") if not any(map(is_hidden, p.relative_to(place).parts)))
     return {p.relative_to(place).as_posix(): lambda p=p: _bytes(p) for p in inside if p.is_file()}  # type: ignore[misc]
 
 
 def place_key(place: Path) -> str:
-    """sha256 (hex) of an archive's bytes, or of what the files of a folder are called, their sizes and times."""
+    """sha256 (hex) of an archive's bytes, or of the names, sizes and times of a folder's files."""
     return archive_key(place) if is_archive(place) else times_key(place / name for name in files_of(place))
 
 
@@ -161,13 +163,13 @@ def _bytes(path: Path) -> bytes:
 
 
 def chosen(found: Iterable[str], wanted: Sequence[str] | None, place: Path) -> tuple[str, ...]:
-    """The classes: all that occur, or those that were asked for."""
+    """The classes: all that occur, or those of dataset.classes."""
     found = list(dict.fromkeys(found))
     if not found:
         raise DataError(f"{place} holds no boxes", hint="Is it annotated?")
     if strange := [name for name in wanted or () if name not in found]:
-        told = f"dataset.classes names {printable(', '.join(strange))}, of which {place} has no box"
-        raise DataError(told, hint=f"It has {printable(', '.join(found))}.")
+        message = f"dataset.classes names {printable(', '.join(strange))}, but {place} has no box of that class"
+        raise DataError(message, hint=f"It has {printable(', '.join(found))}.")
     return tuple(wanted or found)
 
 
@@ -177,8 +179,8 @@ def chosen(found: Iterable[str], wanted: Sequence[str] | None, place: Path) -> t
 def find_voc(place: Path, classes: Sequence[str] | None = None) -> Found:
     """Annotations/*.xml, their images by the file's stem, ImageSets/Main/{train,val,test}.txt where there are some.
 
-    Images that no list names are not used where there is a list of the training images; a class is every name that
-    occurs, or those of `classes`. Objects marked as difficult are left out.
+    If there is a list of training images, images that no list names are not used. The classes are all names that
+    occur, or those of `classes`. Objects marked as difficult are left out.
     """
     files = files_of(place)
     defects = Defects()
@@ -190,7 +192,7 @@ def find_voc(place: Path, classes: Sequence[str] | None = None) -> Found:
             stem = PurePosixPath(name).stem
             try:
                 annotated = _voc_image(name, stem, read(), images, defects)
-            except DataError as error:  # the others are looked at too, so that all of them are told at once
+            except DataError as error:  # the others are read too, so that one error reports all of them
                 damaged.append(error.message.removesuffix("."))
                 continue
             if annotated is not None:
@@ -198,8 +200,8 @@ def find_voc(place: Path, classes: Sequence[str] | None = None) -> Found:
     if damaged:
         raise all_damaged(damaged, "annotations")
     if not by_stem:
-        told = f"{place} holds no annotated images: {len(images)} images, no .xml that belongs to one"
-        raise DataError(told, hint="A folder with Annotations/NAME.xml and JPEGImages/NAME.jpg.")
+        message = f"{place} holds no annotated images: {len(images)} images, but no .xml of the same name"
+        raise DataError(message, hint="Give a folder with Annotations/NAME.xml and JPEGImages/NAME.jpg.")
     lists = {PurePosixPath(n).stem: read for n, read in files.items() if "/Main/" in f"/{n}" and n.endswith(".txt")}
     splits = _voc_splits(lists, by_stem, defects)
     names = sorted({c for part in splits.values() for annotated in part for c in annotated.classes})
@@ -217,14 +219,14 @@ def _voc_image(name: str, stem: str, data: bytes, images: Mapping[str, str], def
     try:
         tree = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
-        raise DataError(f"{printable(name)} is no XML: {error}", hint="Mend it or remove it.") from error
+        raise DataError(f"{printable(name)} is not XML: {error}", hint="Mend it or remove it.") from error
     said = PurePosixPath(tree.findtext("filename") or "").stem
     image = images.get(stem) or images.get(said)
     if image is None:
         defects.add("annotations without an image left out", name)
         return None
     if said and said != stem:
-        defects.add("annotations name another file: the one of their own name was taken", name)
+        defects.add("annotations name another file: the file of their own name was taken", name)
     boxes, classes = [], []
     for node in tree.iter("object"):
         box, label = _voc_box(node), (node.findtext("name") or "").strip()
@@ -273,7 +275,7 @@ def _voc_splits(
         if part := [by_stem[stem] for stem in stems if stem in by_stem]:
             splits[split] = part
     if "train" not in splits:
-        raise DataError("the list of training images names none that is annotated", hint="ImageSets/Main/train.txt")
+        raise DataError("the list of training images names no annotated image", hint="ImageSets/Main/train.txt")
     return splits
 
 
@@ -283,7 +285,7 @@ def _voc_splits(
 def find_coco(
     path: Path, images: Path, classes: Sequence[str] | None = None, *, val: Path | None = None, test: Path | None = None
 ) -> Found:
-    """instances.json, and those to validate and to test on where there are some; images: the folder of all of them.
+    """instances.json, and the files to validate and to test on if there are any; images: the folder of all images.
 
     Classes in the order of their ids in the first file. Boxes of crowds (iscrowd) are left out.
     """
@@ -308,7 +310,7 @@ def _coco_split(path: Path, images: Path, defects: Defects) -> tuple[list[Annota
         elif one.get("iscrowd"):
             defects.add("boxes of crowds left out", where)
         elif (box := _coco_box(one.get("bbox"))) is None:
-            defects.add("boxes that are no numbers left out", where)
+            defects.add("boxes with coordinates that are not numbers left out", where)
         else:
             boxes[one.get("image_id")].append((box, names[one["category_id"]]))
     split = []
@@ -325,15 +327,15 @@ def _coco_split(path: Path, images: Path, defects: Defects) -> tuple[list[Annota
     for image_id in boxes:
         defects.add("images that have boxes but are not listed", f"image {image_id}")
     if not split:
-        told = f"{path}: none of its {len(content['images'])} images is in {images}"
-        raise DataError(told, hint="dataset.images=FOLDER, in which the file_names are found.")
+        message = f"{path}: none of its {len(content['images'])} images is in {images}"
+        raise DataError(message, hint="dataset.images=FOLDER, the folder that holds the file_names")
     return split, [names[key] for key in sorted(names, key=lambda key: (str(type(key)), key))]
 
 
 def _coco_content(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        told = f"dataset.path={printable(path)} is a folder; COCO's annotations are one file"
-        raise DataError(told, hint=f"dataset.path={printable(path / 'FILE.json')} dataset.images={printable(path)}")
+        message = f"dataset.path={printable(path)} is a folder; COCO's annotations are one file"
+        raise DataError(message, hint=f"dataset.path={printable(path / 'FILE.json')} dataset.images={printable(path)}")
     try:
         content = json.loads(_bytes(path))
         for key, parts in (("images", ("id", "file_name")), ("annotations", ()), ("categories", ("id", "name"))):
@@ -341,8 +343,8 @@ def _coco_content(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{key} without {' or '.join(parts)}")
         return content
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        told = f"{path} is no COCO file of boxes: {printable(repr(error))}"
-        raise DataError(told, hint="JSON with images, annotations and categories.") from error
+        message = f"{path} is not a COCO file of boxes: {printable(repr(error))}"
+        raise DataError(message, hint="Give a JSON file with images, annotations and categories.") from error
 
 
 def _coco_box(bbox: Any) -> Box | None:
@@ -355,7 +357,7 @@ def _coco_box(bbox: Any) -> Box | None:
 
 
 def _coco_image(images: Path, name: str) -> str | None:
-    """The file's path in the folder, or its bare name there; never outside it."""
+    """The file's path in the folder, or its bare name there; never a file outside the folder."""
     for candidate in (name, PurePosixPath(name).name):
         place = PurePosixPath(candidate)
         if not place.is_absolute() and ".." not in place.parts and (images / place).is_file():

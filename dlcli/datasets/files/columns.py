@@ -1,7 +1,7 @@
 """Columns of a table as numbers for a network: kinds are found, and statistics taken, in the training rows only.
 
-    number     standardised; a missing one becomes the mean and, where training rows lack some, is marked in a feature;
-               so is what is no number in a column of numbers, such as a slip of the pen
+    number     standardised; a missing one becomes the mean and, if training rows lack some, is marked in a feature;
+               the same holds for a cell that is not a number in a column of numbers, such as a typing error
     yes or no  false/true, no/yes, ...: a number, 0 or 1
     category   one feature per value that training rows have, one for missing, one for all others
 
@@ -20,10 +20,12 @@ from dlcli.datasets.files.csv_text import is_missing
 from dlcli.datasets.files.number_forms import FORMS, POINT, as_point, is_number, possible_forms
 
 PAIRS = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("off", "on"))
-LARGEST = 1e100  # beyond it a square might overflow; such a cell counts as no number
-MOSTLY = 0.9  # of a column's filled training cells: so many numbers make it one of numbers, the others missing
-RARE = 2  # a value that fewer training rows have is one of the others: alone, it could only be learned by heart
-FEWEST_NAMES = 20  # rows from which on a column of all different words is taken for names of the rows
+LARGEST = 1e100  # beyond it a square might overflow; such a cell does not count as a number
+MOSTLY = (
+    0.9  # a column with this share of numbers (of filled training cells) is one of numbers; its other cells are missing
+)
+RARE = 2  # a value that fewer training rows have counts as one of the others: alone, it could only be learned by heart
+FEWEST_NAMES = 20  # with so many rows, a column of all different words is taken for names of the rows
 
 
 class Encoded(NamedTuple):
@@ -36,9 +38,9 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Number:
-    """(x - mean) / std; std of 0: all training rows that have a value have the same, and only the mark is a feature.
+    """(x - mean) / std; std of 0: all training rows with a value have the same value, and only the mark is a feature.
 
-    pair: the words for 0 and 1, of a column of yes and no. form: how the column writes its numbers, see number_forms.
+    pair: the words for 0 and 1 in a column of yes and no. form: how the column writes its numbers, see number_forms.
     """
 
     name: str
@@ -65,8 +67,8 @@ class Number:
 
 @dataclass(frozen=True)
 class Category:
-    """A feature of 0 or 1 per value. A value that training rows do not have is one of the others, where those have
-    some; else it is all zeros, for a feature that is always 0 in training would come with an untrained weight.
+    """A feature of 0 or 1 per value. A value that training rows do not have counts as one of the others, if training
+    has such; else it is all zeros, because a feature that is always 0 in training would have an untrained weight.
     """
 
     name: str
@@ -94,7 +96,7 @@ Column = Number | Category
 
 
 def looked_up(cells: Sequence[str], answer: Callable[[str], float], dtype: Any) -> np.ndarray:
-    """(N,) of what `answer` gives for each cell; it is asked once for each different one."""
+    """(N,): the result of `answer` for each cell; it is called once for each different cell."""
 
     class Answers(dict[str, float]):
         def __missing__(self, cell: str) -> float:
@@ -105,7 +107,7 @@ def looked_up(cells: Sequence[str], answer: Callable[[str], float], dtype: Any) 
 
 
 def numbers(cells: Sequence[str], pair: Sequence[str] = (), form: str = POINT) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) float64, NaN where there is none, and which cells are neither numbers nor missing, (N,) bool.
+    """(N,) float64, NaN where there is no number, and (N,) bool: which cells are neither numbers nor missing.
 
     float() itself also takes "1_000", which is a name rather than a number, and digits of every script.
     """
@@ -138,9 +140,9 @@ def fit_column(
     is_category: bool = False,
     delimiter: str = ",",
 ) -> Column | str:
-    """The column as the training rows ((n,) int64) have it; or why it tells nothing, as a clause.
+    """The column as fitted to the training rows ((n,) int64); or, as a clause, why it is of no use.
 
-    delimiter: what divides the cells; where it is no comma, numbers may have a decimal comma.
+    delimiter: what divides the cells; if it is not a comma, numbers may have a decimal comma.
     """
     in_train = [cells[row] for row in train]
     if not is_category:
@@ -161,7 +163,7 @@ def fit_column(
 
 
 def best_numbers(cells: Sequence[str], delimiter: str) -> tuple[str, np.ndarray, np.ndarray]:
-    """The form that makes numbers of the most cells, and what `numbers` gives in it."""
+    """The form in which the most cells are numbers, and the result of `numbers` in that form."""
     tried = [(form, *numbers(cells, form=form)) for form in possible_forms({*cells}, delimiter)]
     return min(tried, key=lambda found: int(found[2].sum()))
 
@@ -176,7 +178,7 @@ def fit_number(
     if len(present) == len(values) > 2 and np.ptp(values - rows) == 0:
         return "it numbers the rows"
     mean, std = float(present.mean()), float(present.std())
-    if not std > 1e-12 * abs(mean):  # what is left of equal numbers by rounding
+    if not std > 1e-12 * abs(mean):  # equal numbers differ by no more than rounding
         std = 0.0
     column = Number(name, mean, std, marks_missing=len(present) < len(values), pair=pair, form=form)
     return column if column.width else "it is the same in every row"
@@ -189,7 +191,7 @@ def fit_category(name: str, cells: Sequence[str], max_categories: int) -> Column
     present = {cell: count for cell, count in counts.items() if not is_missing(cell)}
     num_present = sum(present.values())
     if len(present) == num_present >= FEWEST_NAMES:
-        return "it is another in every row"
+        return "it differs in every row"
     kept = sorted((cell for cell, n in present.items() if n >= RARE), key=lambda cell: (-present[cell], cell))
     kept = sorted(kept[:max_categories])
     column = Category(
@@ -210,7 +212,7 @@ def as_plain(columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def from_plain(columns: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Raises LookupError, TypeError or ValueError for what `as_plain` does not give."""
+    """The inverse of `as_plain`. Raises LookupError, TypeError or ValueError for anything else."""
     found: list[Column] = []
     for column in columns:
         name = str(column["name"])

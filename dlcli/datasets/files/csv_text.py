@@ -1,4 +1,4 @@
-"""Tables as text: CSV, TSV and their like, plain or .gz; what is malformed is told with its line.
+"""Tables as text: CSV, TSV and the like, plain or .gz. Errors name the line.
 
 Imports neither torch nor numpy. A table of 1,000,000 x 20 cells takes as much memory as its file: the cells stay text,
 joined, until a column is asked for.
@@ -20,8 +20,9 @@ from dlcli.datasets.files.number_forms import is_number_in_some_form
 from dlcli.errors import DataError, first_of, printable
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-GUESSED = ("comma", "semicolon", "tab", "pipe")  # a space is in too many texts to be guessed
+GUESSED = ("comma", "semicolon", "tab", "pipe")  # not a space: too many texts hold one
 MISSING = frozenset(("", "?", "na", "n/a", "nan", "null", "none"))  # whatever their case
+UTF8 = "Save the table as UTF-8 text."
 LOOKED_AT = 200  # lines, to guess the delimiter and whether there is a header
 CHUNK = 50_000  # rows that are held as Python objects at once
 
@@ -30,8 +31,8 @@ CHUNK = 50_000  # rows that are held as Python objects at once
 class TextTable:
     """names: of the columns, all different. chunks: by column, its cells joined by NUL, some rows each.
 
-    has_header: whether the names stood in the file; if not, they are `column 1`, `column 2`, ...
-    delimiter: what divides the cells. places: by file, in the order of rows, the line at which each ends.
+    has_header: whether the names come from the file; if not, they are `column 1`, `column 2`, ...
+    delimiter: what divides the cells. places: for each file, in the order of rows, the line at which each row ends.
     """
 
     source: str
@@ -43,7 +44,7 @@ class TextTable:
     places: tuple[tuple[str, array[int]], ...] = ()
 
     def place(self, row: int) -> str:
-        """`line 7`, of the row that counts from 0; of several files, `test.csv, line 7`."""
+        """The place of a row (counted from 0): `line 7`, or `test.csv, line 7` if there are several files."""
         for source, lines in self.places:
             if row < len(lines):
                 return at(Path(source).name, lines[row]) if len(self.places) > 1 else f"line {lines[row]:,}"
@@ -63,16 +64,17 @@ def read_table(
     names: Sequence[str] = (),
     comment: str | None = None,
 ) -> TextTable:
-    """The table in a file. delimiter: one of DELIMITERS, by its word. names: of columns of a file without a header.
+    """The table in a file. delimiter: one of DELIMITERS, by its word. names: of the columns, if there is no header.
 
-    comment: lines that begin so are skipped. Raises DataError with the line of what cannot be read.
+    comment: lines that begin with it are skipped. Raises DataError, with the line, for what cannot be read.
     """
     try:
         with open_text(path) as file:
             return parse_table(file, str(path), delimiter=delimiter, header=header, names=names, comment=comment)
     except (EOFError, zlib.error, OSError) as error:
         said = getattr(error, "strerror", None) or error
-        raise DataError(f"{printable(path)} cannot be read: {said}.", hint="Is the file whole?") from error
+        hint = "Replace it with an intact copy that you may read."
+        raise DataError(f"{printable(path)} cannot be read: {said}.", hint=hint) from error
 
 
 def open_text(path: Path) -> TextIO:
@@ -90,7 +92,7 @@ def parse_table(
     names: Sequence[str] = (),
     comment: str | None = None,
 ) -> TextTable:
-    """The same of lines, which must have kept their ends."""
+    """The same for lines, which must have kept their ends."""
     lines = file if comment is None else (("\n" if line.startswith(comment) else line) for line in file)
     reader = None
     try:
@@ -101,11 +103,12 @@ def parse_table(
         return _gathered(reader, source, bool(has_header), names, separator)
     except csv.Error as error:
         line = reader.line_num if reader else 1
-        hint = "Is a quotation mark never closed, or one too many?" if "NUL" not in str(error) else "Is it UTF-8 text?"
+        quote = "Look for a quotation mark too many, or one that is never closed."
+        hint = quote if "NUL" not in str(error) else UTF8
         raise DataError(f"{at(source, line)}: {error}.", hint=hint) from error
     except UnicodeDecodeError as error:
-        told = f"{printable(source)} is no text in UTF-8: byte {error.object[error.start]:#04x} {error.reason}"
-        raise DataError(f"{told}.", hint="iconv -f CP1252 -t UTF-8 FILE > NEW, if a spreadsheet wrote it.") from error
+        message = f"{printable(source)} is not UTF-8 text: byte {error.object[error.start]:#04x} {error.reason}"
+        raise DataError(f"{message}.", hint="If a spreadsheet wrote it: iconv -f CP1252 -t UTF-8 FILE > NEW") from error
 
 
 def at(source: str, line: int) -> str:
@@ -113,7 +116,7 @@ def at(source: str, line: int) -> str:
 
 
 def guess_delimiter(head: Sequence[str]) -> str:
-    """The one that cuts the first lines into the most equal rows; a comma where none cuts any."""
+    """The delimiter that cuts the first lines into the most rows of equal width; a comma if none does."""
     best, best_width = ",", 1
     for separator in map(DELIMITERS.__getitem__, GUESSED):
         widths = [len(row) for row in sample_rows(head, separator)]
@@ -123,21 +126,21 @@ def guess_delimiter(head: Sequence[str]) -> str:
 
 
 def has_decimal_commas(head: Sequence[str]) -> bool:
-    """Whether semicolons cut the first lines into equal rows, and every comma is then one of a number."""
+    """Whether semicolons cut the first lines into rows of equal width, and every comma is then part of a number."""
     rows = sample_rows(head, ";")
     is_equal = len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
     return is_equal and all(is_number_in_some_form(cell.strip()) for row in rows for cell in row if "," in cell)
 
 
 def sample_rows(head: Sequence[str], separator: str) -> list[list[str]]:
-    """The rows of the first lines that are whole."""
+    """The complete rows of the first lines."""
     rows = [row for row in csv.reader(head, delimiter=separator, skipinitialspace=True) if row]
-    return rows[:-1] if len(head) == LOOKED_AT else rows  # the last one may go on
+    return rows[:-1] if len(head) == LOOKED_AT else rows  # the last one may continue
 
 
 def looks_like_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Neither a number nor `?` among the first row's cells, but numbers in a column below; or words that none of their
-    columns has.
+    """Whether the first row is a header: it has neither a number nor `?`, but a column below has numbers; or it has
+    words that occur nowhere below in their columns.
     """
     if len(rows) < 2:
         return True
@@ -160,7 +163,7 @@ def _gathered(
 ) -> TextTable:
     first = next((row for row in reader if row), None)  # a blank line is no row
     if first is None:
-        raise DataError(f"{printable(source)} holds no rows.", hint="Is it the right file?")
+        raise DataError(f"{printable(source)} holds no rows.", hint="Give a file with one row per line.")
     if names and len(names) != len(first):
         raise DataError(f"{at(source, 1)}: {len(first)} cells; {len(names)} are expected.", hint="dataset.delimiter=")
     found = _named(first, source) if has_header else tuple(names) or tuple(f"column {i + 1}" for i in range(len(first)))
@@ -172,7 +175,7 @@ def _gathered(
         for column, cells in zip(chunks, zip(*part, strict=True), strict=True):
             column.append("\0".join(map(str.strip, cells)))
             if column[-1].count("\0") != len(part) - 1:
-                raise DataError(f"{printable(source)} holds NUL characters.", hint="Is it UTF-8 text?")
+                raise DataError(f"{printable(source)} holds NUL characters.", hint=UTF8)
     if ragged:
         raise _told_of_ragged(ragged, len(found), source)
     if not lines:
@@ -185,17 +188,19 @@ def _named(header: Sequence[str], source: str) -> tuple[str, ...]:
     names = tuple(cell.strip() or f"column {i + 1}" for i, cell in enumerate(header))
     for i, name in enumerate(names):
         if name in names[:i]:
-            told = f"{printable(source)}: columns {names.index(name) + 1} and {i + 1} are both called {printable(name)}"
-            raise DataError(f"{told}.", hint="Rename one; or dataset.header=false if the first line is a row.")
+            message = (
+                f"{printable(source)}: columns {names.index(name) + 1} and {i + 1} are both called {printable(name)}"
+            )
+            raise DataError(f"{message}.", hint="Rename one; or dataset.header=false if the first line is a row.")
     return names
 
 
 def _even(
     rows: Iterator[list[str]], reader: Iterator[list[str]], width: int, lines: array[int], ragged: list[tuple[int, int]]
 ) -> list[list[str]]:
-    """The next rows of so many cells; the lines at which they end are put to `lines`.
+    """The next rows of `width` cells; the lines at which they end are added to `lines`.
 
-    Line and width of the others are put to `ragged`, so that all of them are told at once.
+    Line and width of the other rows are added to `ragged`, so that one error reports all of them.
     """
     part: list[list[str]] = []
     for row in rows:
@@ -213,22 +218,22 @@ def _even(
 
 
 def _told_of_ragged(ragged: Sequence[tuple[int, int]], width: int, source: str) -> DataError:
-    hint = "A text with the delimiter in it stands in quotation marks."
+    hint = "Put a text that holds the delimiter in quotation marks."
     if len(ragged) == 1:
         line, cells = ragged[0]
-        told = f"{at(source, line)}: {cells} cell{'s'[: cells != 1]}, where the first row has {width}"
+        message = f"{at(source, line)}: {cells} cell{'s'[: cells != 1]}, where the first row has {width}"
     else:
         first = first_of(f"line {line:,}: {cells}" for line, cells in ragged)
-        told = f"{printable(source)}: {len(ragged):,} rows have not {width} cells, as the first one has ({first})"
-    return DataError(f"{told}.", hint=hint)
+        message = f"{printable(source)}: {len(ragged):,} rows do not have {width} cells, as the first one has ({first})"
+    return DataError(f"{message}.", hint=hint)
 
 
 def joined(first: TextTable, second: TextTable) -> TextTable:
-    """The rows of both, with the first's columns. Raises DataError where the second lacks one."""
+    """The rows of both, with the first's columns. Raises DataError if the second lacks one."""
     lacking = [name for name in first.names if name not in second.names]
     if lacking:
-        told = f"{printable(second.source)} lacks the columns {listed(lacking)}; it has {listed(second.names)}"
-        raise DataError(f"{told}.", hint=f"It must have those of {printable(first.source)}.")
+        message = f"{printable(second.source)} lacks the columns {listed(lacking)}; it has {listed(second.names)}"
+        raise DataError(f"{message}.", hint=f"It must have those of {printable(first.source)}.")
     chunks = {name: first.chunks[name] + second.chunks[name] for name in first.names}
     num_rows, places = first.num_rows + second.num_rows, first.places + second.places
     return TextTable(first.source, first.names, chunks, num_rows, first.has_header, first.delimiter, places)

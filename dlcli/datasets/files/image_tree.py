@@ -1,10 +1,10 @@
 """Lists the images of a folder or a .tar archive laid out by class, without torch and without decoding any.
 
     <class>/<image>                      a test part is split off, the same for every seed
-    {train,test,val}/<class>/<image>     as it is; without a test folder a test part is split off train
+    {train,test,val}/<class>/<image>     used as they are; without a test folder a test part is split off train
 
-A folder around all of this is looked through. Hidden files, files that are no images, and folders beside
-train/test/val are left aside.
+A folder around all of this is skipped. Hidden files, files that are not images, and folders beside train/test/val are
+ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class ImageTree:
-    """classes: sorted names; splits: of train, test, val those that are there, each sorted by name."""
+    """classes: sorted names; splits: those of train, test, val that exist, each sorted by name."""
 
     path: Path
     classes: tuple[str, ...]
@@ -64,11 +64,11 @@ def peek_image_folder(root: str | None, *, path: str | None = None) -> dict[str,
 
 
 def locate(root: str | None, path: str | None) -> Path:
-    """`path` under the first data root that has it (or `root` when that is itself this file); `root` without a path."""
+    """`path` under the first data root that has it (or `root`, if it is this file itself); `root` without a path."""
     if path is None:
         if root is None:
             raise DataError(
-                "dataset.root is not given: which folder of images?",
+                "dataset.root is not given: dlcli does not know which folder of images to read.",
                 hint="dataset.root=PATH, a folder or .tar.gz of <class>/<image> or {train,test}/<class>/<image>.",
             )
         return data_roots(root)[0]
@@ -185,7 +185,7 @@ def is_image(name: str) -> bool:
 
 
 def wrapper_depth(names: Iterable[str]) -> int:
-    """How many folders lie around the classes or splits: shared by every image, and not a split themselves."""
+    """How many folders lie around the classes or splits: every image is in them, and they are not splits."""
     paths = [PurePosixPath(name).parts for name in names]
     depth = 0
     while min(len(parts) for parts in paths) - depth >= 3:
@@ -209,7 +209,7 @@ def arrange(names: Iterable[str], depth: int) -> dict[str, dict[str, list[str]]]
 
 
 def check_empty(path: Path, by_split: dict[str, dict[str, list[str]]], folders: list[tuple[str, ...]]) -> None:
-    """No class folder may be without images: it is more often a failed copy than a wish."""
+    """Raises DataError for a class folder without images: it is usually a failed copy."""
     has_splits = not by_split["train"].keys() & {parts[0] for parts in folders if len(parts) == 1}
     for parts in folders:
         split, cls = (SPLITS.get(parts[0]), parts[1:]) if has_splits and parts else ("train", parts)

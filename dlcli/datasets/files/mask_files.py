@@ -1,7 +1,7 @@
 """Finds images and their masks in a folder or archive, and reads masks in any of the usual forms, without torch.
 
     images/<name>.jpg             masks/<name>.png        a test part is split off, the same for every seed
-    {train,val,test}/images/...   .../masks/...           as it is; images/train/... too
+    {train,val,test}/images/...   .../masks/...           used as they are; images/train/... too
 
 A mask holds class ids (8 or 16 bits, a palette, or 0 and 255), or one RGB colour per class, or instance ids.
 """
@@ -24,12 +24,12 @@ from dlcli.datasets.storage.cache import Decoded, cached, content_key
 from dlcli.datasets.storage.roots import data_roots, exists, find_under
 from dlcli.errors import DataError, printable
 
-VERSION = 2  # of the readers of masks: count up when their output changes, and the cache is written anew
+VERSION = 2  # of the readers of masks: raise it when their output changes, and the cache is written again
 IGNORED = 255  # in an encoded mask: no class
 MOST_CLASSES = 255
 NAMED = 3  # files in a sentence
-FEWEST_IMAGES, FEWEST_IDS = 10, 5  # from which on values are looked at for being ids of objects
-LAYOUT = "Expected images/NAME.png and masks/NAME.png, or {train,val,test}/images and .../masks."
+FEWEST_IMAGES, FEWEST_IDS = 10, 5  # with so many values, they may be ids of objects
+LAYOUT = "Give a folder with images/NAME.png and masks/NAME.png, or {train,val,test}/images and .../masks."
 FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM", "JPEG", "WEBP")
 
 
@@ -42,7 +42,7 @@ class Pair:
 @dataclass(frozen=True)
 class MaskTree:
     path: Path
-    splits: dict[str, tuple[Pair, ...]]  # of train, test, val those that are there
+    splits: dict[str, tuple[Pair, ...]]  # those of train, test, val that exist
     notes: tuple[str, ...]
     key: str  # sha256 (hex) of the content: of an archive its bytes, of a folder every file's name, size and times
 
@@ -61,7 +61,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Coding:
-    """values: what each class is in a file, ascending. ignored: what no class is. merges: all above 0 are class 1."""
+    """values: each class's value in a file, ascending. ignored: of no class. merges: all above 0 are class 1."""
 
     classes: tuple[str, ...]
     values: tuple[int, ...]
@@ -71,7 +71,7 @@ class Coding:
     merges: bool = False
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Class ids and IGNORED as uint8, of the values of a mask."""
+        """The values of a mask as class ids and IGNORED, uint8."""
         if self.is_grey_rgb:
             values = values & 255
         if self.merges:
@@ -110,7 +110,7 @@ def count_classes(tree: MaskTree, ignored: int | None) -> Decoded:
 def locate(path: str | None, root: str | None) -> Path:
     """`path` as it is, or under the first data root that has it."""
     if path is None:
-        raise DataError("dataset.path is not given: which folder of images and masks?", hint=LAYOUT)
+        raise DataError("dataset.path is not given: dlcli does not know which images and masks to read.", hint=LAYOUT)
     given, roots = Path(path).expanduser(), data_roots(root)
     found = given if exists(given) else find_under(roots, [path])
     if found is None:
@@ -120,16 +120,18 @@ def locate(path: str | None, root: str | None) -> Path:
 
 
 def list_masks(path: Path) -> MaskTree:
-    """Raises DataError where there are no pairs, or a name is there twice."""
+    """Raises DataError if there are no pairs, or a name occurs twice."""
     files, _, key = list_archive(path) if is_archive(path) else list_folder(path)
     images, masks = by_place(path, files, "images"), by_place(path, files, "masks")
     if not images or not masks:
         lacking = "images" if not images else "masks"
-        raise DataError(f"{path} has no {lacking}: no picture lies in a folder of that name.", hint=LAYOUT)
+        raise DataError(f"{path} has no {lacking}: there is no picture in a folder of that name.", hint=LAYOUT)
     common = images.keys() & masks.keys()
     if not common:
-        told = f"{path}: none of the {len(images):,} images has a mask of its name"
-        raise DataError(f"{told} ({printable(min(images.values()))}, {printable(min(masks.values()))}).", hint=LAYOUT)
+        message = f"{path}: none of the {len(images):,} images has a mask of its name"
+        raise DataError(
+            f"{message} ({printable(min(images.values()))}, {printable(min(masks.values()))}).", hint=LAYOUT
+        )
     notes = [told_of([images[place] for place in images.keys() - common], "image", "has no mask and is", path)]
     notes += [told_of([masks[place] for place in masks.keys() - common], "mask", "has no image and is", path)]
     splits: dict[str | None, list[Pair]] = {}
@@ -146,7 +148,7 @@ def list_masks(path: Path) -> MaskTree:
 
 
 def by_place(path: Path, files: Iterable[str], kind: str) -> dict[tuple[str | None, str], str]:
-    """(split or None, name without its ending) -> file, of the pictures in folders called `kind`."""
+    """(split or None, name without its ending) -> file, for the pictures in folders called `kind`."""
     found: dict[tuple[str | None, str], str] = {}
     for name in sorted(files):
         *folders, last = PurePosixPath(name).parts
@@ -157,14 +159,14 @@ def by_place(path: Path, files: Iterable[str], kind: str) -> dict[tuple[str | No
         stem = last[: last.rindex(".")]
         place = (split, "/".join([*rest, stem.removesuffix("_mask") if kind == "masks" else stem]))
         if place in found:
-            told = f"{path}: {printable(found[place])} and {printable(name)} have the same name"
-            raise DataError(told, hint="Each image has one mask: remove one of the two.")
+            message = f"{path}: {printable(found[place])} and {printable(name)} have the same name"
+            raise DataError(message, hint="Each image has one mask: remove one of the two.")
         found[place] = name
     return found
 
 
 def told_of(names: Iterable[str], what: str, clause: str, path: Path) -> str:
-    """A sentence on files that are left out, "" where there are none. clause: in the singular."""
+    """A sentence on files that are left out, "" if there are none. clause: in the singular."""
     names = sorted(names)
     if not names:
         return ""
@@ -179,7 +181,7 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def contents(path: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of these files: of an archive in its own order, as it can only be read forwards."""
+    """(name, content) of these files; an archive is read in its own order, as it can only be read forwards."""
     if not is_archive(path):
         for name in sorted(names):
             try:
@@ -201,7 +203,7 @@ def contents(path: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def decode_mask(content: bytes, *, source: str) -> Mask:
-    """Raises DataError for what is no mask, with `source` at its beginning."""
+    """The mask in `data`. Raises DataError, which begins with `source`, if it is not a mask."""
     from PIL import Image, ImageOps
 
     try:
@@ -213,16 +215,16 @@ def decode_mask(content: bytes, *, source: str) -> Mask:
                 turned = ImageOps.exif_transpose(opened)
                 pixels = np.asarray(turned)
     except Exception as error:  # Pillow's decoders raise a dozen kinds
-        told = f"{printable(source)} cannot be read as a mask: {first_words(error)}."
-        raise DataError(told, hint="Replace or remove this file.") from error
+        message = f"{printable(source)} cannot be read as a mask: {first_words(error)}."
+        raise DataError(message, hint="Replace or remove this file.") from error
     if file_format == "JPEG":
-        told = f"{printable(source)} is a JPEG, which changes the values of a mask."
-        raise DataError(told, hint="Save masks as PNG.")
+        message = f"{printable(source)} is a JPEG, which changes the values of a mask."
+        raise DataError(message, hint="Save masks as PNG.")
     return Mask(*whole_values(pixels, mode, source))
 
 
 def first_words(error: Exception) -> str:
-    return "no picture of a known format" if "cannot identify" in str(error) else printable(error)
+    return "not a picture of a known format" if "cannot identify" in str(error) else printable(error)
 
 
 def whole_values(pixels: np.ndarray, mode: str, source: str) -> tuple[np.ndarray, bool]:
@@ -233,25 +235,25 @@ def whole_values(pixels: np.ndarray, mode: str, source: str) -> tuple[np.ndarray
     if mode == "LA":
         pixels = pixels[..., 0]
     if pixels.ndim != 2 or (mode not in ("1", "L", "LA", "P", "I", "F") and not mode.startswith("I;16")):
-        told = f"{printable(source)} is a picture of the mode {mode}, which is no mask."
-        raise DataError(told, hint="Class ids of 8 or 16 bits, a palette, or RGB colours, as PNG.")
+        message = f"{printable(source)} is a picture of the mode {mode}, which is not a mask."
+        raise DataError(message, hint="Save masks as PNG: class ids of 8 or 16 bits, a palette, or RGB colours.")
     values = pixels.astype(np.int32)
     if mode in ("I", "F") and (values.min(initial=0) < 0 or (values != pixels).any()):
-        raise DataError(f"{printable(source)} holds values that are no whole numbers from 0 on.")
+        raise DataError(f"{printable(source)} holds values that are not whole numbers from 0 on.")
     return values, False
 
 
 def coding_of(
     found: Mapping[str, np.ndarray], is_rgb: Mapping[str, bool], *, num_classes: int | None, ignored: int | None
 ) -> Coding:
-    """What the classes are. found: by file the distinct values, of at least one file. num_classes: None to count them.
+    """The classes of the masks. found: file -> its distinct values, at least one file. num_classes: None to count them.
 
     Class ids below num_classes mean themselves; other values (colours, grey levels) are classes in ascending order.
     """
     kinds = {is_rgb[name]: name for name in sorted(found, reverse=True)}
     if len(kinds) > 1:
-        told = f"{printable(kinds[True])} is of RGB colours and {printable(kinds[False])} is not"
-        raise DataError(told, hint="Save all masks in the same form.")
+        message = f"{printable(kinds[True])} holds RGB colours and {printable(kinds[False])} does not"
+        raise DataError(message, hint="Save all masks in the same form.")
     is_colour = True in kinds
     values = set(np.concatenate(list(found.values())).tolist())
     is_grey_rgb = is_colour and all(v == (v & 255) * 0x010101 for v in values)
@@ -266,9 +268,9 @@ def coding_of(
         values = set(range(num_classes))
     check_values(values, found, num_classes, is_grey_rgb=is_grey_rgb)
     if num_classes is None and (why := looks_like_objects(found.values(), ignored)):
-        told = f"the masks hold {len(values):,} values, {why}: these look like ids of objects, not like classes."
+        message = f"the masks hold {len(values):,} values, {why}: these look like ids of objects, not like classes."
         hint = f"dataset.instances=true; or, if each is a class of its own, dataset.num_classes={len(values)}"
-        raise DataError(told, hint=hint)
+        raise DataError(message, hint=hint)
     ordered = tuple(sorted(values))
     names = tuple(f"#{v:06x}" if is_colour else str(v) for v in ordered)
     return Coding(names, ordered, is_rgb=is_colour, is_grey_rgb=is_grey_rgb, ignored=ignored)
@@ -281,20 +283,20 @@ def check_values(
         outside = {n: [v & 255 if is_grey_rgb else v for v in vs.tolist()] for n, vs in found.items()}
         outside = {n: [v for v in vs if num_classes <= v and v in values] for n, vs in outside.items()}
         wrong = [f"{printable(n)} holds {vs[0]}" for n, vs in sorted(outside.items()) if vs]
-        told = f"{len(wrong):,} of {len(found):,} masks hold values outside dataset.num_classes={num_classes}"
-        raise DataError(f"{told}: {'; '.join(wrong[:NAMED])}.", hint=f"They hold {len(values)} values in all.")
+        message = f"{len(wrong):,} of {len(found):,} masks hold values outside dataset.num_classes={num_classes}"
+        raise DataError(f"{message}: {'; '.join(wrong[:NAMED])}.", hint=f"The masks hold {len(values)} values in all.")
     if len(values) > MOST_CLASSES:
-        told = f"the masks hold {len(values):,} values; up to {MOST_CLASSES} can be classes."
-        raise DataError(told, hint="For ids of objects: dataset.instances=true. Smoothed edges must be saved sharp.")
+        message = f"the masks hold {len(values):,} values; up to {MOST_CLASSES} can be classes."
+        raise DataError(message, hint="For ids of objects: dataset.instances=true. Smoothed edges must be saved sharp.")
     if len(values) < 2:
-        told = f"the masks hold one value only ({', '.join(map(str, values)) or 'none that counts'})."
-        raise DataError(told, hint="There must be at least two classes.")
+        message = f"the masks hold one value only ({', '.join(map(str, values)) or 'none but the ignored one'})."
+        raise DataError(message, hint="Give masks of at least two classes.")
 
 
 def looks_like_objects(found: Iterable[np.ndarray], ignored: int | None) -> str:
-    """Why the values, distinct ones of each mask, look like ids of objects; "" where they do not.
+    """Why the distinct values of each mask look like ids of objects; "" if they do not.
 
-    Classes come again in other images, and an image need not have the first ones; ids are new in each, or begin at 1.
+    Classes occur again in other images, and an image need not have the first ones; ids are new in each, or begin at 1.
     """
     masks = [{*values.tolist()} - {0, ignored} for values in found]
     masks = [values for values in masks if values]

@@ -1,8 +1,8 @@
-"""How a column writes its numbers: with a decimal point or, as a spreadsheet of half of Europe does, a comma.
+"""The form of a column's numbers: with a decimal point or, as spreadsheets in half of Europe write them, a comma.
 
     1.5        everywhere
-    1,5        where a comma does not divide the cells
-    1.000,5    the same, with points between the thousands: where a cell has both, so that 1.000 cannot be one
+    1,5        if a comma does not divide the cells
+    1.000,5    the same, with points between the thousands: if a cell has both, so that 1.000 cannot mean 1
 
 Plain text: neither torch nor numpy.
 """
@@ -34,15 +34,15 @@ def is_number_in_some_form(cell: str) -> bool:
 
 
 def as_point(cell: str, form: str) -> str:
-    """A number in `form` as float() takes it."""
+    """A number in `form`, rewritten as float() takes it."""
     return cell if form == POINT else cell.replace(".", "").replace(",", ".")
 
 
 def possible_forms(cells: Iterable[str], delimiter: str) -> list[str]:
-    """Those that some of these (distinct) cells may be written in, the commonest first.
+    """The forms that some of these (distinct) cells may be written in, the commonest first.
 
-    Behind semicolons 1,234 is a fraction, for the comma is why semicolons stand there; behind tabs and the like some
-    cell must be plain about it.
+    Between semicolons 1,234 is a fraction, since the comma is the reason for the semicolons; between tabs and the like
+    some cell must show it beyond doubt.
     """
     with_comma = [cell for cell in cells if "," in cell and is_number_in_some_form(cell)]
     if delimiter == "," or not with_comma or (delimiter != ";" and all(map(THOUSANDS.fullmatch, with_comma))):

@@ -1,6 +1,6 @@
 """Sentences and their translations: line-aligned files, or one file of SOURCE<TAB>TARGET lines. Without torch.
 
-    pairs.tsv                  a tab between the two; quotes are plain signs
+    pairs.tsv                  a tab between the two; quotes have no special meaning
     train.en and train.de      line n of one is line n of the other
 
 Any of them may be gzipped.
@@ -29,7 +29,7 @@ def peek_pairs(path: str | None, *, num_tokens: int | None = None, **files: str 
 
 
 def fit_tokenizer(pairs: Sequence[Pair], num_tokens: int | None) -> Tokenizer:
-    """Byte pairs of both languages together."""
+    """A tokenizer of byte pairs, trained on both languages together."""
     return _fit(tuple(pairs), num_tokens)
 
 
@@ -47,7 +47,7 @@ def read_splits(
     test_path: str | None = None,
     test_target_path: str | None = None,
 ) -> dict[str, list[Pair]]:
-    """train and test. Without a test_path a tenth is the test split: by the source alone, the same in every order."""
+    """train and test. Without a test_path a tenth is the test split, chosen by the source alone, whatever the order."""
     train = read_pairs(locate(path, root, "dataset.path"), _other(target_path, root, "dataset.target_path"), notes)
     if test_path is not None:
         test_file = locate(test_path, root, "dataset.test_path")
@@ -57,8 +57,8 @@ def read_splits(
         }
     ordered = sorted({key_of(source) for source, _ in train}, key=lambda key: hashlib.sha256(key.encode()).digest())
     if len(ordered) < 2:
-        told = f"{path}: {len(ordered)} different sentences; there must be one to train and one to test on."
-        raise DataError(told, hint="dataset.test_path=test.tsv")
+        message = f"{path}: {len(ordered)} different sentences; there must be one to train and one to test on."
+        raise DataError(message, hint="dataset.test_path=test.tsv")
     held_out = set(ordered[: max(1, round(TEST_FRACTION * len(ordered)))])
     return {
         "train": [pair for pair in train if key_of(pair[0]) not in held_out],
@@ -89,21 +89,21 @@ def _other(path: str | None, root: str | None, setting: str) -> Path | None:
 
 
 def locate(path: str | None, root: str | None, setting: str) -> Path:
-    """`path` as it is, or under the first data root that has it. Raises DataError where it is not found."""
+    """`path` as it is, or under the first data root that has it. Raises DataError if it is not found."""
     hint = f"{setting}=pairs.tsv  or  dataset.path=train.en dataset.target_path=train.de"
     if path is None:
-        raise DataError(f"{setting} is not given: which sentences?", hint=hint)
+        raise DataError(f"{setting} is not given: dlcli does not know which sentences to read.", hint=hint)
     given, roots = Path(path).expanduser(), data_roots(root)
     found = given if exists(given) else find_under(roots, [path])
     if found is None or not found.is_file():
         looked = ", ".join(str(folder.absolute()) for folder in (Path(), *roots))
-        what = "is no file" if found else f"was not found in {looked}"
+        what = "is not a file" if found else f"was not found in {looked}"
         raise DataError(f"{setting}={printable(path)} {what}.", hint=hint)
     return found
 
 
 def read_pairs(path: Path, target_path: Path | None, notes: Notes) -> list[Pair]:
-    """Of one file or two; pairs with an empty side are left out and noted. Raises DataError where none is left."""
+    """The pairs of one file or two; those with an empty side are left out and noted. DataError if none is left."""
     lines = tab_lines(path) if target_path is None else aligned_lines(path, target_path)
     pairs = []
     for number, (source, target) in lines:
@@ -112,12 +112,12 @@ def read_pairs(path: Path, target_path: Path | None, notes: Notes) -> list[Pair]
         else:
             notes.add("pairs with an empty side left out", f"{path.name}, line {number}")
     if not pairs:
-        raise DataError(f"{path} holds no pair of sentences.", hint="Expected lines of SOURCE<TAB>TARGET.")
+        raise DataError(f"{path} holds no pair of sentences.", hint="Write lines of SOURCE<TAB>TARGET.")
     return pairs
 
 
 def tab_lines(path: Path) -> list[tuple[int, Pair]]:
-    """Raises DataError for all the lines together that are no pairs."""
+    """The lines of a file of pairs. Raises one DataError for all lines that are not pairs."""
     found, wrong = [], []
     for number, line in enumerate(lines_of(path), 1):
         fields = line.split("\t")
@@ -128,20 +128,26 @@ def tab_lines(path: Path) -> list[tuple[int, Pair]]:
         else:
             wrong.append((number, f"{len(fields)} column{'s' * (len(fields) > 1)} instead of 2"))
     if wrong:
-        raise wrong_lines(path, wrong, hint="Expected SOURCE<TAB>TARGET; of two files: dataset.target_path=train.de")
+        raise wrong_lines(
+            path,
+            wrong,
+            hint="Write SOURCE<TAB>TARGET on each line; for two files: dataset.target_path=train.de",
+        )
     return found
 
 
 def aligned_lines(path: Path, target_path: Path) -> list[tuple[int, Pair]]:
-    """Raises DataError where one file has more lines: what belongs together cannot be told any more."""
+    """Raises DataError if one file has more lines: then it is unknown which lines belong together."""
     sources, targets = lines_of(path), lines_of(target_path)
     if len(sources) != len(targets):
-        told = f"{path} has {len(sources):,} lines, {target_path} has {len(targets):,}: they are not line-aligned."
-        raise DataError(told, hint="Line n of one must be the translation of line n of the other; empty lines count.")
+        message = f"{path} has {len(sources):,} lines, {target_path} has {len(targets):,}: they are not line-aligned."
+        raise DataError(
+            message, hint="Line n of one must be the translation of line n of the other; empty lines count."
+        )
     return list(enumerate(zip(sources, targets, strict=True), 1))
 
 
 def lines_of(path: Path) -> list[str]:
-    """Without their ends. str.splitlines would also cut at U+2028 and form feeds, which sentences may contain."""
+    """Lines without their ends. str.splitlines would also cut at U+2028 and form feeds, which sentences may contain."""
     lines = read_text(path).split("\n")
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]

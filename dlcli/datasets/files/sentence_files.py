@@ -1,9 +1,9 @@
-"""Sentences and their labels in files of one's own, read and split without torch.
+"""Reads and splits the user's own files of labelled sentences, without torch.
 
-    great fun<TAB>positive        .tsv, .txt: a tab between, quotes are plain signs, as in GLUE
-    "great, fun",positive         .csv: fields with commas or line breaks in quotes
+    great fun<TAB>positive        .tsv, .txt: a tab between; quotes have no special meaning, as in GLUE
+    "great, fun",positive         .csv: fields with commas or line breaks are in quotes
 
-Either may be gzipped. A header is known by its names, or by a label that occurs nowhere else. With more than two
+Either may be gzipped. A header is recognised by its names, or by a label that occurs nowhere else. With more than two
 columns and other names, `text_column` and `label_column` say which: names of the header, or numbers from 1.
 """
 
@@ -42,7 +42,7 @@ class Sentence(NamedTuple):
 
 @dataclass
 class Notes:
-    """Defects that were met and handled: what each was -> how often, and the first place."""
+    """Defects that were found and handled: kind -> how often, and the first place."""
 
     counts: Counter[str] = field(default_factory=Counter)
     places: dict[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Notes:
 
 @dataclass(frozen=True)
 class SentenceSplits:
-    """classes: sorted, numbers by value; splits: train, test, and val where it was given."""
+    """classes: sorted, numbers by value; splits: train, test, and val if it was given."""
 
     classes: tuple[str, ...]
     splits: dict[str, list[Sentence]]
@@ -82,7 +82,7 @@ def peek_sentences(
 def fit_tokenizer(
     sentences: Sequence[Sentence], kind: str, num_tokens: int | None, tokenizer_file: str | None = None
 ) -> Tokenizer | PretrainedTokenizer:
-    """Trained on the sentences, or read where there is a file."""
+    """The tokenizer: read from the file if there is one, else trained on the sentences."""
     if tokenizer_file is not None:
         return PretrainedTokenizer.read(Path(tokenizer_file), num_tokens)
     return Tokenizer.train((sentence.text for sentence in sentences), kind=kind, size=num_tokens)
@@ -99,8 +99,8 @@ def read_splits(
 ) -> SentenceSplits:
     """The file at `path` to train on, and the others to validate and test on.
 
-    Without a test_path a fifth of every class is the test split, chosen by the text alone: the same whatever the order
-    of the lines. Without a val_path the run splits one off by its seed.
+    Without a test_path a fifth of every class is the test split, chosen by the text alone: the order of the lines does
+    not matter. Without a val_path the run splits one off by its seed.
     """
     notes = Notes()
     files = {"train": locate(path, root, "dataset.path")}
@@ -118,7 +118,7 @@ def read_splits(
 
 
 def tidy(classes: tuple[str, ...], splits: dict[str, list[Sentence]], name: str, notes: Notes) -> SentenceSplits:
-    """With a test split, without repeats in training, and without what is held out. name: of the training file."""
+    """Adds a test split, and drops repeats and held-out sentences from training. name: of the training file."""
     train = without_repeats(splits["train"], name, notes)
     if "test" not in splits:
         train, test = split_by_text(train)
@@ -136,7 +136,7 @@ def tidy(classes: tuple[str, ...], splits: dict[str, list[Sentence]], name: str,
 
 
 def without_repeats(sentences: Sequence[Sentence], name: str, notes: Notes) -> list[Sentence]:
-    """Each pair of text and label once; what has two labels stays, and is told."""
+    """Each pair of text and label once; a text with two labels is kept with both, and noted."""
     labels_of: dict[str, set[str]] = {}
     kept = []
     for sentence in sentences:
@@ -152,12 +152,12 @@ def without_repeats(sentences: Sequence[Sentence], name: str, notes: Notes) -> l
 
 
 def key_of(text: str) -> str:
-    """What makes two sentences the same: letters and digits. Texts of signs alone are taken as they are."""
+    """Two sentences are the same if their keys are: their letters and digits. Texts without any are their own key."""
     return SIGNS.sub("", text.casefold()) or text
 
 
 def split_by_text(sentences: Sequence[Sentence]) -> tuple[list[Sentence], list[Sentence]]:
-    """(train, test): the fifth of every class whose hashes are smallest; a class keeps one to train on at least."""
+    """(train, test): test is the fifth of every class with the smallest hashes; each class keeps one to train on."""
     by_class: dict[str, list[Sentence]] = {}
     for sentence in sentences:
         by_class.setdefault(sentence.label, []).append(sentence)
@@ -171,14 +171,16 @@ def split_by_text(sentences: Sequence[Sentence]) -> tuple[list[Sentence], list[S
 
 
 def find_classes(path: Path, sentences: Sequence[Sentence]) -> tuple[str, ...]:
-    """The different labels: numbers by value, words by the alphabet."""
+    """The different labels: numbers by value, words in alphabetical order."""
     found = {sentence.label for sentence in sentences}
     if len(found) < 2:
-        told = f"{path}: every sentence has the label {printable(next(iter(found)))}; there must be two or more."
-        raise DataError(told, hint="Which column is the label?  dataset.label_column=NAME")
+        message = f"{path}: every sentence has the label {printable(next(iter(found)))}; there must be two or more."
+        raise DataError(message, hint="Name the column of labels: dataset.label_column=NAME")
     if len(found) > max(20, len(sentences) / 2):
-        told = f"{path}: {len(found):,} different labels in {len(sentences):,} lines; is that column the label?"
-        raise DataError(told, hint="dataset.label_column=NAME  (of the header, or a number from 1)")
+        message = f"{path}: {len(found):,} different labels in {len(sentences):,} lines: these are not labels."
+        raise DataError(
+            message, hint="Name the column of labels: dataset.label_column=NAME  (of the header, or a number from 1)"
+        )
     is_numeric = all(label.lstrip("-").isdecimal() for label in found)
     return tuple(sorted(found, key=(lambda label: (int(label), label)) if is_numeric else None))
 
@@ -188,38 +190,41 @@ def check_labels(files: dict[str, Path], splits: dict[str, list[Sentence]], clas
     for split, sentences in splits.items():
         for sentence in sentences:
             if sentence.label not in classes:
-                told = f"{files[split]}, line {sentence.line}: no training sentence has the label "
+                message = f"{files[split]}, line {sentence.line}: no training sentence has the label "
                 known = ", ".join(map(printable, classes[:10]))
-                raise DataError(f"{told}{printable(sentence.label)}.", hint=f"Known labels: {known}")
+                raise DataError(f"{message}{printable(sentence.label)}.", hint=f"Known labels: {known}")
 
 
 # --------------------------------------------------------------------------------------------------------- one file
 
 
 def locate(path: str | None, root: str | None, setting: str) -> Path:
-    """`path` as it is, or under the first data root that has it. Raises DataError where it is not found."""
+    """`path` as it is, or under the first data root that has it. Raises DataError if it is not found."""
     if path is None:
-        raise DataError(f"{setting} is not given: which file of sentences?", hint=f"{setting}=reviews.tsv")
+        raise DataError(
+            f"{setting} is not given: dlcli does not know which file of sentences to read.",
+            hint=f"{setting}=reviews.tsv",
+        )
     given = Path(path).expanduser()
     roots = data_roots(root)
     found = given if exists(given) else find_under(roots, [path])
     if found is None or not found.is_file():
         looked = ", ".join(str(folder.absolute()) for folder in (Path(), *roots))
-        what = "is no file" if found else f"was not found in {looked}"
-        raise DataError(f"{setting}={printable(path)} {what}.", hint="A .tsv or .csv of sentences and labels.")
+        what = "is not a file" if found else f"was not found in {looked}"
+        raise DataError(f"{setting}={printable(path)} {what}.", hint="Give a .tsv or .csv of sentences and labels.")
     return found
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns are the sentence and its label. header: the first line's names, None where it has none."""
+    """The columns of the sentence and its label. header: the first line's names, None if it has none."""
 
     text: int
     label: int
     header: tuple[str, ...] | None
 
     def within(self, rows: Sequence[Row]) -> Columns:
-        """The same columns of another file: by name where its first line has these, else by place."""
+        """The same columns of another file: by name if its first line has these names, else by place."""
         if self.header is None:
             return self
         first = stripped(rows[0][1])
@@ -234,7 +239,9 @@ def read_sentences(path: Path, rows: Sequence[Row], columns: Columns, notes: Not
     width = len(rows[0][1])
     wide = [(line, f"{len(fields)} columns instead of {width}") for line, fields in rows if len(fields) > width]
     if wide:
-        raise wrong_lines(path, wide, hint="A tab within a sentence? A .csv may have any sign within quotes.")
+        raise wrong_lines(
+            path, wide, hint="Remove tabs within a sentence, or use a .csv, which may hold any character within quotes."
+        )
     found = []
     for line, fields in rows[columns.header is not None :]:
         place = f"{path.name}, line {line}"
@@ -251,15 +258,15 @@ def read_sentences(path: Path, rows: Sequence[Row], columns: Columns, notes: Not
 
 
 def wrong_lines(path: Path, wrong: Sequence[tuple[int, str]], *, hint: str) -> DataError:
-    """One error for all the lines of a file that cannot be read. wrong: (line, clause), one at least."""
+    """One error for all the lines of a file that cannot be read. wrong: (line, clause), at least one."""
     if len(wrong) == 1:
         return DataError(f"{path}, line {wrong[0][0]}: {wrong[0][1]}.", hint=hint)
-    told = first_of(f"line {line}: {clause}" for line, clause in wrong)
-    return DataError(f"{path}: {len(wrong):,} lines cannot be read: {told}.", hint=hint)
+    message = first_of(f"line {line}: {clause}" for line, clause in wrong)
+    return DataError(f"{path}: {len(wrong):,} lines cannot be read: {message}.", hint=hint)
 
 
 def read_rows(path: Path, notes: Notes) -> list[Row]:
-    """The lines that are not blank, cut into fields; blank ones are noted, but for those at the end.
+    """The lines that are not blank, cut into fields; blank ones are noted, except at the end.
 
     Raises DataError, with the line, for what cannot be read.
     """
@@ -275,10 +282,10 @@ def read_rows(path: Path, notes: Notes) -> list[Row]:
         if rows and line < rows[-1][0]:
             notes.add("blank lines left out", f"{path.name}, line {line}")
     if not rows:
-        raise DataError(f"{path} is empty.", hint="Expected lines of SENTENCE<TAB>LABEL.")
+        raise DataError(f"{path} is empty.", hint="Write lines of SENTENCE<TAB>LABEL.")
     if len(rows[0][1]) < 2:
-        told = f"{path}, line {rows[0][0]}: one column; there must be a sentence and a label."
-        raise DataError(told, hint="In .csv a comma stands between them, in other files a tab.")
+        message = f"{path}, line {rows[0][0]}: one column; there must be a sentence and a label."
+        raise DataError(message, hint="Put a comma between them in a .csv, a tab in other files.")
     return rows
 
 
@@ -294,12 +301,12 @@ def read_text(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        told = f"{path}, line {line}: no UTF-8 (byte {content[error.start]:#04x})."
-        raise DataError(told, hint=f"iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}") from error
+        message = f"{path}, line {line}: not UTF-8 (byte {content[error.start]:#04x})."
+        raise DataError(message, hint=f"iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}") from error
 
 
 def tab_rows(text: str) -> Iterator[Row]:
-    # str.splitlines would also cut at U+2028, form feeds and the like, which sentences contain.
+    # str.splitlines would also cut at U+2028, form feeds and the like, which sentences may contain.
     for line, content in enumerate(text.split("\n"), 1):
         yield line, content.removesuffix("\r").split("\t")
 
@@ -313,11 +320,11 @@ def csv_rows(path: Path, text: str) -> Iterator[Row]:
             yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}, line {line}: no CSV: {error}.", hint="Is a quote left open?") from error
+        raise DataError(f"{path}, line {line}: not CSV: {error}.", hint="Close every quote that is opened.") from error
 
 
 def find_columns(path: Path, rows: Sequence[Row], text_column: Column = None, label_column: Column = None) -> Columns:
-    """By what was given, else by usual names, else of two columns the one with fewer different values is the label."""
+    """The columns as given, else by usual names; else, of two columns, the label is the one with fewer values."""
     header = stripped(rows[0][1])
     text, label = (
         first_named(header, names) if name is None else place_of(path, header, setting, name)
@@ -337,8 +344,8 @@ def find_columns(path: Path, rows: Sequence[Row], text_column: Column = None, la
         elif label is None and text is not None:
             label = 1 - text
     if text is None or label is None or text == label:
-        told = f"{path} has {len(header)} columns: {', '.join(printable(name, limit=30) for name in header)}"
-        raise DataError(told, hint="dataset.text_column=NAME dataset.label_column=NAME  (or numbers from 1)")
+        message = f"{path} has {len(header)} columns: {', '.join(printable(name, limit=30) for name in header)}"
+        raise DataError(message, hint="dataset.text_column=NAME dataset.label_column=NAME  (or numbers from 1)")
     return Columns(text, label, header if is_named or label_is_unique(rows, label) else None)
 
 
@@ -353,11 +360,11 @@ def place_of(path: Path, header: Sequence[str], setting: str, name: int | str) -
         return header.index(str(name))
     what, number = f"dataset.{setting}={printable(name)}", "a number from 1" + f" to {len(header)}" * (len(header) > 1)
     if str(name).isdecimal():  # the first line may be a sentence: it is not shown
-        told = f"{what}: {path} has {len(header)} column{'' if len(header) == 1 else 's'}"
-        raise ConfigError(told, hint=f"{number[0].upper()}{number[1:]}, or a name of the header.")
+        message = f"{what}: {path} has {len(header)} column{'' if len(header) == 1 else 's'}"
+        raise ConfigError(message, hint=f"Give {number}, or a name of the header.")
     better = nearest(str(name), header)
     shown = ", ".join(printable(column, limit=30) for column in header)
-    hint = f"dataset.{setting}={better}" if better else f"A name of the header, or {number}."
+    hint = f"dataset.{setting}={better}" if better else f"Give a name of the header, or {number}."
     raise ConfigError(f"{what}: {path} has the columns {shown}", hint=hint)
 
 
@@ -367,6 +374,6 @@ def first_named(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def label_is_unique(rows: Sequence[Row], label_at: int) -> bool:
-    """Whether the first line's label is on no other line, while others share theirs: it is a header then."""
+    """Whether the first line is a header: its label is on no other line, while other lines share theirs."""
     first, *rest = (fields[label_at].strip() if label_at < len(fields) else "" for _, fields in rows)
     return len(set(rest)) < len(rest) and first not in rest

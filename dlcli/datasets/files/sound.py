@@ -12,7 +12,7 @@ import numpy as np
 from dlcli.errors import DataError, EnvironmentFault, printable
 
 SCALE = 32_768  # of int16, for numbers in [-1, 1]
-LARGEST_SAMPLES = 2**28  # of all channels: 1.5 hours of stereo at 25 kHz
+LARGEST_SAMPLES = 2**28  # in all channels: 1.5 hours of stereo at 25 kHz
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -25,7 +25,7 @@ class Sound(NamedTuple):
 
 
 def decode_sound(data: bytes, sample_rate: int) -> Sound:
-    """The content of a sound file as mono int16 at `sample_rate`. Raises DataError, a clause, for what is none."""
+    """A sound file as mono int16 at `sample_rate`. Raises DataError, with a clause, if it is not a sound file."""
     soundfile = import_soundfile()
     if not data:
         raise DataError("is empty")
@@ -46,7 +46,7 @@ def decode_sound(data: bytes, sample_rate: int) -> Sound:
 
 
 def check_riff(data: bytes) -> None:
-    """Raise DataError for a WAV that is shorter than its header says: its end would be missing without a word.
+    """Raise DataError for a WAV that is shorter than its header says: otherwise its end would silently be missing.
 
     Programs that write to a pipe leave the size at 0 or at its largest.
     """
@@ -66,12 +66,12 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Of numbers in [-1, 1]; louder ones are clipped."""
+    """int16 from numbers in [-1, 1]; louder ones are clipped."""
     return np.clip(np.round(samples * SCALE), -SCALE, SCALE - 1).astype(np.int16)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises DataError, a clause."""
+    """The content of a file. Raises DataError, with a clause."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -83,6 +83,6 @@ def import_soundfile() -> Any:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its libsndfile cannot be loaded
         raise EnvironmentFault(
-            f"recordings are read by soundfile, which is missing ({error})", hint="pip install soundfile"
+            f"recordings are read with soundfile, which is missing ({error})", hint="pip install soundfile"
         ) from error
     return soundfile

@@ -1,9 +1,9 @@
-"""A folder of recordings with a table of what was said, listed without torch and without opening a recording.
+"""A folder of recordings with a table of transcripts, listed without torch and without opening a recording.
 
     transcripts.csv     file,transcript[,split]    also .tsv, metadata.*, or the only table there
-    metadata.csv        LJ001-0001|text[|text]     without a header, as LJSpeech writes it: the last column is taken
+    metadata.csv        LJ001-0001|text[|text]     without a header, as in LJSpeech: the last column is used
 
-A file is looked for in the folder and in its wavs/, clips/, audio/ and recordings/, with or without its ending.
+Recordings are found in the folder and in its wavs/, clips/, audio/ and recordings/, with or without their ending.
 Columns may have other usual names.
 """
 
@@ -34,7 +34,7 @@ BLANK, UNKNOWN = "", "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True)
 class Line:
-    """file: where the recording lies, which may be nowhere; name: as the table calls it; text: as it is to be read."""
+    """file: the recording, which may not exist; name: as in the table; text: the transcript, prepared for training."""
 
     file: Path
     name: str
@@ -54,7 +54,7 @@ def locate(path: str | None, root: str | None) -> Path:
     """The table at `path`, or in the folder `path`: from here, or under a data root."""
     if path is None:
         raise DataError(
-            "dataset.path is not given: which folder of recordings?",
+            "dataset.path is not given: dlcli does not know which recordings to read.",
             hint="dataset.path=PATH, a folder of recordings with a transcripts.csv of file,transcript.",
         )
     roots = data_roots(root)
@@ -64,7 +64,7 @@ def locate(path: str | None, root: str | None) -> Path:
         looked = ", ".join(str(folder.absolute()) for folder in (Path(), *roots))
         raise DataError(
             f"dataset.path={printable(path)} is not in {looked}.",
-            hint="A folder of recordings with a transcripts.csv, from here or under dataset.root or $DLCLI_DATA.",
+            hint="Give a folder of recordings with a transcripts.csv, from here or under dataset.root or $DLCLI_DATA.",
         )
     return found if found.is_file() else find_table(found)
 
@@ -78,15 +78,15 @@ def find_table(folder: Path) -> Path:
         return tables[0]
     found = f"{len(tables)} tables ({', '.join(path.name for path in tables[:NAMED])})" if tables else "no table"
     raise DataError(
-        f"{printable(folder)} has {found}: which says what was said?",
+        f"{printable(folder)} has {found}: dlcli does not know where the transcripts are",
         hint="Put a transcripts.csv there, of file,transcript, or name the table: dataset.path=FOLDER/TABLE.csv",
     )
 
 
 def read_table(table: Path, *, lowercase: bool) -> dict[str, list[Line]]:
-    """Lines by split, sorted by name in `test` where it is made here: a fifth, the same for every seed.
+    """Lines by split. Without a test split, a fifth becomes one, sorted by name and the same for every seed.
 
-    Raises DataError for what is no such table. Recordings that are not there are told with those that are damaged.
+    Raises DataError if the file is not such a table. Absent recordings are reported with the damaged ones.
     """
     by_split: dict[str, list[Line]] = {"train": []}
     for name, text, split in parse(table):
@@ -96,7 +96,7 @@ def read_table(table: Path, *, lowercase: bool) -> dict[str, list[Line]]:
 
 
 def told_of_absent(table: Path, by_split: Mapping[str, Iterable[Line]]) -> str:
-    """A sentence on the recordings that are not there, "" where all are."""
+    """A sentence on the recordings that are not there, "" if all are."""
     absent = [line.name for lines in by_split.values() for line in lines if not line.is_there]
     if not absent:
         return ""
@@ -110,15 +110,17 @@ def parse(table: Path) -> list[tuple[str, str, str]]:
     """(file, text, split) of each line of the table."""
     rows = read_rows(table)
     if not rows:
-        raise DataError(f"{printable(table)} is empty.", hint="A line for each recording: file,transcript")
+        raise DataError(f"{printable(table)} is empty.", hint="Write a line for each recording: file,transcript")
     names = [name.strip().lower() for name in rows[0][1]]
     columns = [next((names.index(n) for n in wanted if n in names), None) for wanted in (FILE_NAMES, TEXT_NAMES)]
     file, text = columns
     if file is not None and text is not None:
         split, width, rows = names.index("split") if "split" in names else None, len(names), rows[1:]
     elif file is not None and len(names) < 3 and names[file] != "id":
-        told = f"{printable(table)} has the columns {printable(', '.join(names))}, and none of what was said"
-        raise DataError(told, hint=f"One should be called {', '.join(TEXT_NAMES[:-1])} or {TEXT_NAMES[-1]}.")
+        message = f"{printable(table)} has the columns {printable(', '.join(names))}, but none with the transcripts"
+        raise DataError(
+            message, hint=f"Name the column of transcripts {', '.join(TEXT_NAMES[:-1])} or {TEXT_NAMES[-1]}."
+        )
     else:  # without a header
         file, text, split, width = 0, len(names) - 1 if is_piped(table) else 1, None, max(2, len(names))
     lines, wide, unknown = [], [], []
@@ -128,11 +130,11 @@ def parse(table: Path) -> list[tuple[str, str, str]]:
             continue
         part = "train" if split is None else SPLITS.get(row[split].strip().lower())
         if part is None:
-            unknown.append(f"line {number}: {printable(row[split or 0])} is no split")
+            unknown.append(f"line {number}: {printable(row[split or 0])} is not a split")
             continue
         lines.append((row[file].strip(), row[text], part))
     if wrong := [*wide, *unknown]:
-        hints = ["In a .csv a text that holds a comma stands in double quotes."] if wide else []
+        hints = ["In a .csv, put a text that holds a comma in double quotes."] if wide else []
         hints += ["A split is train, val or test."] if unknown else []
         count = f": {len(wrong):,} lines are wrong: " if len(wrong) > 1 else ", "
         raise DataError(f"{printable(table)}{count}{first_of(wrong)}", hint=" ".join(hints))
@@ -150,14 +152,16 @@ def read_rows(table: Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(file, delimiter=delimiter, strict=True, **how)
             return [(reader.line_num, row) for row in reader if any(row)]
     except UnicodeDecodeError as error:
-        told = f"{printable(table)} is no UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"
-        raise DataError(told, hint="Save the table as UTF-8.") from error
+        message = f"{printable(table)} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#x}"
+        raise DataError(message, hint="Save the table as UTF-8.") from error
     except (csv.Error, OSError) as error:
-        raise DataError(f"{printable(table)} cannot be read: {printable(error)}.", hint="Is it a .csv?") from error
+        raise DataError(
+            f"{printable(table)} cannot be read: {printable(error)}.", hint="Write it as a .csv of file,transcript."
+        ) from error
 
 
 def is_piped(table: Path) -> bool:
-    """As LJSpeech's: columns divided by |, the last of which is the text with its numbers written out."""
+    """A table as in LJSpeech: columns divided by |; the last is the text with its numbers written out."""
     with open(table, encoding="utf-8-sig") as file:
         start = file.readline()
     return "|" in start and "\t" not in start
@@ -171,7 +175,7 @@ def find_recording(folder: Path, name: str) -> Path | None:
 
 
 def cleaned(text: str, *, lowercase: bool) -> str:
-    """Composed characters (NFC), single blanks, and small letters if wanted."""
+    """The text in composed characters (NFC), with single spaces, and in lower case if wanted."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
     return text.lower() if lowercase else text
 
@@ -186,9 +190,9 @@ def with_test(by_split: dict[str, list[Line]]) -> dict[str, list[Line]]:
 
 
 def alphabet_of(by_split: Mapping[str, Iterable[Line]]) -> list[str]:
-    """The blank, then the characters of the training texts in order; where others stand in the rest, one for these.
+    """The blank, then the characters of the training texts in order; if other splits have more, one for all of these.
 
-    That one is never learned, so each of them counts as an error.
+    That one is never learned, so each of these characters counts as an error.
     """
     texts = {split: "".join(line.text for line in lines) for split, lines in by_split.items()}
     known = set(texts["train"])

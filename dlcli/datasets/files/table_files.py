@@ -1,7 +1,7 @@
-"""Tables read and made ready for a network, by split; and the peek at them, all without torch.
+"""Reads tables and makes them ready for a network, by split; also the peek at them. All without torch.
 
-Test and validation rows are chosen by their place in the file alone, the same ones for every seed: so the columns'
-statistics, which are of the training rows, and the number of features are facts of the data set, not of a run.
+Test and validation rows are chosen by their place in the file alone, the same ones for every seed. So the columns'
+statistics (of the training rows) and the number of features are facts of the data set, not of a run.
 
 Letters: N rows, F features.
 """
@@ -28,7 +28,7 @@ TEST_FRACTION = 0.2
 MOST_CATEGORIES = 100  # features of one column of words
 KINDS_NAMED = 4  # columns of each kind, in a note
 BAD_NAMED = 3  # cells, in a sentence
-MANY_NUMBERS = 20  # different fractions in a target: from here on they are no classes
+MANY_NUMBERS = 20  # with more different fractions, a target is not one of classes
 ADULT = (
     "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation", "relationship", "race",
     "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country", "income",
@@ -38,7 +38,7 @@ DIABETES = ("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6")
 
 @dataclass(frozen=True)
 class Target:
-    """What is predicted. values: (N,) int64, or float64 in the unit of the file; classes: () for a number.
+    """The target. values: (N,) int64, or float64 in the unit of the file; classes: () for a number.
 
     form: how the file writes the numbers.
     """
@@ -68,7 +68,7 @@ class Prepared:
 
 
 def peek_csv(**settings: Any) -> dict[str, int]:
-    """num_classes (1 where a number is predicted) and num_features. What it reads is kept for the reader."""
+    """num_classes (1 if a number is predicted) and num_features. The table it reads is kept for the reader."""
     return prepare_csv(**settings).facts
 
 
@@ -89,8 +89,8 @@ def prepare_csv(
     categories: Sequence[str] = (),
     ignore: Sequence[str] = (),
 ) -> Prepared:
-    """A file of one's own. target: its name, or its number from 1 on; None: the last column. target_kind: class or
-    number. test_path: the test rows; None: a fixed fifth of `path`. categories: columns that are none of numbers.
+    """The user's own file. target: its name, or its number from 1 on; None: the last column. target_kind: class or
+    number. test_path: the test rows; None: a fixed fifth of `path`. categories: columns that do not hold numbers.
     """
     paths = [locate(root, path), *([locate(root, test_path)] if test_path else [])]
     stamps = tuple((str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
@@ -142,18 +142,18 @@ def told_kinds(prepared: Prepared) -> str:
 def locate(root: str | None, path: str | None) -> Path:
     if path is None:
         raise DataError(
-            "dataset.path is not given: which table?",
-            hint="dataset.path=rows.csv dataset.target=COLUMN; what is not to be used: dataset.ignore=[COLUMN]",
+            "dataset.path is not given: dlcli does not know which table to read.",
+            hint="dataset.path=rows.csv dataset.target=COLUMN; to leave columns out: dataset.ignore=[COLUMN]",
         )
     given = Path(path).expanduser()
     found = given if given.is_file() else find_under(data_roots(root), (path,))
     if found is None or not found.is_file():
-        raise missing("The table", path, data_roots(root), name="csv", reason="and it is no file here either")
+        raise missing("The table", path, data_roots(root), name="csv", reason="and it is not a file here either")
     return found
 
 
 def column_of(table: TextTable, wanted: str | int | None, setting: str) -> str:
-    """The name of a column that is named, or counted from 1 on. Raises ConfigError for one that is not there."""
+    """The name of a column, given by name or by number from 1 on. Raises ConfigError if it does not exist."""
     names = table.names
     if wanted is None:
         return names[-1]
@@ -162,13 +162,13 @@ def column_of(table: TextTable, wanted: str | int | None, setting: str) -> str:
     if str(wanted).isdecimal() and 1 <= int(wanted) <= len(names):
         return names[int(wanted) - 1]
     better = nearest(str(wanted), names)
-    told = f"{setting}={printable(wanted)}: {printable(table.source)} has the columns {listed(names, most=30)}"
-    raise ConfigError(told, hint=f"{setting}={better}" if better else "Choose one of them.")
+    message = f"{setting}={printable(wanted)}: {printable(table.source)} has the columns {listed(names, most=30)}"
+    raise ConfigError(message, hint=f"{setting}={better}" if better else "Choose one of them.")
 
 
 @lru_cache(maxsize=1)
 def prepare_adult(root: str | None, *, val_size: float) -> Prepared:
-    """UCI Adult (Kohavi 1996): who earns more than 50,000 dollars a year; 32,561 people and 16,281 of the test split.
+    """UCI Adult (Kohavi 1996): who earns more than 50,000 dollars a year; 32,561 people, and 16,281 in the test split.
 
     The test file begins with the line `|1x3 Cross validator`, and its labels end in a full stop.
     """
@@ -187,7 +187,7 @@ def prepare_adult(root: str | None, *, val_size: float) -> Prepared:
 
 @lru_cache(maxsize=1)
 def prepare_diabetes(*, val_size: float) -> Prepared:
-    """Efron et al. 2004, "Least angle regression": 442 people, how far their diabetes has gone a year later."""
+    """Efron et al. 2004, "Least angle regression": 442 people, and the progress of their diabetes a year later."""
     folder = _sklearn_data()
     rows = read_table(folder / "diabetes_data_raw.csv.gz", delimiter="space", header=False, names=DIABETES)
     target = read_table(folder / "diabetes_target.csv.gz", delimiter="space", header=False, names=("progression",))
@@ -196,7 +196,7 @@ def prepare_diabetes(*, val_size: float) -> Prepared:
 
 
 def _sklearn_data() -> Path:
-    """Where scikit-learn's files lie, found without running the package: its import takes 1.8 CPU-seconds."""
+    """The folder of scikit-learn's files, found without running the package: its import takes 1.8 CPU-seconds."""
     spec = importlib.util.find_spec("sklearn")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (data := Path(folder) / "datasets" / "data").is_dir():
@@ -217,7 +217,7 @@ def prepare(
     categories: Sequence[str] = (),
     ignore: Sequence[str] = (),
 ) -> Prepared:
-    """Features and targets by split. num_own_test: so many rows at the end are the test split."""
+    """Features and targets by split. num_own_test: how many rows at the end are the test split."""
     cells = table.cells(target)
     present = np.flatnonzero([not is_missing(cell) for cell in cells])
     kind = class_target if target_kind == "class" else number_target
@@ -242,7 +242,7 @@ def prepare(
 
 
 def _fitted(table: TextTable, columns: Sequence[Column], goal: Target, train: np.ndarray) -> dict[str, Any]:
-    """What prediction needs: plain data."""
+    """The plain data that predictions need."""
     target: dict[str, Any] = {"name": goal.name}
     if not goal.classes:
         mean, std = float(goal.values[train].mean()), float(goal.values[train].std())
@@ -255,7 +255,7 @@ def _fitted(table: TextTable, columns: Sequence[Column], goal: Target, train: np
 def fit(
     table: TextTable, train: np.ndarray, *, skip: Sequence[str], categories: Sequence[str]
 ) -> tuple[list[Column], list[np.ndarray], list[str]]:
-    """The columns that tell something, their features (N, width), and notes for the user."""
+    """The useful columns, their features (N, width), and notes for the user."""
     columns: list[Column] = []
     parts: list[np.ndarray] = []
     dropped: dict[str, list[str]] = {}
@@ -280,10 +280,9 @@ def fit(
             gaps.append(f"{printable(name)} {num_missing:,}")
         if encoded.is_bad.any():
             bad = told_cells(table, cells, np.flatnonzero(encoded.is_bad))
-            told = (
-                f"cells that are no numbers, taken for missing: {printable(name)} {int(encoded.is_bad.sum()):,} ({bad})"
-            )
-            notes.append(f"{told}; if it has names: dataset.categories=[{printable(name)}]")
+            count = f"{printable(name)} {int(encoded.is_bad.sum()):,} ({bad})"
+            note = f"cells that are not numbers, treated as missing: {count}"
+            notes.append(f"{note}; if the column holds names: dataset.categories=[{printable(name)}]")
     if not columns:
         raise DataError(f"no column of {printable(table.source)} tells anything about the target.", hint=_told(dropped))
     return columns, parts, [*notes, *_notes(dropped, gaps, columns)]
@@ -292,12 +291,12 @@ def fit(
 def told_cells(table: TextTable, cells: Sequence[str], rows: np.ndarray) -> str:
     """`line 7: four; line 9: inf`, and how many more."""
     more = f" and {len(rows) - BAD_NAMED:,} more" if len(rows) > BAD_NAMED else ""
-    told = (f"{table.place(row)}: {printable(cells[row], limit=40)}" for row in rows[:BAD_NAMED].tolist())
-    return "; ".join(told) + more
+    examples = (f"{table.place(row)}: {printable(cells[row], limit=40)}" for row in rows[:BAD_NAMED].tolist())
+    return "; ".join(examples) + more
 
 
 def check_forms(table: TextTable, name: str, cells: Sequence[tuple[int, str]]) -> None:
-    """Raise DataError where the most cells, of (row, cell), are numbers, some with a point and some with a comma."""
+    """Raise DataError if most cells are numbers, some with a point and some with a comma. cells: (row, cell)."""
     filled = [(row, cell) for row, cell in cells if not is_missing(cell)]
     comma = [(r, c) for r, c in filled if "," in c and is_number_in_some_form(c)]
     point = [(r, c) for r, c in filled if is_number(c)]
@@ -306,22 +305,22 @@ def check_forms(table: TextTable, name: str, cells: Sequence[tuple[int, str]]) -
     examples = " and ".join(f"{printable(cell)} ({table.place(int(row))})" for row, cell in (point[0], comma[0]))
     raise DataError(
         f"the column {printable(name)} has numbers of two kinds: {examples}.",
-        hint=f"Write all of them the same way; names of numbers: dataset.categories=[{printable(name)}]",
+        hint=f"Write all of them the same way; or, if they are names: dataset.categories=[{printable(name)}]",
     )
 
 
 def _notes(dropped: dict[str, list[str]], gaps: Sequence[str], columns: Sequence[Column]) -> list[str]:
     cut = [c.name for c in columns if isinstance(c, Category) and len(c.values) == MOST_CATEGORIES]
-    told = [
+    sentences = [
         _told(dropped),
-        f"missing cells, of a number the mean with a mark, else a category: {', '.join(gaps)}" if gaps else "",
-        f"of {listed(cut)} the {MOST_CATEGORIES} commonest values are told apart" if cut else "",
+        f"missing cells (a number becomes the mean and is marked; else a category): {', '.join(gaps)}" if gaps else "",
+        f"{listed(cut)}: only the {MOST_CATEGORIES} commonest values have a feature of their own" if cut else "",
     ]
-    return [sentence for sentence in told if sentence]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _told(dropped: dict[str, list[str]]) -> str:
-    parts = [f"{listed(names)}, for {why}" for why, names in dropped.items()]
+    parts = [f"{listed(names)} ({why})" for why, names in dropped.items()]
     return f"columns left out: {'; '.join(parts)}" if parts else ""
 
 
@@ -342,7 +341,7 @@ def split_rows(goal: Target, own_test: np.ndarray | None, val_size: float) -> di
 
 
 def fixed_test(goal: Target) -> np.ndarray:
-    """(N,) bool: a fifth of the rows, of classes a fifth of each that has two or more; the same for every seed."""
+    """(N,) bool: a fifth of the rows (with classes, of each class of two rows or more); the same for every seed."""
     order = scattered(len(goal.values), "test")
     labels = goal.values if goal.classes else np.zeros(len(goal.values), dtype=np.int64)
     is_test = np.zeros(len(labels), dtype=bool)
@@ -354,7 +353,7 @@ def fixed_test(goal: Target) -> np.ndarray:
 
 
 def scattered(count: int, word: str) -> np.ndarray:
-    """(count,) uint64, a function of `word` and the place: splitmix64 (Steele, Lea and Flood 2014) of it."""
+    """(count,) uint64: splitmix64 (Steele, Lea and Flood 2014) of `word` and the place."""
     start = np.uint64(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little"))
     words = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -378,19 +377,21 @@ def class_target(table: TextTable, name: str, rows: np.ndarray) -> Target:
     where = f"the target {printable(name)} of {printable(table.source)}"
     if len(found) < 2:
         has = f"is {printable(min(found))} in every row" if found else "is empty"
-        raise DataError(f"{where} {has}: there is nothing to tell apart.", hint="dataset.target=COLUMN")
+        raise DataError(f"{where} {has}: there is nothing to learn.", hint="dataset.target=COLUMN")
     value = {cell: float(as_point(cell, form)) for cell in found} if are_numbers else {}
     is_fraction = any(number % 1 for number in value.values())
     if (is_fraction and len(found) > MANY_NUMBERS) or len(found) > len(cells) / 2 > MANY_NUMBERS:
         hint = "To predict a number: task=regression" if are_numbers else "dataset.target=COLUMN"
-        raise DataError(f"{where} has {len(found):,} different values in {len(cells):,} rows: no classes.", hint=hint)
+        raise DataError(
+            f"{where} has {len(found):,} different values in {len(cells):,} rows: these are not classes.", hint=hint
+        )
     classes = sorted(found, key=lambda cell: (value.get(cell, 0.0), cell))
     label = {cls: i for i, cls in enumerate(classes)}
     return Target(name, np.array([label[cell] for cell in cells], dtype=np.int64), tuple(classes))
 
 
 def number_target(table: TextTable, name: str, rows: np.ndarray) -> Target:
-    """The same of numbers. Raises DataError, with the first lines, where some cells are none."""
+    """The same for numbers. Raises DataError, with the first lines, if some cells are not numbers."""
     cells = table.cells(name)
     form, values, is_bad = best_numbers([cells[row] for row in rows], table.delimiter)
     where = f"the target {printable(name)} of {printable(table.source)}"
@@ -399,7 +400,9 @@ def number_target(table: TextTable, name: str, rows: np.ndarray) -> Target:
         raise DataError(f"{where} is empty.", hint=hint)
     if is_bad.any():
         if is_bad.mean() <= 1 - MOSTLY:
-            hint = "Mend them, or leave them empty: rows without a target are left out."
-        told = told_cells(table, cells, rows[is_bad])
-        raise DataError(f"{where} is no number in {int(is_bad.sum()):,} of {len(rows):,} rows ({told}).", hint=hint)
+            hint = "Correct these cells, or leave them empty: rows without a target are left out."
+        message = told_cells(table, cells, rows[is_bad])
+        raise DataError(
+            f"{where} is not a number in {int(is_bad.sum()):,} of {len(rows):,} rows ({message}).", hint=hint
+        )
     return Target(name, values, (), form)

@@ -1,6 +1,6 @@
-"""A text to be continued: found, read, cut into splits and given a vocabulary, without torch.
+"""Finds and reads a text for a language model, cuts it into splits and makes the vocabulary, without torch.
 
-The text is one stream: the first part is trained on, then comes the part to validate on, and last the one to test on.
+The text is one stream: first the part to train on, then the part to validate on, and last the part to test on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dlcli.datasets.tokens.tokenizing import Tokenizer
 from dlcli.errors import ConfigError, DataError, printable
 
 SHAKESPEARE = ("tinyshakespeare/input.txt", "tinyshakespeare.txt")
-FEWEST = 2  # characters of a split: one to begin with, one to be told
+FEWEST = 2  # characters of a split: one to begin with, one to predict
 Part = int | float
 
 
@@ -35,10 +35,10 @@ def peek_text(
 
 @lru_cache(maxsize=2)  # the data are peeked at and read in one process; byte pairs take seconds to learn
 def fit_tokenizer(text: str, kind: str, size: int | None) -> Tokenizer:
-    """Raises ConfigError for words: they leave out the spaces between them, so bits could not be told per character."""
+    """Raises ConfigError for words: they leave out the spaces, so that bits per character could not be computed."""
     if kind == "words":
-        told = "dataset.tokenizer=words: a stream of words is not its text, whose spaces and line ends are left out"
-        raise ConfigError(told, hint="dataset.tokenizer=characters or bpe")
+        message = "dataset.tokenizer=words: a stream of words is not its text, whose spaces and line ends are left out"
+        raise ConfigError(message, hint="dataset.tokenizer=characters or bpe")
     return Tokenizer.train(lines_of(text), kind=kind, size=size)
 
 
@@ -48,16 +48,16 @@ def encode(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def lines_of(text: str) -> list[str]:
-    """With their ends: together they are the text again."""
+    """The lines with their ends: joined, they are the text again."""
     return text.splitlines(keepends=True)
 
 
 def num_characters(tokenizer: Tokenizer) -> list[int]:
-    """How many characters each token stands for, so that those of a text's tokens add up to the text's own.
+    """How many characters each token covers: over a text's tokens, they add up to the text's length.
 
     A byte pair may end within a character: it counts the characters that begin in it.
     """
-    specials = [0, 1, 0, 0]  # <unk> stands for a character
+    specials = [0, 1, 0, 0]  # <unk> covers one character
     if tokenizer.kind == "bpe":
         counts = [sum(begins_character(byte) for byte in spelt) for spelt in byte_spellings(tokenizer.pieces)]
     else:
@@ -66,14 +66,14 @@ def num_characters(tokenizer: Tokenizer) -> list[int]:
 
 
 def begins_character(byte: int) -> bool:
-    """In UTF-8 the bytes 10xxxxxx go on with a character."""
+    """Whether a character begins at this byte: in UTF-8 the bytes 10xxxxxx continue one."""
     return byte & 0b1100_0000 != 0b1000_0000
 
 
 def byte_spellings(pieces: Sequence[str]) -> list[bytes]:
-    """The bytes behind the printable signs that GPT-2's byte pairs are written in.
+    """Maps the printable characters in which GPT-2 writes byte pairs to their bytes.
 
-    Printable bytes of Latin-1 stand for themselves, the other 68 are written as the characters from 256 on, in order.
+    Printable bytes of Latin-1 mean themselves; the other 68 are written as the characters from 256 on, in order.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
@@ -96,37 +96,39 @@ def find_shakespeare(root: str | None) -> Path:
 
 
 def locate(path: str | None, root: str | None) -> Path:
-    """`path` as it is, or under the first data root that has it. Raises DataError where it is not found."""
+    """`path` as it is, or under the first data root that has it. Raises DataError if it is not found."""
     if path is None:
-        raise DataError("dataset.path is not given: which text?", hint="dataset.path=book.txt")
+        raise DataError(
+            "dataset.path is not given: dlcli does not know which text to read.", hint="dataset.path=book.txt"
+        )
     given = Path(path).expanduser()
     roots = data_roots(root)
     found = given if exists(given) else find_under(roots, [path])
     if found is None:
         looked = ", ".join(str(folder.absolute()) for folder in (Path(), *roots))
-        told = f"dataset.path={printable(path)} was not found in {looked}."
-        raise DataError(told, hint="A text in UTF-8, gzipped or not.")
+        message = f"dataset.path={printable(path)} was not found in {looked}."
+        raise DataError(message, hint="Give a text in UTF-8, gzipped or not.")
     if not found.is_file():
-        raise DataError(f"dataset.path={printable(path)} is no file.", hint="A text in UTF-8, gzipped or not.")
+        raise DataError(f"dataset.path={printable(path)} is not a file.", hint="Give a text in UTF-8, gzipped or not.")
     return found
 
 
 def read_characters(path: Path) -> str:
-    """The text with the line ends of Unix. Raises DataError where there is none."""
+    """The text with Unix line ends. Raises DataError if it is empty."""
     text = read_text(path).replace("\r\n", "\n")
     if not text:
-        raise DataError(f"{path} is empty.", hint="A text in UTF-8, gzipped or not.")
+        raise DataError(f"{path} is empty.", hint="Give a text in UTF-8, gzipped or not.")
     return text
 
 
 def cut(text: str, val_size: Part, test_size: Part) -> tuple[str, str, str]:
     """(train, val, test), in the order of the text. Sizes: characters, or shares of the text.
 
-    Raises DataError where a part would hold nothing.
+    Raises DataError if a part would be empty.
     """
     val, test = (size if isinstance(size, int) else round(size * len(text)) for size in (val_size, test_size))
     train = len(text) - val - test
     if min(train, val, test) < FEWEST:
-        told = f"the text of {len(text):,} characters would be cut into {train:,} to train on, {val:,} and {test:,}."
-        raise DataError(told, hint="A longer text, or dataset.val_size=0.1 dataset.test_size=0.1")
+        message = f"the text of {len(text):,} characters would be cut into {train:,} to train on, {val:,} and {test:,}."
+        raise DataError(message, hint="Give a longer text, or dataset.val_size=0.1 dataset.test_size=0.1")
     return text[:train], text[train : train + val], text[train + val :]

@@ -1,10 +1,11 @@
 """The cache of decoded data: a second start opens no archive and no decoder of pictures or sound.
 
-One folder per data set and content, under cache_folder()/decoded/<name>-<key>: a .npy for each array of a split, and
-meta.json with the rest. It is written beside and renamed, mapped into memory at loading, and verified: by size always,
-by sha256 up to VERIFIED_BYTES. A cache that cannot be written or read costs time, never the run.
+Each data set and content has one folder, cache_folder()/decoded/<name>-<key>: a .npy for each array of a split, and
+meta.json with the rest. It is written under another name and renamed, mapped into memory at loading, and verified: by
+size always, by sha256 up to VERIFIED_BYTES. A cache that cannot be written or read costs time, never the run.
 
-NumPy only: what is asked before a run (how many classes masks have) is kept here too. Labelled images: image_cache.py.
+Needs only NumPy: answers needed before a run (how many classes masks have) are kept here too. Labelled images have
+image_cache.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dlcli.datasets.storage.roots import cache_folder
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 2  # counted up when the files' layout changes: older folders are then not found, and written anew
+LAYOUT = 2  # raised when the files' layout changes: older folders are then not found, and written again
 VERIFIED_BYTES = 512 * 2**20  # of a split, about 0.2 s of sha256; larger ones are checked by size alone
 STALE_S = 24 * 3600  # an unfinished folder of that age belongs to a run that was killed
 Arrays = Mapping[str, np.ndarray]
@@ -35,10 +36,10 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a reader decodes.
+    """The result of a reader.
 
-    splits: by name (train, test, maybe val) its arrays, by name. fingerprints: of each split, sha256 (hex).
-    facts: what else there is, as plain data: classes, notes, ...
+    splits: name (train, test, maybe val) -> arrays by name. fingerprints: sha256 (hex) of each split.
+    facts: the rest, as plain data: classes, notes, ...
     """
 
     splits: Mapping[str, Arrays]
@@ -47,7 +48,7 @@ class Decoded:
 
 
 def cached(name: str, key: str, decode: Callable[[], Decoded]) -> Decoded:
-    """What is kept under `key` (a sha256 of raw content and reader version), decoded and stored when it is not there.
+    """The data kept under `key` (a sha256 of raw content and reader version), decoded and stored if they are not there.
 
     Arrays are mapped copy-on-write: nothing written to them reaches the file.
     """
@@ -60,7 +61,7 @@ def cached(name: str, key: str, decode: Callable[[], Decoded]) -> Decoded:
 
 
 def stored(name: str, key: str) -> Decoded | None:
-    """What is kept under `key`, verified; None when it is absent."""
+    """The data kept under `key`, verified; None if there are none."""
     return load(place_of(name, key), key)
 
 
@@ -80,7 +81,7 @@ def content_key(files: Iterable[Path], *words: object) -> str:
 def times_key(files: Iterable[Path]) -> str:
     """sha256 (hex) of where `files` lie, and of their sizes and times (changed contents change the ctime).
 
-    One that cannot be looked at counts as such: whoever reads it says why.
+    A file without access counts as such; its reader reports why.
     """
     digest = hashlib.sha256()
     for path in files:
@@ -94,7 +95,7 @@ def times_key(files: Iterable[Path]) -> str:
 
 
 def load(folder: Path, key: str) -> Decoded | None:
-    """What is in `folder`, verified; None when it is absent, damaged or of another key."""
+    """The data in `folder`, verified; None if they are absent, damaged or of another key."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         if meta["key"] != key:
@@ -105,15 +106,15 @@ def load(folder: Path, key: str) -> Decoded | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        log.info("The data cache %s is damaged (%s): decoding anew.", folder, error)
+        log.info("The data cache %s is damaged (%s): the data are decoded again.", folder, error)
         return None
 
 
 def load_split(folder: Path, split: str, said: Mapping[str, Any]) -> Arrays:
-    """Raises ValueError where the arrays are not what meta.json says."""
+    """Raises ValueError if the arrays are not as meta.json says."""
     arrays = {}
     for name, (shape, dtype) in said["arrays"].items():
-        is_mapped = 0 not in shape  # nothing cannot be mapped
+        is_mapped = 0 not in shape  # an empty file cannot be mapped
         array = arrays[name] = np.load(folder / f"{split}-{name}.npy", mmap_mode="c" if is_mapped else None)
         if (list(array.shape), str(array.dtype)) != (shape, dtype):
             raise ValueError(f"{split}-{name}: {array.shape} {array.dtype} is not {shape} {dtype}")
@@ -143,7 +144,7 @@ def store(folder: Path, key: str, decoded: Decoded) -> bool:
         remove_stale(folder.parent)
         unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
         write_splits(unfinished, key, decoded)
-        if folder.exists():  # damaged, or another run was faster: the content is the same
+        if folder.exists():  # it is damaged, or another run was faster and the content is the same
             shutil.rmtree(folder, ignore_errors=True)
         os.rename(unfinished, folder)
     except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from dlcli.errors import DataError, printable
 
 TRIES = 2
-SILENCE_S = 5.0  # a connection that says nothing for so long is given up
+SILENCE_S = 5.0  # a connection that sends nothing for so long is given up
 SLOWEST_BYTES_PER_S = 200_000  # the time limit of a try is SILENCE_S + size / this
 
 
@@ -38,7 +38,7 @@ def download(urls: Sequence[str], target: Path, *, md5: str, size_limit: int) ->
 
 
 def fetch(url: str, target: Path, *, checksum: str, size_limit: int) -> Path:
-    """One try. Raises OSError or ValueError; leaves nothing behind then.
+    """One try. Raises OSError or ValueError, and then leaves no file.
 
     checksum: md5:DIGEST or sha256:DIGEST, or the first digits of it.
     """
@@ -60,10 +60,10 @@ def fetch(url: str, target: Path, *, checksum: str, size_limit: int) -> Path:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"only {received:,} bytes in the time allowed")
         if not digest.hexdigest().startswith(expected):
-            told = f"the {received:,} bytes received have {algorithm.upper()} {digest.hexdigest()}, not {expected}"
-            raise ValueError(told)
+            message = f"the {received:,} bytes received have {algorithm.upper()} {digest.hexdigest()}, not {expected}"
+            raise ValueError(message)
         os.replace(unfinished, target)
-    except HTTPException as error:  # no OSError: what answers is no web server, or it stopped in the middle
+    except HTTPException as error:  # not an OSError: the other side is not a web server, or it stopped in the middle
         raise ConnectionError(f"{type(error).__name__}: {printable(error, limit=80)}") from error
     finally:
         Path(unfinished).unlink(missing_ok=True)

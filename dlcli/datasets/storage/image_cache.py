@@ -13,9 +13,9 @@ from dlcli.datasets.storage import cache
 
 @dataclass(frozen=True)
 class Images:
-    """What a reader decodes: by split name (train, test, maybe val) images (N, C, H, W) uint8 and labels (N,) int64.
+    """The result of a reader: split name (train, test, maybe val) -> images (N, C, H, W) uint8 and labels (N,) int64.
 
-    notes: what was done to them, as sentences for the user.
+    notes: how the images were changed, as sentences for the user.
     """
 
     classes: tuple[str, ...]
@@ -24,7 +24,7 @@ class Images:
 
 
 def cached_images(name: str, key: str, decode: Callable[[], Images]) -> Data:
-    """The data under `key`, decoded and stored when they are not there. See cache.cached."""
+    """The data under `key`, decoded and stored if they are not there. See cache.cached."""
     return as_data(cache.cached(name, key, lambda: as_arrays(decode())))
 
 
@@ -47,5 +47,5 @@ def as_data(decoded: cache.Decoded) -> Data:
         split: in_memory(arrays["images"], arrays["labels"], decoded.fingerprints[split])
         for split, arrays in decoded.splits.items()
     }
-    notes = tuple(decoded.facts.get("notes", ()))  # what was stored before has none
+    notes = tuple(decoded.facts.get("notes", ()))  # older caches have none
     return Data(tuple(decoded.facts["classes"]), splits["train"], splits["test"], splits.get("val"), notes=notes)

@@ -1,4 +1,4 @@
-"""Where data are looked for and kept: dataset.root, $DLCLI_DATA, ./data, then what was downloaded into the cache.
+"""The folders where data are found and kept: dataset.root, $DLCLI_DATA, ./data, then the cache of downloads.
 
 Imports neither torch nor numpy: the command line asks here before anything heavy is loaded.
 """
@@ -51,7 +51,7 @@ def find_under(roots: Sequence[Path], names: Iterable[str]) -> Path | None:
 
 
 def exists(path: Path) -> bool:
-    """Like Path.exists, but a folder that may not be entered counts as one without the file."""
+    """Like Path.exists, but a file in a folder without access counts as absent."""
     try:
         return path.exists()
     except OSError:
@@ -59,7 +59,7 @@ def exists(path: Path) -> bool:
 
 
 def missing(what: str, expected: str, roots: Sequence[Path], *, name: str, reason: str) -> DataError:
-    """The error for a data set that is in no root: what was expected, where it was looked for, and the ways out.
+    """The error for a data set that is in no root: the expected file, the folders searched, and the ways out.
 
     reason: why it was not downloaded, as a clause.
     """

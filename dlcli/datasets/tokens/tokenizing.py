@@ -3,7 +3,7 @@
     tokenizer = Tokenizer.train(lines, kind="bpe", size=8000)
     tokenizer.decode(tokenizer.encode_batch(["two words"])[0]) == "two words"
 
-Ids 0 to 3 stand for <pad>, <unk>, <bos> and <eos>; no text encodes to <pad>, <bos> or <eos>. The same text gives the
+Ids 0 to 3 are <pad>, <unk>, <bos> and <eos>; no text encodes to <pad>, <bos> or <eos>. The same text gives the
 same vocabulary. characters and bpe lose nothing (bpe falls back on bytes); words are in lower case, without spaces.
 """
 
@@ -23,24 +23,24 @@ PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 FIRST = len(SPECIALS)  # id of the first piece of text
 KINDS = ("bpe", "words", "characters")
-USUAL_SIZE = {"bpe": 8_000, "words": 30_000, "characters": None}  # the most tokens where no size is asked for
+USUAL_SIZE = {"bpe": 8_000, "words": 30_000, "characters": None}  # the most tokens if no size is given
 BYTES = 256
-# As the Penn Treebank cuts: did|n't, it|'s; data that are cut so already stay as they are.
+# Cuts like the Penn Treebank: did|n't, it|'s; data that are already cut like this stay as they are.
 WORD = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]")
 
 
 class Tokenizer:
-    """pieces: the text of each id from 4 on (of bpe in the byte alphabet of GPT-2); merges: of bpe, in order."""
+    """pieces: the text of each id from 4 on (for bpe in the byte alphabet of GPT-2); merges: for bpe, in order."""
 
     def __init__(self, kind: str, pieces: Sequence[str], merges: Sequence[tuple[str, str]] = ()):
         self.kind, self.pieces, self.merges = kind, tuple(pieces), tuple(merges)
 
     @classmethod
     def train(cls, lines: Iterable[str], *, kind: str, size: int | None = None) -> Tokenizer:
-        """size: the most tokens, specials included; there are fewer where the text holds fewer.
+        """Learns the vocabulary. size: the most tokens, specials included; there are fewer if the text holds fewer.
 
         None: every character, at most 30,000 words, at most 8,000 byte pairs. The most frequent are kept; a word or
-        pair that stands only once in the whole text is not.
+        pair that occurs only once in the whole text is not.
         """
         check_kind(kind)
         if size is None:
@@ -84,7 +84,7 @@ class Tokenizer:
         return (" " if self.kind == "words" else "").join(pieces)
 
     def name(self, token: int) -> str:
-        """What stands for one token where they are listed; a special one too."""
+        """How one token is shown in a list, a special one too."""
         return SPECIALS[token] if token < FIRST else self.decode([token])
 
     def cut(self, ids: list[int], max_length: int) -> list[int]:
@@ -96,11 +96,11 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
-        """What `to_json` gave. Raises DataError for anything else; nothing in it is run."""
+        """The tokenizer that `to_json` wrote. Raises DataError for anything else; nothing in it is run."""
         try:
             kept = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
-            raise _no_tokenizer(f"no JSON: {printable(error)}") from error
+            raise _no_tokenizer(f"not JSON: {printable(error)}") from error
         if not isinstance(kept, dict) or set(kept) != {"kind", "pieces", "merges"} or kept["kind"] not in KINDS:
             raise _no_tokenizer("its parts should be kind, pieces and merges")
         pieces, merges = kept["pieces"], kept["merges"]
@@ -109,7 +109,7 @@ class Tokenizer:
         if not isinstance(merges, list) or not all(_are_texts(pair) and len(pair) == 2 for pair in merges):
             raise _no_tokenizer("its merges should be pairs of texts")
         if not {part for a, b in merges for part in (a, b, a + b)} <= set(pieces):
-            raise _no_tokenizer("its merges should make pieces of pieces")
+            raise _no_tokenizer("its merges should join pieces to pieces")
         return cls(kept["kind"], pieces, [(a, b) for a, b in merges])
 
     @cached_property
@@ -131,8 +131,8 @@ def words(text: str) -> list[str]:
 def check_kind(kind: str) -> None:
     if kind not in KINDS:
         better = nearest(kind, KINDS)
-        told = f"there is no tokenizer {printable(kind)} ({', '.join(KINDS)})"
-        raise ConfigError(told, hint=f"dataset.tokenizer={better}" if better else None)
+        message = f"there is no tokenizer {printable(kind)} ({', '.join(KINDS)})"
+        raise ConfigError(message, hint=f"dataset.tokenizer={better}" if better else None)
 
 
 def _train_byte_pairs(lines: Iterable[str], size: int) -> tuple[list[str], list[tuple[str, str]]]:
@@ -167,7 +167,7 @@ def _library() -> Any:
 
 
 def _encodable(text: str) -> str:
-    """Without lone surrogates, as a command line has them of bytes that are not UTF-8."""
+    """The text without lone surrogates, which a command line gives for bytes that are not UTF-8."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -176,4 +176,4 @@ def _are_texts(values: object) -> bool:
 
 
 def _no_tokenizer(why: str) -> DataError:
-    return DataError(f"the stored tokenizer cannot be read: {why}.", hint="Train the run again, or name another one.")
+    return DataError(f"the stored tokenizer cannot be read: {why}.", hint="Train the run again, or give another run.")

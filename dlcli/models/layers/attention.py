@@ -1,4 +1,4 @@
-"""Multi-head attention and the blocks that Transformers are made of (Vaswani et al. 2017, section 3).
+"""Multi-head attention and the blocks of Transformers (Vaswani et al. 2017, section 3).
 
 Shapes: B examples, Q queries, K keys, D width of a token, H heads, E = D / H. A mask is bool, true where a query may
 look, and broadcasts to (B, H, Q, K): `key_mask(lengths_B, K)` hides padding. A query that may look nowhere gets zeros.
@@ -19,22 +19,22 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 
 
 class Attentive(Protocol):
-    """A network whose attention can be asked for: every one here that attends has these two.
+    """A network that can show its attention: every network here with attention has these two.
 
-    reads_from: which queries the answer is made of: "pool": the only one, which is the pooling itself; "first": a class
-    token; "mean": all of them; "last"; "each": every one has an answer of its own; None: as it was built it has none.
+    reads_from: the queries from which the answer is read: "pool": the only one, the pooling itself; "first": a class
+    token; "mean": all of them; "last"; "each": every query has its own answer; None: this network has no attention.
     """
 
     reads_from: str | None
 
     def attention(self, *inputs: Tensor) -> list[Tensor]:
-        """Of each block (B, H, Q, K), what each query takes from each key; rows sum to one. inputs: as of forward."""
+        """For each block (B, H, Q, K): the weight of each key for each query; rows sum to one. inputs: of forward."""
 
 
 class Attention(nn.Module):
     """Softmax(q k^T / sqrt(E)) v of every head, then a linear layer; dropout on the weights (section 3.2).
 
-    Self-attention where no keys are given, cross-attention where they are: (B, Q, D) and (B, K, D) -> (B, Q, D).
+    Self-attention if no keys are given, else cross-attention: (B, Q, D) and (B, K, D) -> (B, Q, D).
     is_causal: query i looks at keys 0 to i and no further.
     """
 
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        """(B, H, Q, K): how much each query takes from each key, without dropout; rows sum to one, or to zero."""
+        """(B, H, Q, K): the weight of each key for each query, without dropout; rows sum to one, or to zero."""
         keys_BKD = queries_BQD if keys_BKD is None else keys_BKD
         return weigh(self.q(queries_BQD), self.k(keys_BKD), self.head_width, mask=mask, is_causal=is_causal)
 
@@ -80,7 +80,7 @@ def attend(
     is_causal: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Softmax(q k^T / sqrt(E)) v of every head here, (B, Q, D): split over devices, each has only some of them."""
+    """Softmax(q k^T / sqrt(E)) v of every head here, (B, Q, D): split over devices, each has only some of the heads."""
     q, k, v = (split_heads(x, head_width) for x in (q_BQD, k_BKD, v_BKD))
     if is_causal and mask is not None:  # the kernel takes one or the other
         mask, is_causal = join_masks(mask, causal_mask(q.shape[2], k.shape[2], q.device)), False
@@ -91,7 +91,7 @@ def attend(
 def weigh(
     q_BQD: Tensor, k_BKD: Tensor, head_width: int, *, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """The explicit formula of what `attend` mixes its values by, softmax(q k^T / sqrt(E)): (B, H, Q, K)."""
+    """The weights by which `attend` mixes its values, by the formula softmax(q k^T / sqrt(E)): (B, H, Q, K)."""
     q, k = (split_heads(x, head_width) for x in (q_BQD, k_BKD))
     scores_BHQK = q @ k.transpose(2, 3) / math.sqrt(head_width)
     if is_causal:
@@ -107,7 +107,7 @@ def split_heads(x_BND: Tensor, head_width: int) -> Tensor:
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raise ConfigError where the heads do not divide the width."""
+    """Raise ConfigError if the heads do not divide the width."""
     if width % heads:
         raise ConfigError(
             f"model.heads={heads} does not divide model.width={width}",
@@ -119,7 +119,7 @@ def check_heads(width: int, heads: int) -> None:
 
 
 def key_mask(lengths_B: Tensor, size: int) -> Tensor:
-    """(B, 1, 1, size) bool: true on the first `lengths_B` keys; on one at least, so that no query is left alone."""
+    """(B, 1, 1, size) bool: true on the first `lengths_B` keys; on at least one, so that each query has a key."""
     positions_K = torch.arange(size, device=lengths_B.device)
     return (positions_K < lengths_B.clamp(min=1)[:, None])[:, None, None, :]
 
@@ -151,8 +151,8 @@ class FeedForward(nn.Module):
 class EncoderBlock(nn.Module):
     """Self-attention and feed-forward, each added to its input and then normalised (post-norm, section 3.1).
 
-    feed_forward: any module (B, N, D) -> (B, N, D). pre_norm: normalise what goes into each instead (Xiong et al. 2020,
-    figure 1b); the caller then normalises once behind the last block. is_causal makes it a decoder without a source.
+    feed_forward: any module (B, N, D) -> (B, N, D). pre_norm: normalise the input of each instead (Xiong et al. 2020,
+    figure 1b); the caller then normalises once after the last block. is_causal makes it a decoder without a source.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class DecoderBlock(nn.Module):
 def sinusoids(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """Positions as sines and cosines of wavelengths from 2 pi to 20,000 pi (section 3.5): (length, width) float32.
 
-    Even columns are sines, odd ones cosines. Made anew in each forward: no buffer to store, and no greatest length.
+    Even columns are sines, odd ones cosines. Computed in each forward: no buffer to store, and no greatest length.
     """
     columns = torch.arange(0, width, 2, device=device)
     angles = torch.arange(length, device=device)[:, None] * torch.exp(columns * (-math.log(10_000.0) / width))

@@ -1,7 +1,7 @@
-"""What the readers of sequences share: an image is read row by row, a sentence token by token.
+"""The common parts of networks that read sequences: an image row by row, a sentence token by token.
 
 Shapes: B examples, L steps, S numbers of a step, D numbers of a state. Lengths count the steps that are not padding;
-padding stands behind the sentence and has the token id 0.
+padding comes after the sentence and has the token id 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PADDING = 0  # token id
 class Steps(nn.Module):
     """Images (B, C, H, W) float -> H steps of C * W numbers; tokens (B, L) int64 -> L steps of `width` numbers.
 
-    num_tokens: size of the vocabulary; where there is none, the inputs are images. size: the numbers S of a step.
+    num_tokens: size of the vocabulary; None: the inputs are images. size: the numbers S of a step.
     """
 
     def __init__(self, *, image_shape: Sequence[int] | None, num_tokens: int | None, width: int):
@@ -28,7 +28,7 @@ class Steps(nn.Module):
         if self.embedding is None and image_shape is None:
             raise ConfigError(
                 "the model reads images or sentences; this dataset has neither an image_shape nor num_tokens",
-                hint="dlcli list dataset  shows which data there are",
+                hint="dlcli list dataset  shows the data sets",
             )
         self.size = width if self.embedding is not None or image_shape is None else image_shape[0] * image_shape[2]
 
@@ -36,7 +36,7 @@ class Steps(nn.Module):
         return rows(inputs) if self.embedding is None else self.embedding(inputs)
 
     def lengths(self, inputs: Tensor, lengths_B: Tensor | None) -> Tensor | None:
-        """The lengths given; else of tokens what is not padding, and of images None: every row counts."""
+        """The given lengths; else, for tokens, the number that are not padding; for images None: every row counts."""
         if self.embedding is None or lengths_B is not None:
             return lengths_B
         return (inputs != PADDING).sum(1)
@@ -48,7 +48,7 @@ def rows(images_BCHW: Tensor) -> Tensor:
 
 
 def last_step(states_BLD: Tensor, lengths_B: Tensor | None) -> Tensor:
-    """(B, D): the state behind the last step that is not padding; of an empty sentence, behind its first."""
+    """(B, D): the state after the last step that is not padding; for an empty sentence, after its first."""
     if lengths_B is None:
         return states_BLD[:, -1]
     last_B11 = (lengths_B - 1).clamp(min=0)[:, None, None]
@@ -56,7 +56,7 @@ def last_step(states_BLD: Tensor, lengths_B: Tensor | None) -> Tensor:
 
 
 def step_mask(lengths_B: Tensor, size: int) -> Tensor:
-    """(B, size) bool: true on steps that are not padding; on one at least."""
+    """(B, size) bool: true on steps that are not padding, at least on one."""
     return torch.arange(size, device=lengths_B.device) < lengths_B.clamp(min=1)[:, None]
 
 

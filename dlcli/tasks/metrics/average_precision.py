@@ -1,7 +1,7 @@
 """Mean average precision as COCO measures it: matching by pycocotools' `COCOeval`, areas of all sizes.
 
-Precision is read at 101 recalls from 0 to 1, the best there is at this recall or a higher one, and averaged: over
-recalls, classes and, for `map`, the overlaps 0.50, 0.55, ... 0.95 from which on a detection counts as right.
+Precision is read at 101 recalls from 0 to 1, as the best at this recall or a higher one, and averaged: over recalls,
+classes and, for `map`, the overlaps 0.50, 0.55, ... 0.95 above which a detection counts as right.
 
 Letters: D detections and G boxes of one image and class, T overlaps, N detections of a class in all images.
 """
@@ -17,11 +17,11 @@ from torch import Tensor
 
 OVERLAPS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MOST = 100  # detections of an image and class that are looked at, the surest
+MOST = 100  # detections of an image and class that count: those with the highest scores
 
 
 class Answer(NamedTuple):
-    """One image: detections (D, 4), (D,), (D,) and the boxes that there are (G, 4), (G,). Boxes xyxy."""
+    """One image: detections (D, 4), (D,), (D,) and the true boxes (G, 4), (G,). Boxes xyxy."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """In [0, 1]. per_class, per_class50: by label, of the classes that have boxes. Without any box all is 0."""
+    """Scores in [0, 1]. per_class, per_class50: by label, for the classes that have boxes. Without any box all are 0."""
 
     map: float
     map50: float
@@ -40,8 +40,8 @@ class Precision(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """Of one class all detections, the surest first. right: (T, N) bool, whether each finds a box at each overlap;
-    image_N: the image that it is in; boxes_I: how many there are in each image.
+    """All detections of one class, the highest score first. right: (T, N) bool, whether each finds a box at each
+    overlap; image_N: the image of each; boxes_I: the number of boxes in each image.
     """
 
     right_TN: np.ndarray
@@ -50,10 +50,10 @@ class Ranked(NamedTuple):
 
 
 class Detections:
-    """What images add to map50 and map: see whole_set.Statistics. Matched once; a sample only counts images anew."""
+    """What images add to map50 and map: see whole_set.Statistics. They are matched once; a sample only counts them again."""
 
     means: Mapping[str, Tensor] = MappingProxyType({})
-    num_samples = 500  # of 87 images some milliseconds each
+    num_samples = 500  # with 87 images, some milliseconds each
 
     def __init__(self, answers: Sequence[Answer]):
         self.num_images = len(answers)
@@ -74,7 +74,7 @@ class Detections:
         return {"map50": precision.map50, "map": precision.map}
 
     def precision(self, counts_I: np.ndarray | None = None) -> Precision:
-        """Of the set itself, or of one that has each image as often as counts_I (int64) says."""
+        """The scores of the set itself, or of a sample that has each image as often as counts_I (int64) says."""
         counts_I = np.ones(self.num_images, dtype=np.int64) if counts_I is None else counts_I
         by_class = {label: average_precisions(of_class, counts_I) for label, of_class in self.by_class.items()}
         found = {label: values_T for label, values_T in by_class.items() if values_T is not None}
@@ -104,11 +104,10 @@ def ranked(answers: Iterable[Answer], label: int) -> Ranked:
 
 
 def average_precisions(of_class: Ranked, counts_I: np.ndarray) -> np.ndarray | None:
-    """(T,) float64: at each overlap; None where no image of the sample has a box of the class.
+    """(T,) float64: the precision at each overlap; None if no image of the sample has a box of the class.
 
-    The copies of a detection follow one another; that they are taken as one changes nothing, as the precision behind
-    the last copy of a right one is the best of theirs. Only where an image's own scores are equal might another order
-    be meant.
+    The copies of a detection follow one another. Taking them as one changes nothing: the precision after the last copy
+    of a right one is the best of theirs. The order is only ambiguous if an image's own scores are equal.
     """
     num_boxes = int(counts_I @ of_class.boxes_I)
     if not num_boxes:
@@ -118,9 +117,9 @@ def average_precisions(of_class: Ranked, counts_I: np.ndarray) -> np.ndarray | N
 
 
 def match(boxes_D4: np.ndarray, true_G4: np.ndarray) -> np.ndarray:
-    """(T, D) bool: whether each detection, the surest first, is the first to find a box.
+    """(T, D) bool: whether each detection, the highest score first, is the first to find a box.
 
-    It takes the box it overlaps most of those that are left; of equals the last, as pycocotools does.
+    It takes the free box that it overlaps most; of equal ones the last, as pycocotools does.
     """
     right_TD = np.zeros((len(OVERLAPS), len(boxes_D4)), dtype=bool)
     if not len(true_G4):
@@ -137,9 +136,9 @@ def match(boxes_D4: np.ndarray, true_G4: np.ndarray) -> np.ndarray:
 
 
 def area_under(right_N: np.ndarray, counts_N: np.ndarray, num_boxes: int) -> float:
-    """The mean over the 101 recalls of the best precision there or beyond; 0 at recalls that are not reached.
+    """The mean over the 101 recalls of the best precision at that recall or beyond; 0 at recalls that are not reached.
 
-    counts_N: how often each detection is there.
+    counts_N: how often each detection occurs.
     """
     if not len(right_N):
         return 0.0
@@ -151,7 +150,7 @@ def area_under(right_N: np.ndarray, counts_N: np.ndarray, num_boxes: int) -> flo
 
 
 def pairwise_iou(a_D4: np.ndarray, b_G4: np.ndarray) -> np.ndarray:
-    """(D, G) float64 in [0, 1]."""
+    """(D, G) float64 in [0, 1]: intersection over union."""
     a_D14, b_1G4 = a_D4.astype(np.float64)[:, None], b_G4.astype(np.float64)[None]
     sides = np.minimum(a_D14[..., 2:], b_1G4[..., 2:]) - np.maximum(a_D14[..., :2], b_1G4[..., :2])
     common_DG = sides.clip(min=0).prod(-1)

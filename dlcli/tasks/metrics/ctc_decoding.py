@@ -1,4 +1,4 @@
-"""From the frames of a recogniser to text, and how far that is from what was said.
+"""Turns the frames of a recogniser into text, and measures its distance from the transcript.
 
 Letters: B recordings, F frames, V characters, of which 0 is the blank.
 """
@@ -17,13 +17,13 @@ Reading = tuple[tuple[int, ...], float]  # the characters, and the logarithm of 
 
 
 def greedy(scores_BFV: Tensor, frames_B: Tensor) -> list[list[int]]:
-    """The best character of each frame, repetitions joined, blanks taken out (Graves et al. 2006, section 3.2)."""
+    """The best character of each frame, repetitions joined, blanks removed (Graves et al. 2006, section 3.2)."""
     best_BF = scores_BFV.argmax(2).tolist()
     return [collapse(best_F[:num_frames]) for best_F, num_frames in zip(best_BF, frames_B.tolist(), strict=True)]
 
 
 def collapse(path: Sequence[int]) -> list[int]:
-    """What an alignment, one character or blank per frame, says."""
+    """The text of an alignment, which has one character or blank per frame."""
     before = [BLANK, *path]
     return [c for last, c in zip(before, path, strict=False) if c not in (last, BLANK)]
 
@@ -32,8 +32,8 @@ def beam_search(log_probs_FV: np.ndarray, width: int) -> list[Reading]:
     """Up to `width` readings, the most probable first, each summed over its alignments (Hannun et al. 2014, without a
     language model).
 
-    In each frame the `width` best beginnings go on with its `width` most probable characters: exact where `width` is
-    not less than the number of beginnings, otherwise a probability is what was found of it.
+    In each frame the `width` best beginnings continue with its `width` most probable characters. This is exact if
+    `width` is at least the number of beginnings; otherwise a probability sums only the alignments that were found.
     """
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NEVER)}  # ending in a blank, in a character
     for log_probs_V in log_probs_FV:
@@ -45,7 +45,7 @@ def beam_search(log_probs_FV: np.ndarray, width: int) -> list[Reading]:
             last = beginning[-1] if beginning else None
             again = NEVER if last is None else character + scores[last]
             add(found, beginning, total + scores[BLANK], again)
-            for c in likely:  # a character twice needs a blank between
+            for c in likely:  # a repeated character needs a blank between
                 add(found, (*beginning, c), NEVER, (blank if c == last else total) + scores[c])
         best = sorted(found.items(), key=lambda item: -log_add(*item[1]))
         beams = dict(best[:width])
@@ -66,7 +66,7 @@ def log_add(a: float, b: float) -> float:
 
 
 def edit_distance(one: Sequence[int], other: Sequence[int]) -> int:
-    """The fewest insertions, deletions and substitutions that make one of the other (Levenshtein 1966)."""
+    """The fewest insertions, deletions and substitutions that turn one into the other (Levenshtein 1966)."""
     other_V, place = np.asarray(other, dtype=np.int64), np.arange(len(other) + 1)
     row = place
     for i, item in enumerate(one, 1):

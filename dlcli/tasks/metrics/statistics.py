@@ -1,7 +1,8 @@
-"""Scores of a whole set, such as BLEU: no means over its examples, but made of what each of them adds.
+"""Scores of a whole set, such as BLEU: not means over its examples, but computed from what each of them adds.
 
 The set is the sample that has each example once; other samples, for an interval
-(dlcli/evaluation/bootstrap.py), have some several times and others not at all. Both go through the same function.
+(dlcli/evaluation/bootstrap.py), have some examples several times and others not at all. Both go through the same
+function.
 
 Letters: N examples, R samples, K numbers that an example adds under one name.
 """
@@ -20,11 +21,11 @@ class Statistics(Protocol):
 
     @property
     def means(self) -> Mapping[str, Tensor]:
-        """Those scores that are means over the examples: name -> (N,) float64."""
+        """The scores that are means over the examples: name -> (N,) float64."""
 
     @property
     def num_samples(self) -> int:
-        """Of which an interval is made: fewer where a sample is dear."""
+        """Number of samples for an interval; fewer if each one is expensive."""
 
     def __len__(self) -> int: ...
 
@@ -32,15 +33,15 @@ class Statistics(Protocol):
         """All scores of the set itself."""
 
     def resampled(self, counts_RN: Tensor) -> Iterator[dict[str, float]]:
-        """Of each sample the scores that are no means. counts_RN: float64, how often it has each example."""
+        """The scores of each sample that are not means. counts_RN: float64, how often it has each example."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Scores that are made of sums over the examples.
+    """Scores that are computed from sums over the examples.
 
-    parts: name -> (N,) or (N, K) float64; score: of their sums, name -> () or (K,).
-    others: scores in which no single example has a known share, and which get no interval.
+    parts: name -> (N,) or (N, K) float64; score: computes a score from their sums, name -> () or (K,).
+    others: scores without a known share of each example; they get no interval.
     """
 
     parts: Mapping[str, Tensor]
