@@ -134,6 +134,6 @@ def test_sinusoids_follow_section_3_5() -> None:
 
 
 def test_heads_that_do_not_divide_the_width_are_refused_with_those_that_do() -> None:
-    with pytest.raises(ConfigError, match=r"model\.heads=5 does not divide model\.width=12") as caught:
+    with pytest.raises(ConfigError, match=r"model\.num_heads=5 does not divide model\.hidden_size=12") as caught:
         Attention(12, 5)
     assert "1, 2, 3, 4, 6, 12" in str(caught.value.hint)

@@ -49,7 +49,7 @@ NETWORKS: dict[str, tuple[Callable[[], Any], Callable[[], tuple[Tensor, ...]], C
     "transformer": (lambda: Transformer(num_classes=3, **TEXT), lambda: (tokens(), LENGTHS), attentions),
     "moe": (lambda: MixtureTransformer(num_classes=3, **TEXT), lambda: (tokens(), LENGTHS), attentions),
     "bert": (lambda: Bert(num_classes=3, max_length=9, **TEXT), lambda: (tokens(), LENGTHS), attentions),
-    "gpt": (lambda: GPT(block=9, **TEXT), lambda: (tokens(),), attentions),
+    "gpt": (lambda: GPT(context_length=9, **TEXT), lambda: (tokens(),), attentions),
     "vit": (
         lambda: ViT(num_classes=3, image_shape=[1, 8, 8], patch=2, **SMALL),
         lambda: (noise(3, 1, 8, 8),),

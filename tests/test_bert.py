@@ -31,7 +31,13 @@ from dlcli.training.allow_list import Builder
 from dlcli.training.pretrained import load_pretrained
 
 KINDS = ("bert", "distilbert")
-SIZES = ("model.width=32", "model.layers=2", "model.heads=2", "model.feed_forward=64", "model.positions=64")
+SIZES = (
+    "model.hidden_size=32",
+    "model.num_layers=2",
+    "model.num_heads=2",
+    "model.ffn_size=64",
+    "model.max_positions=64",
+)
 PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "trainer.log_every=1", "dataset.max_length=64")
 GOOD, BAD = ("great", "wonderful", "charming", "moving"), ("awful", "dull", "tedious", "clumsy")
 OLD_NAMES, GREEK = re.compile(r"(?<=LayerNorm\.)(weight|bias)"), {"weight": "gamma", "bias": "beta"}
@@ -216,7 +222,12 @@ def test_weights_without_a_head_give_a_fresh_one(folders: dict[str, Path], tmp_p
 @pytest.mark.parametrize(
     ("config", "words", "told", "hint"),
     [
-        ({"dim": 48, "n_layers": 3}, (), "width 48 (not 32), layers 3 (not 2)", "model.width=48 model.layers=3"),
+        (
+            {"dim": 48, "n_layers": 3},
+            (),
+            "width 48 (not 32), layers 3 (not 2)",
+            "model.hidden_size=48 model.num_layers=3",
+        ),
         ({}, ("model=bert",), "is a distilbert; the model is another", "model=distilbert"),
         ({}, ("dataset.num_tokens=9999",), "(not 9999)", "dataset.num_tokens="),
         ({"model_type": "roberta"}, (), "is a roberta", "distilbert"),
@@ -256,7 +267,7 @@ def test_only_whole_safetensors_are_read(folders: dict[str, Path], tmp_path: Pat
 
 
 def test_a_sentence_may_not_be_longer_than_there_are_positions(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"dataset\.max_length=65 is more than model\.positions=64"):
+    with pytest.raises(ConfigError, match=r"dataset\.max_length=65 is more than model\.max_positions=64"):
         loaded(folders["bert"], "dataset.max_length=65")
 
 

@@ -583,7 +583,7 @@ DAMAGES: dict[str, Damage] = {
     "no data": in_config("dataset", ...),
     "no regularization": in_config("regularization", ...), "runtime is a list": in_config("runtime", []),
     "device is a word": in_config("runtime.device", "gpu"), "threads of 10^9": in_config("runtime.threads", 10**9),
-    "workers of 10^9": in_config("dataset.workers", 10**9),
+    "workers of 10^9": in_config("dataset.num_workers", 10**9),
 }  # fmt: skip
 
 

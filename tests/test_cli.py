@@ -67,7 +67,13 @@ def quick_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train_to_write(folder: Path) -> None:
     """The latest run is a language model's, of two steps."""
     (folder / "play.txt").write_text("ROMEO:\nWhat said my man?\n" * 40)
-    words = ("dataset=text", "dataset.path=play.txt", "model.layers=1", "dataset.block=16", "trainer.max_steps=2")
+    words = (
+        "dataset=text",
+        "dataset.path=play.txt",
+        "model.num_layers=1",
+        "dataset.context_length=16",
+        "trainer.max_steps=2",
+    )
     done = dlcli("train", "shakespeare", *words, "tracker=none", cwd=folder)
     assert done.returncode == 0, done.stderr
 

@@ -38,7 +38,7 @@ from dlcli.training.allow_list import Builder
 CONF = packaged_conf()
 SMALL = (
     "trainer.max_steps=2", "trainer.eval_every=null", "trainer.save_every=1", "trainer.keep_checkpoints=9",
-    "trainer.accumulate=1", "trainer.pretrained=null", "dataset.batch_size=4", "dataset.eval_batch_size=4",
+    "trainer.accumulate_grad_batches=1", "trainer.pretrained=null", "dataset.batch_size=4", "dataset.eval_batch_size=4",
     "runtime.threads=1", "runtime.device=cpu",
 )  # fmt: skip
 COUNTED = {"num_classes": 3, "num_tokens": 60, "num_features": 5}  # what only the data can tell

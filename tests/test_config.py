@@ -105,7 +105,7 @@ def test_flags_of_other_programs_are_translated() -> None:
 def test_a_setting_of_another_option_is_explained() -> None:
     message, _ = problems("digits", "optimizer=sgd", "optimizer.betas=[0.9,0.99]")["optimizer.betas=[0.9,0.99]"]
     assert "adam" in message and "not of sgd" in message
-    two, _ = problems("digits", "dataset.block=3")["dataset.block=3"]
+    two, _ = problems("digits", "dataset.context_length=3")["dataset.context_length=3"]
     assert "is a setting of dataset=shakespeare or text, not of" in two
 
 
@@ -151,9 +151,12 @@ def test_a_users_conf_folder_comes_first(tmp_path: Path) -> None:
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n# dlcli train mine\ndefaults:\n  - override /model: mine\ntrainer: {epochs: 7}\n"
     )
-    composed = compose_command(["mine", "model.width=4"], config_dir=str(tmp_path))
-    assert (composed.tree["model"]["width"], composed.tree["trainer"]["epochs"]) == (4, 7)
-    assert "whole number" in problems("mine", "model.width=wide", config_dir=str(tmp_path))["model.width=wide"][0]
+    composed = compose_command(["mine", "model.hidden_size=4"], config_dir=str(tmp_path))
+    assert (composed.tree["model"]["hidden_size"], composed.tree["trainer"]["epochs"]) == (4, 7)
+    assert (
+        "whole number"
+        in problems("mine", "model.hidden_size=wide", config_dir=str(tmp_path))["model.hidden_size=wide"][0]
+    )
 
 
 def test_an_experiment_of_a_users_folder_needs_no_package_line(tmp_path: Path) -> None:

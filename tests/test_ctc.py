@@ -155,7 +155,7 @@ def test_inserting_costs_too_so_that_the_rate_can_pass_one() -> None:
 
 def test_readings_come_with_their_probabilities() -> None:
     scores_FV = random_scores(4, 3)
-    (readings,) = CTC(Given(), beam=100).transcribe(scores_FV[None], torch.tensor([4]), top=3)
+    (readings,) = CTC(Given(), beam_size=100).transcribe(scores_FV[None], torch.tensor([4]), top=3)
     best = sorted(by_alignments(scores_FV.double().log_softmax(1).numpy()).items(), key=lambda item: -item[1])[:3]
     assert [text for text, _ in readings] == [text for text, _ in best]
     assert [np.exp(p) for _, p in readings] == pytest.approx([p for _, p in best], rel=1e-5)

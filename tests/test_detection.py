@@ -206,7 +206,7 @@ def test_a_detector_that_small_pictures_do_not_suit_is_tried_on_real_ones() -> N
 def test_yolo_learns_rectangles() -> None:
     """In 120 steps; before, and with a detector that says the same everywhere, next to nothing is right."""
     torch.manual_seed(0)
-    task = Detection(Yolo(num_classes=2, image_shape=[3, 64, 64], widths=[8, 16, 32], neck=16))
+    task = Detection(Yolo(num_classes=2, image_shape=[3, 64, 64], widths=[8, 16, 32], fpn_channels=16))
     held_out = [batch_of(32, seed=1)]
     task.eval()
     assert task.evaluate(held_out)["map50"] < 0.05
@@ -244,7 +244,8 @@ def write_images(folder: Path, num_images: int = 12) -> Path:
 
 TRAIN = (
     "train", "coco", "dataset.path=instances.json", "dataset.image_shape=[3,64,64]", "model.widths=[8,16,32]",
-    "model.neck=16", "dataset.batch_size=4", "dataset.val_size=2", "trainer.save_every=1", "trainer.keep_checkpoints=9",
+    "model.fpn_channels=16", "dataset.batch_size=4", "dataset.val_size=2", "trainer.save_every=1",
+    "trainer.keep_checkpoints=9",
     "tracker=none", "runtime.threads=1", "runtime.device=cpu", "runtime.channels_last=false", "runtime.precision=fp32",
     "--json",
 )  # fmt: skip

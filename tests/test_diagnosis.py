@@ -149,7 +149,7 @@ def test_a_rate_far_too_high_is_named(trained: Any) -> None:
 
 
 def test_images_augmented_more_slowly_than_the_network_takes_them(trained: Any) -> None:
-    words = ("dataset.resident=false", "augmentation=strong", "model.hidden=[16]", "trainer.epochs=80")
+    words = ("dataset.in_memory=false", "augmentation=strong", "model.hidden=[16]", "trainer.epochs=80")
     found = {reason.title: reason for reason in trained("data", "digits", *words, by_the_clock=True)}
     reason = found["The data are the slower side: it waited for batches"]
     assert reason.figures["source"] == "loader" and reason.remedy.startswith("dlcli tune workers digits")
@@ -391,7 +391,7 @@ def test_memory_that_did_not_suffice_for_one_example_asks_for_a_smaller_network(
 
 def test_memory_that_did_not_suffice_asks_for_half_the_batch() -> None:
     reason = only(evidence(status="failed", reason="out of memory: 2 GiB more were needed"))
-    assert reason.remedy.endswith("dataset.batch_size=32 trainer.accumulate=2")
+    assert reason.remedy.endswith("dataset.batch_size=32 trainer.accumulate_grad_batches=2")
 
 
 def test_another_failure_is_told_in_its_own_words() -> None:

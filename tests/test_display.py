@@ -652,10 +652,12 @@ def test_a_summary_of_an_empty_config_is_short_but_there() -> None:
 def test_a_summary_calls_the_model_as_it_was_chosen_and_augmentation_none_where_nothing_is_moved() -> None:
     config = {
         "model": {"_target_": "dlcli.models.recurrent.Recurrent"},
-        "augmentation": {"rotation": None, "flip": None, "edge": "black"},
+        "augmentation": {"rotation": None, "flip": None, "padding_mode": "zeros"},
     }
     chosen = partial(option_of, config=config, choices={"model": "lstm"})
     assert summary_of(config, chosen) == ["model lstm", "regularization none", "augmentation none"]
     config["augmentation"]["rotation"] = 10
-    assert "augmentation rotation=10 edge=black" in summary_of(config, partial(option_of, config=config, choices=None))
+    assert "augmentation rotation=10 padding_mode=zeros" in summary_of(
+        config, partial(option_of, config=config, choices=None)
+    )
     assert "model recurrent" in summary_of(config, partial(option_of, config=config, choices={}))

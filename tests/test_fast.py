@@ -36,10 +36,10 @@ def images(count: int = 64, channels: int = 3, height: int = 12, width: int = 10
 # --------------------------------------------------------------------------------------------------------- augmentation
 
 
-@pytest.mark.parametrize("edge", ["black", "mirror"])
+@pytest.mark.parametrize("edge", ["zeros", "reflect"])
 @pytest.mark.parametrize("settings", [{"shift": 3}, {"shift": 2, "flip": 0.5}, {"shift": 11}, {"flip": 0.5}])
 def test_copied_pixels_are_those_that_sampling_would_round(settings: dict, edge: str) -> None:
-    augment, batch, keys = Augment(**settings, edge=edge), images(), sample_keys(0, 0, ROWS)
+    augment, batch, keys = Augment(**settings, padding_mode=edge), images(), sample_keys(0, 0, ROWS)
     draws = dict(zip(augment.draws, uniform(keys, augment._streams).unbind(1), strict=True))
     copied = augment(batch, keys)
     torch.testing.assert_close(copied, augment._warp(batch, draws), rtol=0, atol=1e-5)
@@ -50,10 +50,10 @@ def test_copied_pixels_are_those_that_sampling_would_round(settings: dict, edge:
 def test_a_mirrored_edge_lets_no_black_in() -> None:
     white = torch.ones(200, 1, 8, 8)
     keys = sample_keys(0, 0, torch.arange(200))
-    assert Augment(shift=3, edge="mirror")(white, keys).equal(white)
+    assert Augment(shift=3, padding_mode="reflect")(white, keys).equal(white)
     assert Augment(shift=3)(white, keys).min() == 0
-    with pytest.raises(ConfigError, match="edge"):
-        Augment(shift=3, edge="grey")
+    with pytest.raises(ConfigError, match="padding_mode"):
+        Augment(shift=3, padding_mode="grey")
 
 
 def test_alternating_flips_mirror_every_image_in_every_other_epoch() -> None:
@@ -172,10 +172,10 @@ def test_only_networks_that_prepare_themselves_are_shown_training_images() -> No
 
 
 def test_a_triangle_rises_and_falls_in_straight_lines() -> None:
-    shares = [triangle(Position(step, 100, 10), rise=0.25, start=0.2, final=0.1) for step in range(101)]
+    shares = [triangle(Position(step, 100, 10), pct_start=0.25, start=0.2, final=0.1) for step in range(101)]
     assert shares[0] == pytest.approx(0.2) and shares[25] == pytest.approx(1.0) and shares[100] == pytest.approx(0.1)
     assert shares[10] == pytest.approx(0.2 + 0.8 * 10 / 25) and shares[60] == pytest.approx(1 - 0.9 * 35 / 75)
-    down = [triangle(Position(step, 10, 10), rise=0.0) for step in range(11)]
+    down = [triangle(Position(step, 10, 10), pct_start=0.0) for step in range(11)]
     assert down == pytest.approx([1 - step / 10 for step in range(11)])
 
 

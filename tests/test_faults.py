@@ -237,17 +237,17 @@ def limit_memory() -> None:
 
 
 def test_out_of_memory(tmp_path: Path) -> None:
-    words = ("model.hidden=[40000,40000]", "dataset.batch_size=48", "trainer.accumulate=2")
+    words = ("model.hidden=[40000,40000]", "dataset.batch_size=48", "trainer.accumulate_grad_batches=2")
     process = start("train", *QUICK, *words, cwd=tmp_path, preexec_fn=limit_memory)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 5
-    remedy = "dataset.batch_size=24 trainer.accumulate=4 keeps the effective batch of 96."
+    remedy = "dataset.batch_size=24 trainer.accumulate_grad_batches=4 keeps the effective batch of 96."
     assert_one_message(stderr, "out of memory: 6,400,000,000 bytes more were needed", remedy)
     assert only_run(tmp_path).read_summary()["status"] == "failed"
 
 
 def test_a_data_worker_is_killed(tmp_path: Path) -> None:
-    process = start("train", *LONG, "dataset.workers=2", cwd=tmp_path)
+    process = start("train", *LONG, "dataset.num_workers=2", cwd=tmp_path)
     run = wait_for_checkpoint(tmp_path)
 
     def workers() -> list[int]:
@@ -266,7 +266,7 @@ def test_a_data_worker_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: process.poll() is not None or (is_killed() and time.sleep(0.5)))
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 5, stderr
-    assert_one_message(stderr, "worker", "dataset.workers=")
+    assert_one_message(stderr, "worker", "dataset.num_workers=")
     checkpoint, damaged = newest_valid(run.checkpoints)
     assert checkpoint is not None and not damaged
     assert checkpoint.manifest.step == run.read_summary()["step"], "saved at the step it had come to"

@@ -82,7 +82,7 @@ def test_the_range_is_that_of_the_steps_measured() -> None:
 
 
 def test_a_micro_batch_more_makes_fewer_steps_of_as_many_examples() -> None:
-    found = planned("trainer.accumulate=3", "trainer.epochs=2")
+    found = planned("trainer.accumulate_grad_batches=3", "trainer.epochs=2")
     assert (found.steps, found.steps_per_epoch, found.train_examples) == (14, 7, 1_294)
 
 

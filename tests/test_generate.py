@@ -79,7 +79,9 @@ def test_temperature_zero_is_greedy() -> None:
 def letters(block: int = 8) -> GPT:
     """A random network with clear opinions."""
     torch.manual_seed(0)
-    network = GPT(num_tokens=len(LETTERS), block=block, width=16, layers=2, heads=2, feed_forward=32).eval()
+    network = GPT(
+        num_tokens=len(LETTERS), context_length=block, hidden_size=16, num_layers=2, num_heads=2, ffn_size=32
+    ).eval()
     nn.init.normal_(network.head.weight)  # type: ignore[union-attr]
     return network
 
@@ -113,7 +115,7 @@ class WithoutCache(nn.Module):
 
     def __init__(self, network: GPT):
         super().__init__()
-        self.network, self.block = network, network.block
+        self.network, self.context_length = network, network.context_length
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         return self.network(tokens_BL)

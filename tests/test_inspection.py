@@ -56,11 +56,11 @@ def test_convolutions_and_their_maps_are_counted_as_by_hand() -> None:
 
 
 def test_attention_and_recurrence_are_counted_as_by_hand() -> None:
-    words = ("dataset=mnist", "model.width=64", "model.layers=3", "model.heads=4", "model.feed_forward=96")
+    words = ("dataset=mnist", "model.hidden_size=64", "model.num_layers=3", "model.num_heads=4", "model.ffn_size=96")
     network = inspected("transformer", *words)["model"]
     block = 28 * (4 * 64 * 64 + 2 * 64 * 96) + 2 * 28 * 28 * 64
     assert network.flops == 2 * (28 * 28 * 64 + 3 * block + 64 * 10)
-    network = inspected("gru", "dataset=mnist", "model.width=64")["model"]
+    network = inspected("gru", "dataset=mnist", "model.hidden_size=64")["model"]
     assert network.flops == 2 * (28 * 3 * 64 * (28 + 64 + 64 + 64) + 64 * 10)
 
 
@@ -131,7 +131,7 @@ def test_the_length_of_the_one_example_is_said_and_the_same_each_time() -> None:
 
 
 def test_layers_of_a_recurrent_module_and_calls_of_a_shared_one_are_told() -> None:
-    kinds = {layer.name: layer.kind for layer in inspected("lstm", "model.layers=3")["model"].layers}
+    kinds = {layer.name: layer.kind for layer in inspected("lstm", "model.num_layers=3")["model"].layers}
     assert kinds["cells"] == "LSTM, 3 layers"
     both_ways = nn.GRU(4, 4, 2, bidirectional=True), nn.RNN(4, 4)
     assert [inspection.kind_of(module) for module in both_ways] == ["BiGRU, 2 layers", "RNN"]
@@ -172,7 +172,13 @@ def test_a_models_name_stands_for_the_experiment_on_top_of_its_file() -> None:
 
 def test_ten_billion_parameters_take_no_memory(tmp_path: Path) -> None:
     """Their weights alone would be 39 GB; the address space allowed is a sixth of that."""
-    words = ["transformer", "model.width=8192", "model.layers=12", "model.feed_forward=32768", "model.heads=64"]
+    words = [
+        "transformer",
+        "model.hidden_size=8192",
+        "model.num_layers=12",
+        "model.ffn_size=32768",
+        "model.num_heads=64",
+    ]
     limit = 6 * 2**30
     done = subprocess.run(
         [sys.executable, "-m", "dlcli", "info", *words, "--json"], cwd=tmp_path, env=environment(),
@@ -186,7 +192,7 @@ def test_ten_billion_parameters_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_what_is_only_described_may_be_larger_than_what_is_trained(tmp_path: Path) -> None:
-    words = ("gpt", "model.layers=200", "model.width=8192")
+    words = ("gpt", "model.num_layers=200", "model.hidden_size=8192")
     done = dlcli("info", *words, "--depth", "0", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["networks"]["model"]["parameters"] > 55e9
@@ -223,7 +229,7 @@ def test_a_name_that_is_no_model_is_told_with_the_nearest(tmp_path: Path) -> Non
 
 
 def test_the_load_of_a_trained_runs_experts_is_shown(tmp_path: Path) -> None:
-    words = ("digits", "model=moe", "model.width=32", "trainer.epochs=2", "tracker=none")
+    words = ("digits", "model=moe", "model.hidden_size=32", "trainer.epochs=2", "tracker=none")
     assert dlcli("train", *words, cwd=tmp_path).returncode == 0
     done = dlcli("info", "--run", "latest", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

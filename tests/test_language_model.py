@@ -27,7 +27,7 @@ TEXT = PROSE * 12
 def small(num_tokens: int = 12, block: int = 8, **more: Any) -> GPT:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32} | more
-    return GPT(num_tokens=num_tokens, block=block, **settings)
+    return GPT(num_tokens=num_tokens, context_length=block, **settings)
 
 
 def stream(num_tokens: int, *, block: int = 8, vocabulary: int = 12) -> Records:
@@ -63,7 +63,7 @@ def test_reading_on_from_the_cache_is_reading_everything(tied: bool, first: int)
 
 
 def test_more_tokens_than_there_are_positions_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"9 tokens are more than model\.block=8"):
+    with pytest.raises(ConfigError, match=r"9 tokens are more than model\.context_length=8"):
         small()(torch.zeros(1, 9, dtype=torch.int64))
 
 

@@ -67,7 +67,7 @@ TYPES = [
     ),
     *(f"seed={value}" for value in ("one", "1.5", "null", "[0]", "true", "'0'")), "dataset.download=maybe",
     "dataset.download=1", "dataset.download='true'", "runtime.compile=2", "runtime.deterministic=null",
-    "dataset.resident=sometimes", "trainer.max_time=10", "trainer.max_time=10minutes", "trainer.max_time=-5m",
+    "dataset.in_memory=sometimes", "trainer.max_time=10", "trainer.max_time=10minutes", "trainer.max_time=-5m",
     "trainer.max_time=1.5h", "trainer.max_time=''", "trainer.monitor=accuracy", "trainer.monitor=[val/accuracy]",
     "dataset.image_shape=[1,8]", "dataset.mean=0.5", "runtime.device=gpu", "runtime.device=cuda:x",
     "runtime.device=0", "runtime.precision=32", "runtime.precision=fp8", "tracker.project=a/b", "tracker=[none]",
@@ -88,9 +88,9 @@ RANGES = [
     "regularization.early_stopping.patience=0", "regularization.early_stopping.min_delta=-1",
     "regularization.label_smoothing=1", "optimizer.weight_decay=-1e-4", "optimizer.weight_decay=nan",
     "optimizer.betas=[0.9,1.0]", "optimizer.betas=[0.9]", "optimizer.eps=0", "seed=-1", f"seed={2**32}",
-    "trainer.accumulate=0", "trainer.keep_checkpoints=0", "trainer.log_every=0", "trainer.max_steps=0",
-    "trainer.eval_every=-1", "trainer.max_steps=1e400", "dataset.val_size=0", "dataset.workers=-1",
-    "dataset.workers=100000", "runtime.devices=0", "runtime.devices=99", "runtime.threads=0", "runtime.threads=-2",
+    "trainer.accumulate_grad_batches=0", "trainer.keep_checkpoints=0", "trainer.log_every=0", "trainer.max_steps=0",
+    "trainer.eval_every=-1", "trainer.max_steps=1e400", "dataset.val_size=0", "dataset.num_workers=-1",
+    "dataset.num_workers=100000", "runtime.devices=0", "runtime.devices=99", "runtime.threads=0", "runtime.threads=-2",
     "model.hidden=[0]", "model.hidden=[-64]", "model.hidden=[inf]", f"model.hidden=[{10**30}]", "schedule.warmup=-1",
     "schedule.final=2", "dataset.std=[0]", "dataset.std=[nan]", "dataset.num_classes=1",
 ]  # fmt: skip
@@ -108,7 +108,7 @@ PREFIXES = [
 ]  # fmt: skip
 INTERPOLATIONS = [
     "name=${oc.env:HOME}", "dataset.root=${oc.env:HOME}", "dataset.root=${oc.env:NOTHING_THERE}",
-    "dataset.root=${hydra:runtime.cwd}", "seed=${seed}", "seed=${trainer.accumulate}${seed}",
+    "dataset.root=${hydra:runtime.cwd}", "seed=${seed}", "seed=${trainer.accumulate_grad_batches}${seed}",
     "trainer.epochs=${trainer.epochs}", "seed=${nothing.there}", "seed=${", "seed=${}", "seed=${seed",
     "name='${oc.env:PATH}'", "seed=${oc.decode:1}", "seed=${oc.create:{a:1}}", "seed=${oc.select:trainer.epochs}",
     "seed=${now:%Y}", "seed=${${seed}}", "name=${trainer}", "trainer.epochs=${optimizer.lr}", "model.hidden=${seed}",

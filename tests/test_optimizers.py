@@ -60,7 +60,7 @@ def test_one_cycle_is_torchs() -> None:
     )
     make.keywords.update(div_factor=25, final_div_factor=1e4)
     rise = (0.3 * (STEPS + 1) - 1) / STEPS  # torch's peak lies one step earlier
-    ours = [one_cycle(at(s), rise=rise) for s in range(STEPS)]
+    ours = [one_cycle(at(s), pct_start=rise) for s in range(STEPS)]
     assert ours == pytest.approx(torchs(make, STEPS), abs=1e-6)
 
 

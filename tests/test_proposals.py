@@ -50,7 +50,7 @@ def test_where_no_choice_is_near_the_value_that_stands_there_is_proposed() -> No
 
 def test_a_setting_names_its_choices_and_a_range_has_none() -> None:
     assert SETTINGS["runtime.compile"].choices == [True, False]
-    assert SETTINGS["dataset.resident"].choices == [True, False, "auto"]
+    assert SETTINGS["dataset.in_memory"].choices == [True, False, "auto"]
     assert SETTINGS["model.depth"].choices == [18, 34, 50, 101, 152]
     assert SETTINGS["optimizer.lr"].choices == SETTINGS["name"].choices == []
 

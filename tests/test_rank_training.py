@@ -49,7 +49,7 @@ CASES = {
     "vision transformer": ("digits", "model=vit", "model.patch=4"),
     "batch norm over all": ("digits", *CNN, "regularization.batch_norm=true"),
     "accumulate, clip, averages": (
-        "digits", "trainer.accumulate=2", "regularization.clip_norm=0.5", "regularization.ema=0.9",
+        "digits", "trainer.accumulate_grad_batches=2", "regularization.clip_norm=0.5", "regularization.ema=0.9",
     ),
     "mixes": ("digits", "regularization.mixup=0.3", "regularization.cutmix=1.0", "augmentation=light"),
     "contrastive, two views": ("digits_contrastive",),
@@ -168,8 +168,8 @@ def test_what_two_devices_saved_one_device_evaluates_and_trains_further(tmp_path
 
 @pytest.mark.parametrize(
     "how",
-    [("runtime.parallel=shard",), ("runtime.parallel=tensor", "model=vit", "model.patch=4")],
-    ids=["shard", "tensor"],
+    [("runtime.parallel=fsdp",), ("runtime.parallel=tp", "model=vit", "model.patch=4")],
+    ids=["fsdp", "tp"],
 )
 def test_parts_of_a_network_train_as_the_whole(forge: RankForge, tmp_path: Path, how: tuple[str, ...]) -> None:
     words = (
@@ -180,7 +180,7 @@ def test_parts_of_a_network_train_as_the_whole(forge: RankForge, tmp_path: Path,
         "regularization.dropout=0",
         "regularization.clip_norm=1.0",
     )
-    size = 64 if "tensor" in how[0] else 32  # split layers: all ranks see the same batches
+    size = 64 if "tp" in how[0] else 32  # split layers: all ranks see the same batches
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert forge.run("train", *words, "dataset.batch_size=64", cwd=alone).code == 0
     children = run_ranks(forge, "train", *words, how[0], f"dataset.batch_size={size}", cwd=together)

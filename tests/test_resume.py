@@ -40,7 +40,7 @@ EVERYTHING = (
 VARIANTS = {
     "gan": ("digits_gan", "trainer.epochs=4", "trainer.save_every=8", *PLAIN),
     "ema": ("digits", "regularization.ema=0.95", "trainer.epochs=4", "trainer.save_every=5", *PLAIN),
-    "accumulate": ("digits", "trainer.accumulate=2", "trainer.epochs=6", "trainer.save_every=5", *PLAIN),
+    "accumulate": ("digits", "trainer.accumulate_grad_batches=2", "trainer.epochs=6", "trainer.save_every=5", *PLAIN),
     "channels last": ("digits", "model=simple_cnn", "model.channels=[8]", "model.hidden=[]", "optimizer=momentum",
                       "runtime.channels_last=true", "trainer.epochs=3", "trainer.save_every=9", *PLAIN),
     "bf16": ("digits", "runtime.precision=bf16", "trainer.epochs=4", "trainer.save_every=9", *PLAIN),
@@ -108,7 +108,7 @@ def test_killed_at_a_random_moment(
     forge: Forge, uninterrupted: References, tmp_path: Path, moment: int, workers: tuple[int, int]
 ) -> None:
     reference = uninterrupted(*EVERYTHING)
-    before, after = (f"dataset.workers={n}" for n in workers)
+    before, after = (f"dataset.num_workers={n}" for n in workers)
     run, hits = killed_and_resumed(
         forge,
         tmp_path,
@@ -178,7 +178,7 @@ def test_killed_before_the_first_checkpoint_starts_afresh(
 
 def test_killed_beside_its_workers_can_be_resumed_at_once(forge: Forge, tmp_path: Path) -> None:
     """The workers outlive a killed parent for seconds; the run's lock must not."""
-    child = forge.start("train", *EVERYTHING, "dataset.workers=2", cwd=tmp_path)
+    child = forge.start("train", *EVERYTHING, "dataset.num_workers=2", cwd=tmp_path)
     assert child.wait_for_lines(60) and child.kill()
     resumed = forge.run("resume", "latest", cwd=tmp_path)
     assert resumed.code == 0, resumed.stderr
@@ -436,7 +436,7 @@ def test_a_signal_loses_no_step(
 ) -> None:
     reference = uninterrupted(*EVERYTHING)
     chance = random.Random(moment * 2 + number)
-    words = (*EVERYTHING, f"dataset.workers={2 * (moment % 2)}")
+    words = (*EVERYTHING, f"dataset.num_workers={2 * (moment % 2)}")
     child = forge.start("train", *words, cwd=tmp_path)
     assert child.wait_for_lines(chance.randint(1, num_lines(reference) - 12))
     time.sleep(chance.random() * 0.01)
@@ -555,7 +555,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too(tmp_path: Path) -> None:
     if not pid:
         try:
             os.chdir(tmp_path)
-            command = ["-P", "-m", "dlcli", "train", *EVERYTHING, "dataset.workers=2"]
+            command = ["-P", "-m", "dlcli", "train", *EVERYTHING, "dataset.num_workers=2"]
             os.execve(sys.executable, [sys.executable, *command], environment(TERM="xterm"))
         finally:
             os._exit(99)

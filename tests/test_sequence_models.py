@@ -26,12 +26,12 @@ from dlcli.training.allow_list import Builder
 
 Maker = Callable[..., Any]
 READERS: dict[str, Maker] = {
-    "rnn": partial(Recurrent, cell="rnn", width=32),
-    "gru": partial(Recurrent, cell="gru", width=32),
-    "lstm": partial(Recurrent, cell="lstm", width=32),
-    "lstm with attention": partial(Recurrent, cell="lstm", width=32, pooling="attention"),
-    "transformer": partial(Transformer, width=32, feed_forward=64),
-    "mixture of experts": partial(MixtureTransformer, width=32, feed_forward=32),
+    "rnn": partial(Recurrent, cell="rnn", hidden_size=32),
+    "gru": partial(Recurrent, cell="gru", hidden_size=32),
+    "lstm": partial(Recurrent, cell="lstm", hidden_size=32),
+    "lstm with attention": partial(Recurrent, cell="lstm", hidden_size=32, pooling="attention"),
+    "transformer": partial(Transformer, hidden_size=32, ffn_size=64),
+    "mixture of experts": partial(MixtureTransformer, hidden_size=32, ffn_size=32),
 }
 every_reader = pytest.mark.parametrize("make", READERS.values(), ids=READERS.keys())
 LENGTHS = torch.tensor([9, 5, 1, 7])
@@ -137,7 +137,7 @@ def test_it_learns_the_digits_row_by_row(make: Maker) -> None:
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_the_last_state_is_that_of_torchs_packed_sequences(cell: str) -> None:
-    network, tokens = reader_of_text(partial(Recurrent, cell=cell, width=32)), sentences()
+    network, tokens = reader_of_text(partial(Recurrent, cell=cell, hidden_size=32)), sentences()
     packed = pack_padded_sequence(network.steps(tokens), LENGTHS, batch_first=True, enforce_sorted=False)
     last = network.cells(packed)[1]
     last_BD = last[0][-1] if cell == "lstm" else last[-1]
@@ -168,7 +168,7 @@ def test_the_reference_settings_are_the_experiments() -> None:
 
 
 def test_the_text_reference_drops_half_of_the_last_state() -> None:
-    network = Recurrent(num_classes=2, num_tokens=50, layers=1, head_dropout=0.5)
+    network = Recurrent(num_classes=2, num_tokens=50, num_layers=1, head_dropout=0.5)
     assert (network.cells.num_layers, network.dropout.p) == (1, 0.5)
     network.eval()
     last_BD = network.cells(network.steps(sentences()[:1]))[0][:, -1]
@@ -231,7 +231,7 @@ def test_the_router_learns_and_an_idle_expert_has_a_gradient_of_zeros(top_k: int
 
 
 def test_the_balance_loss_is_least_when_the_load_is_even() -> None:
-    mixture = Mixture(4, 8, experts=4, top_k=1, balance=0.5)
+    mixture = Mixture(4, 8, experts=4, top_k=1, aux_loss_weight=0.5)
     with torch.no_grad():
         mixture.router.weight.copy_(1e3 * torch.eye(4))
     mixture(torch.eye(4)[None])  # each token has an expert of its own
@@ -270,7 +270,13 @@ def test_the_load_is_more_even_with_the_balance_loss_than_without() -> None:
     for balance in (0.0, 0.1):
         torch.manual_seed(1)
         network = MixtureTransformer(
-            num_classes=10, image_shape=[1, 8, 8], width=32, feed_forward=32, experts=4, top_k=1, balance=balance
+            num_classes=10,
+            image_shape=[1, 8, 8],
+            hidden_size=32,
+            ffn_size=32,
+            experts=4,
+            top_k=1,
+            aux_loss_weight=balance,
         )
         assert learn(network, images, labels) > 0.75
         busiest[balance] = network.expert_load().mean(0).max(1).values.mean().item()

@@ -33,7 +33,7 @@ class OneNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model = ViT(num_classes=10, image_shape=[1, 8, 8], patch=2, width=32, layers=2, heads=4)
+        self.model = ViT(num_classes=10, image_shape=[1, 8, 8], patch=2, hidden_size=32, num_layers=2, num_heads=4)
 
 
 def examples() -> tuple[Tensor, Tensor]:
@@ -180,7 +180,7 @@ def test_alone_nothing_is_sharded() -> None:
     assert all(torch.equal(full, task.state_dict()[name]) for name, full in full_tensors(task.state_dict()).items())
 
 
-@pytest.mark.parametrize(("size", "said"), [(3, "model.heads=4 cannot be split over 3"), (4, "up has 6 outputs")])
+@pytest.mark.parametrize(("size", "said"), [(3, "model.num_heads=4 cannot be split over 3"), (4, "up has 6 outputs")])
 def test_heads_and_widths_that_cannot_be_split_are_told(size: int, said: str) -> None:
     model = OneNetwork().model
     model.add_module("up", nn.Linear(4, 6))

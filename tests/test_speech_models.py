@@ -23,8 +23,8 @@ from dlcli.training.allow_list import Builder
 
 LENGTHS = torch.tensor([1_700, 81, 3_999, 1])
 MODELS: dict[str, Callable[..., Any]] = {
-    "lstm": partial(SpeechLSTM, width=16),
-    "conformer": partial(Conformer, width=16, heads=2, feed_forward=32, layers=2),
+    "lstm": partial(SpeechLSTM, hidden_size=16),
+    "conformer": partial(Conformer, hidden_size=16, num_heads=2, ffn_size=32, num_layers=2),
 }
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 

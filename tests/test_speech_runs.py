@@ -22,7 +22,8 @@ from dlcli.tasks.metrics.ctc_decoding import edit_distance
 
 PLAIN = ("tracker=none", "runtime.threads=1", "runtime.device=cpu", "runtime.precision=fp32")
 SMALL = (
-    "dataset.sample_rate=8000", "dataset.frame_ms=30", "model.features.mels=40", "model.width=96", "model.layers=1",
+    "dataset.sample_rate=8000", "dataset.frame_ms=30", "model.features.mels=40", "model.hidden_size=96",
+    "model.num_layers=1",
     "optimizer.lr=6e-3", "schedule.warmup=20",
 )  # fmt: skip
 
@@ -113,7 +114,7 @@ def test_one_network_is_scored_and_asked_greedily_and_by_beam_search(
             str(recordings / row["file"]): row["transcript"] for row in csv.DictReader(file) if row["split"] == "test"
         }
     found = {}
-    for words in (("task.decoding=greedy",), ("task.decoding=beam", "task.beam=8")):
+    for words in (("task.decoding=greedy",), ("task.decoding=beam", "task.beam_size=8")):
         scored = json.loads(dlcli("eval", run["run"], *words, "--json", cwd=tmp_path).stdout)["metrics"]
         asked = events_of(dlcli("predict", *said, *words, "--run", run["run"], "--json", cwd=tmp_path).stdout)
         heard = {answer["input"]: answer["transcript"] for answer in asked}
@@ -126,7 +127,7 @@ def test_one_network_is_scored_and_asked_greedily_and_by_beam_search(
     assert beam["test/cer"] < greedy["test/cer"] + 0.02
     assert sum(of_beam) > sum(of_greedy), "it looks for the most probable text"
     refused = dlcli("eval", run["run"], "task.label_smoothing=0.1", cwd=tmp_path)
-    assert refused.returncode == 2 and "task.decoding, task.beam can" in refused.stderr
+    assert refused.returncode == 2 and "task.decoding, task.beam_size can" in refused.stderr
 
 
 # --------------------------------------------------------------------------------------------------------------- resume
@@ -154,7 +155,7 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(
     forge: Forge, noise: Path, tmp_path: Path, model: str
 ) -> None:
     """With dropout, masks and buckets of like length, all of which draw."""
-    sizes = ("model.width=8", "model.layers=1", "model.features.mels=20", "model.features.band_width=5")
+    sizes = ("model.hidden_size=8", "model.num_layers=1", "model.features.mels=20", "model.features.band_width=5")
     words = (
         "speech", f"model={model}", f"dataset.path={noise}", "dataset.sample_rate=8000", "dataset.batch_size=4",
         *sizes, *PLAIN, "trainer.epochs=8", "trainer.save_every=3", "trainer.log_every=1",

@@ -22,7 +22,7 @@ print(*sorted(sys.modules), sep="\\n", file=sys.stderr)
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("model=simple_cnn", "optimizer=nesterov", "dataset.workers=0")], ids=["mlp", "cnn"]
+    "words", [(), ("model=simple_cnn", "optimizer=nesterov", "dataset.num_workers=0")], ids=["mlp", "cnn"]
 )
 def test_training_imports_no_compiler(tmp_path: Path, words: tuple[str, ...]) -> None:
     command = [sys.executable, "-P", "-c", CHILD, *QUICK, "trainer.epochs=1", *words]

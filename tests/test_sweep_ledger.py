@@ -30,7 +30,7 @@ AXES = (
     Axis("model", values=("a", "b")),
     Axis("model.hidden", values=("[1]", "[2]"), only_with=("a",)),
     Axis("optimizer.lr", low=1e-4, high=1e-1, is_log=True),
-    Axis("model.width", low=1, high=64, is_whole=True),
+    Axis("model.hidden_size", low=1, high=64, is_whole=True),
 )
 
 
@@ -195,7 +195,7 @@ def test_every_sampler_gives_points_of_the_space(sampler: str, tmp_path: Path) -
         assert record.point["model"] in ("a", "b")
         assert ("model.hidden" in record.point) == (record.point["model"] == "a")
         assert 1e-4 <= float(record.point["optimizer.lr"]) <= 1e-1
-        assert 1 <= int(record.point["model.width"]) <= 64
+        assert 1 <= int(record.point["model.hidden_size"]) <= 64
 
 
 def test_several_objectives_have_a_sampler(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def definition_of(*axes: Axis, sampler: str, seed: int = 0) -> Definition:
 
 
 LR = Axis("optimizer.lr", low=1e-4, high=1e-1, is_log=True)
-WIDTH = Axis("model.width", low=2, high=9, is_whole=True)
+WIDTH = Axis("model.hidden_size", low=2, high=9, is_whole=True)
 MODEL = Axis("model", values=("a", "b", "c"))
 
 
@@ -215,7 +215,7 @@ def test_points_lie_in_their_ranges_and_fill_them(sampler: str) -> None:
     logs = sorted(math.log10(float(found["optimizer.lr"])) for found in points)
     assert -4 <= logs[0] < -3.9 and -1.1 < logs[-1] <= -1
     assert abs(sum(logs) / len(logs) + 2.5) < 0.1, "even by the logarithm"
-    assert {found["model.width"] for found in points} == {str(n) for n in range(2, 10)}
+    assert {found["model.hidden_size"] for found in points} == {str(n) for n in range(2, 10)}
     assert min(Counter(found["model"] for found in points).values()) > 60
 
 

@@ -38,7 +38,7 @@ PLAIN = (
 )  # fmt: skip
 # dropout, hidden words, clipping, sentences of many lengths; saved in the middle of epochs of 9 steps
 WORDS = (
-    "sentences", "dataset.word_dropout=0.1", "model.width=16", "model.embedding=16",
+    "sentences", "dataset.word_dropout=0.1", "model.hidden_size=16", "model.embedding=16",
     "trainer.epochs=8", "trainer.save_every=5", "optimizer.lr=0.01", *PLAIN,
 )  # fmt: skip
 
@@ -99,10 +99,16 @@ def test_own_sentences_are_learnt(report: score.Report) -> None:
 @pytest.mark.parametrize(
     ("experiment", "more"),
     [
-        ("sst2_lstm", ("model.embedding=32", "model.width=32", "optimizer.lr=0.01")),
+        ("sst2_lstm", ("model.embedding=32", "model.hidden_size=32", "optimizer.lr=0.01")),
         (
             "sst2_transformer",
-            ("model.width=32", "model.feed_forward=64", "model.layers=1", "schedule.warmup=50", "optimizer.lr=0.005"),
+            (
+                "model.hidden_size=32",
+                "model.ffn_size=64",
+                "model.num_layers=1",
+                "schedule.warmup=50",
+                "optimizer.lr=0.005",
+            ),
         ),
     ],
 )
@@ -119,7 +125,7 @@ def test_a_transformer_learns_from_an_lstm_and_not_from_one_with_other_tokens(
 ) -> None:
     words = (*WORDS, f"dataset.path={folder}/reviews.tsv", "task=distillation", f"task.teacher={run}")
     words = (*(word for word in words if not word.startswith(("model.", "optimizer."))), "model=transformer")
-    words = (*words, "model.width=32", "optimizer.lr=0.003")
+    words = (*words, "model.hidden_size=32", "optimizer.lr=0.003")
     child = forge.run("train", *words, cwd=folder / "student")
     assert child.code == 0, child.stderr
     assert events(run_of(folder / "student"), "run_finished")[-1]["metrics"]["test/accuracy"] > 0.8

@@ -15,8 +15,9 @@ from program import environment, events_of
 from test_language_model import PROSE
 
 QUICK = (
-    "shakespeare", "dataset=text", "dataset.block=16", "model.width=16", "model.layers=1", "model.heads=2",
-    "model.feed_forward=32", "dataset.batch_size=8", "regularization.dropout=0.1", "dataset.val_size=0.1",
+    "shakespeare", "dataset=text", "dataset.context_length=16", "model.hidden_size=16", "model.num_layers=1",
+    "model.num_heads=2",
+    "model.ffn_size=32", "dataset.batch_size=8", "regularization.dropout=0.1", "dataset.val_size=0.1",
     "dataset.test_size=0.1", "tracker=none", "runtime.device=cpu", "trainer.epochs=3", "trainer.save_every=7",
     "trainer.log_every=1",
 )  # fmt: skip
@@ -85,7 +86,7 @@ def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Fo
     (tmp_path / "pairs.tsv").write_text("".join(f"{line} {i}\n" for i, line in enumerate(lines)))
     words = (
         "multi30k", "dataset=pairs", f"dataset.path={tmp_path / 'pairs.tsv'}", "dataset.num_tokens=280",
-        "model.width=16", "model.layers=1", "model.heads=2", "model.feed_forward=32", "dataset.batch_size=8",
+        "model.hidden_size=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_size=32", "dataset.batch_size=8",
         "tracker=none", "runtime.device=cpu", "trainer.epochs=4", "trainer.save_every=7", "trainer.log_every=1",
     )  # fmt: skip
     child = forge.run("train", *words, cwd=tmp_path / "whole")
@@ -101,9 +102,9 @@ def test_a_killed_translator_ends_like_one_that_was_not_and_translates(forge: Fo
     told = [first["translation"], *first["others"]]
     assert 1 <= len(told) <= 3 and len(set(told)) == len(told), "three at most, no two alike"
     assert second == {"input": " ", "error": "is empty"}
-    child = forge.run("predict", "the red bird", "task.beam=1", "--json", cwd=tmp_path / "killed")
+    child = forge.run("predict", "the red bird", "task.beam_size=1", "--json", cwd=tmp_path / "killed")
     assert events_of(child.stdout)[0]["others"] == [], "the likeliest token, always: one translation"
-    child = forge.run("eval", "task.beam=4", "--json", cwd=tmp_path / "killed")
+    child = forge.run("eval", "task.beam_size=4", "--json", cwd=tmp_path / "killed")
     assert 0 <= events_of(child.stdout)[0]["metrics"]["test/bleu"] <= 100, "by another beam than the run's"
     (tmp_path / "killed" / "some.tsv").write_text("the red bird\tla bird red\n")
     child = forge.run("predict", "some.tsv", "none.tsv", "--json", cwd=tmp_path / "killed")

@@ -122,7 +122,7 @@ def greedy(network: nn.Module, source: Tensor) -> list[int]:
 @pytest.mark.parametrize("seed", range(4))
 def test_one_beam_is_greedy_and_a_batch_changes_no_sentence(seed: int) -> None:
     network, source = opinionated(seed), sources()
-    tokens_BWQ, _ = beam_search(network, source, LENGTHS, beam=1)
+    tokens_BWQ, _ = beam_search(network, source, LENGTHS, beam_size=1)
     found = [[token for token in row if token != PAD] for row in tokens_BWQ[:, 0].tolist()]
     assert found == [greedy(network, row[:length]) for row, length in zip(source, LENGTHS.tolist(), strict=True)]
 
@@ -131,14 +131,14 @@ def test_a_translation_ends_where_it_may_not_go_on() -> None:
     network = opinionated()
     with torch.no_grad():
         network.tokens.weight[EOS] = 0  # its logit is 0: there is always a likelier one
-    tokens_BWQ, _ = beam_search(network, sources(), LENGTHS, beam=1)
+    tokens_BWQ, _ = beam_search(network, sources(), LENGTHS, beam_size=1)
     assert (tokens_BWQ != PAD).sum(2).flatten().tolist() == (2 * LENGTHS + 10).tolist()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_are_what_recomputation_says(seed: int) -> None:
     network, source = opinionated(seed), sources()
-    tokens_BWQ, score_BW = beam_search(network, source, LENGTHS, beam=3)
+    tokens_BWQ, score_BW = beam_search(network, source, LENGTHS, beam_size=3)
     assert bool((score_BW[:, :-1] >= score_BW[:, 1:]).all()), "the best is first"
     for row, length in enumerate(LENGTHS.tolist()):
         for beam in range(3):
@@ -172,8 +172,8 @@ class Table(nn.Module):
 def test_two_beams_find_what_greed_does_not() -> None:
     """4 is likelier at first (0.6), but "5 <eos>" (0.36) is likelier than "4 <eos>" (0.24)."""
     source, lengths = torch.tensor([[4, 4]]), torch.tensor([2])
-    assert beam_search(Table(), source, lengths, beam=1)[0].tolist() == [[[4, 0]]]
-    tokens, scores = beam_search(Table(), source, lengths, beam=2)
+    assert beam_search(Table(), source, lengths, beam_size=1)[0].tolist() == [[[4, 0]]]
+    tokens, scores = beam_search(Table(), source, lengths, beam_size=2)
     assert tokens[0, 0, 0] == 5 and tokens[0, 0, 1:].count_nonzero() == 0
     assert scores[0, 0].item() == pytest.approx(math.log(0.36) / ((5 + 2) / 6) ** 0.6, rel=1e-5)
 

@@ -45,7 +45,7 @@ def test_batch_sizes_double_and_the_proposed_one_is_among_them(tmp_path: Path) -
 def test_images_that_fit_in_memory_need_no_workers(tmp_path: Path) -> None:
     rows, last = proposed(tmp_path, "workers")
     assert [row["workers"] for row in rows][:2] == ["resident", 0]
-    assert last["words"] == ["dataset.workers=0", "dataset.resident=auto"]
+    assert last["words"] == ["dataset.num_workers=0", "dataset.in_memory=auto"]
 
 
 @pytest.mark.parametrize("word", ["optimizer.lrr=1", "task=distillation"])

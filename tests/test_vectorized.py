@@ -356,9 +356,9 @@ HINDRANCES = {
     "task": ("digits_gan",),
     "optimizer: torch.optim.RMSprop": ("digits", "optimizer=rmsprop"),
     "task.mixup=0.2": ("digits", "regularization.mixup=0.2"),
-    "trainer.accumulate=2": ("digits", "trainer.accumulate=2"),
+    "trainer.accumulate_grad_batches=2": ("digits", "trainer.accumulate_grad_batches=2"),
     "trainer.max_time=10s": ("digits", "trainer.max_time=10s"),
-    "dataset.resident=auto dataset.workers=2": ("digits", "dataset.workers=2"),
+    "dataset.in_memory=auto dataset.num_workers=2": ("digits", "dataset.num_workers=2"),
     "runtime.compile=true": ("digits", "runtime.compile=true"),
 }
 

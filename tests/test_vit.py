@@ -27,7 +27,7 @@ def test_a_block_is_torchs_pre_norm_encoder_layer() -> None:
 
 @pytest.mark.parametrize(("shape", "patch", "tokens"), [([1, 8, 8], 2, 17), ([3, 32, 32], 4, 65), ([1, 28, 28], 7, 17)])
 def test_it_takes_images_of_whole_patches(shape: list[int], patch: int, tokens: int) -> None:
-    model = ViT(num_classes=10, image_shape=shape, patch=patch, width=32, layers=1, heads=4)
+    model = ViT(num_classes=10, image_shape=shape, patch=patch, hidden_size=32, num_layers=1, num_heads=4)
     assert model.positions.shape == (1, tokens, 32)
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
 
@@ -37,19 +37,19 @@ def test_patches_and_heads_that_do_not_fit_are_told_with_those_that_do() -> None
         ViT(num_classes=10, image_shape=[1, 8, 8], patch=3)
     assert caught.value.hint == "model.patch may be 1, 2, 4, 8."
     with pytest.raises(ConfigError, match="heads=5") as caught:
-        ViT(num_classes=10, image_shape=[1, 8, 8], width=32, heads=5)
-    assert caught.value.hint == "model.heads may be 1, 2, 4, 8, 16, 32."
+        ViT(num_classes=10, image_shape=[1, 8, 8], hidden_size=32, num_heads=5)
+    assert caught.value.hint == "model.num_heads may be 1, 2, 4, 8, 16, 32."
 
 
 def test_the_plan_names_every_linear_layer_of_the_blocks() -> None:
-    model = ViT(num_classes=10, image_shape=[1, 8, 8], width=32, layers=2)
+    model = ViT(num_classes=10, image_shape=[1, 8, 8], hidden_size=32, num_layers=2)
     linear = {name for name, module in model.blocks.named_modules(prefix="blocks") if isinstance(module, nn.Linear)}
     assert set(model.tensor_parallel_plan()) == linear
 
 
 def test_it_learns_to_tell_where_a_dot_is() -> None:
     torch.manual_seed(0)
-    model = ViT(num_classes=16, image_shape=[1, 8, 8], patch=2, width=32, layers=1, heads=4)
+    model = ViT(num_classes=16, image_shape=[1, 8, 8], patch=2, hidden_size=32, num_layers=1, num_heads=4)
     images = torch.zeros(16, 1, 8, 8)
     for label in range(16):
         images[label, 0, label // 4 * 2, label % 4 * 2] = 1

@@ -174,7 +174,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
         yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")
-    if runtime.get("parallel") == "shard" and runtime.get("devices") != 1 and tree["regularization"].get("l1"):
+    if runtime.get("parallel") == "fsdp" and runtime.get("devices") != 1 and tree["regularization"].get("l1"):
         yield "regularization.l1", "a sum over all weights cannot be made of shards", "regularization.l1=0.0"
     if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1 and ":" in str(runtime.get("device")):
         told = f"names one GPU for runtime.devices={runtime['devices']}; each rank takes its own"
@@ -204,7 +204,7 @@ def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Map
             yield f"regularization.{key}={value} has no effect with {chosen}"
     if (given := gives(tree["dataset"])) not in AUGMENTED:
         for key, value in tree["augmentation"].items():
-            if key not in ("_target_", "edge") and value:
+            if key not in ("_target_", "padding_mode") and value:
                 yield f"augmentation.{key}={value} has no effect: dataset={choices.get('dataset')} gives {given}"
 
 

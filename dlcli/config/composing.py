@@ -9,6 +9,7 @@ from typing import Any
 
 from dlcli.config.folders import groups, options, packaged_conf
 from dlcli.config.plain_yaml import check_user_yaml
+from dlcli.config.renamed import new_name
 from dlcli.config.schema import say
 from dlcli.config.tree import BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, spell_key
@@ -80,9 +81,9 @@ def _check_experiment_keys(tree: Mapping[str, Any], plain: Mapping[str, Any], re
         if isinstance(lookup(plain, key), Mapping):
             reading.wrong(where, f"cannot be composed: {key}: is a group of settings, got {say(value)}")
         else:
-            better = spell_key(key, reading, known)
-            told = f"cannot be composed: {key}: there is no such setting"
-            reading.wrong(where, f"{told}; did you mean {better}?" if better else told)
+            better = new_name(key) or spell_key(key, reading, known)
+            message = f"cannot be composed: {key}: there is no such setting"
+            reading.wrong(where, f"{message}; did you mean {better}?" if better else message)
 
 
 def _build_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """Names that have changed since they were first stored: of `_target_` strings, settings and their values.
 
-    tree = renamed(record["config"])        a stored config in the words of this version; the stored one stays as it is
+    tree = renamed(record["config"])                a stored config in today's words; the stored one stays as it is
 
 A run's folder is written once and read by every later dlcli. Whoever renames something that a config names adds a line
 here; nobody else needs to know the old word. `new_name("model.width")` answers an old word on the command line.
@@ -25,13 +25,89 @@ TARGETS = {  # 0.1.0: files of data sets moved into datasets/files and datasets/
     "dlcli.datasets.text_files.peek_text": "dlcli.datasets.files.text_files.peek_text",
 }
 
+SETTINGS = {  # 0.1.0: names of our own became the field's
+    "trainer.accumulate": "trainer.accumulate_grad_batches",
+    "dataset.ignore": "dataset.drop_columns",
+    "dataset.ignored": "dataset.ignore_index",
+    "dataset.workers": "dataset.num_workers",
+    "dataset.resident": "dataset.in_memory",
+    "dataset.block": "dataset.context_length",
+    "model.width": "model.hidden_size",
+    "model.layers": "model.num_layers",
+    "model.heads": "model.num_heads",
+    "model.feed_forward": "model.ffn_size",
+    "model.block": "model.context_length",
+    "model.positions": "model.max_positions",
+    "model.tied": "model.tie_embeddings",
+    "model.balance": "model.aux_loss_weight",
+    "model.neck": "model.fpn_channels",
+    "model.min_score": "model.score_threshold",
+    "model.max_overlap": "model.nms_iou",
+    "task.beam": "task.beam_size",
+    "schedule.rise": "schedule.pct_start",
+    "augmentation.edge": "augmentation.padding_mode",
+}
+VALUES = {  # setting, in today's name -> old value -> new value
+    "runtime.parallel": {"data": "ddp", "shard": "fsdp", "tensor": "tp"},
+    "augmentation.padding_mode": {"black": "zeros", "mirror": "reflect"},
+}
+
 
 def renamed(config: Any) -> Any:
-    """A stored config, or a part of one, with today's names. Plain data in, plain data out; what is not known stays."""
-    if isinstance(config, Mapping):
-        return {key: _target(value) if key == "_target_" else renamed(value) for key, value in config.items()}
-    return [renamed(value) for value in config] if isinstance(config, list) else config
+    """A stored config with today's names. Plain data in, plain data out; what is not known stays as it is."""
+    if not isinstance(config, Mapping):
+        return config
+    return {group: renamed_node(node, str(group)) for group, node in config.items()}
 
 
-def _target(value: Any) -> Any:
-    return TARGETS.get(value, value) if isinstance(value, str) else value
+def renamed_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record, summary or first event, its config and overrides in today's names."""
+    changed: dict[str, Any] = {}
+    if isinstance(config := record.get("config"), Mapping):
+        changed["config"] = renamed(config)
+    if isinstance(words := record.get("overrides"), list):
+        changed["overrides"] = [renamed_word(word) if isinstance(word, str) else word for word in words]
+    return record | changed
+
+
+def renamed_word(word: str) -> str:
+    """`model.width=16` -> `model.hidden_size=16`: a stored override, or an axis of a sweep."""
+    key, equals, value = word.partition("=")
+    key = SETTINGS.get(key, key)
+    return f"{key}{equals}{VALUES.get(key, {}).get(value, value)}"
+
+
+def new_name(key: str) -> str | None:
+    """Today's name of a setting that was called `key` once; None if none was."""
+    return SETTINGS.get(key)
+
+
+def new_value(key: str, value: str) -> str | None:
+    """Today's word for a value of a setting, in the setting's new name; None if it had no other."""
+    return VALUES.get(key, {}).get(value)
+
+
+def renamed_node(node: Any, group: str) -> Any:
+    """One group of a stored config with today's names, such as the model of a teacher."""
+    if isinstance(node, list):
+        return [renamed_node(value, group) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    target = node.get("_target_")
+    is_ours = not isinstance(target, str) or target.startswith("dlcli.")  # a user's own class keeps its own names
+    found: dict[Any, Any] = {}
+    for key, value in node.items():
+        name = _leaf(SETTINGS.get(f"{group}.{key}")) if is_ours else None
+        if name is None or name in node:
+            name = key
+        if key == "_target_":
+            found[name] = TARGETS.get(value, value) if isinstance(value, str) else value
+        elif isinstance(value, str):
+            found[name] = VALUES.get(f"{group}.{name}", {}).get(value, value)
+        else:
+            found[name] = renamed_node(value, group)
+    return found
+
+
+def _leaf(key: str | None) -> str | None:
+    return key and key.rpartition(".")[2]

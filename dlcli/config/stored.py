@@ -8,6 +8,7 @@ from typing import Any
 from dlcli.config import _as_error
 from dlcli.config.checks import check_parameter_groups, check_settings, check_together
 from dlcli.config.folders import GROUPS
+from dlcli.config.renamed import new_name
 from dlcli.config.settings import SETTINGS
 from dlcli.config.tree import ABSENT, copied, lookup
 from dlcli.config.words import Reading, parse_word
@@ -39,7 +40,7 @@ def check_stored(tree: object) -> dict[str, Any]:
 
 DATASET_KEYS = ("root", "batch_size", "eval_batch_size", "val_size")
 LATER = ("trainer.pretrained",)  # settings that older runs do not have
-IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "workers", "resident", "download")
+IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "num_workers", "in_memory", "download")
 
 
 def _required_keys(tree: Mapping[str, Any]) -> list[str]:
@@ -58,7 +59,7 @@ def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[
         if word is None:
             continue
         if word.key not in allowed:
-            better = nearest(word.key, allowed, cutoff=0.75) if "." in word.key else None
+            better = new_name(word.key) or (nearest(word.key, allowed, cutoff=0.75) if "." in word.key else None)
             told = f"cannot be changed here ({', '.join(allowed)} can); a new run can: dlcli train"
             reading.wrong(text, told, f"{better}={printable(word.value)}" if better else None)
         elif said := SETTINGS[word.key].check(word.value):

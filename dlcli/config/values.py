@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from dlcli.config.folders import bodies
+from dlcli.config.renamed import new_name, new_value, renamed_word
 from dlcli.config.settings import SETTINGS, setting_of_kind
 from dlcli.config.tree import ABSENT, BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, Word, spell_key, written
@@ -54,6 +55,8 @@ def _nearest_choice(word: Word, old: Any) -> str | None:
     if type(word.value) in (int, float) and isfinite(word.value) and numbers:
         return str(min(numbers, key=lambda number: abs(number - word.value)))
     value = str(word.value).lower()
+    if (new := new_value(word.key, value)) in choices:
+        return new
     if True in choices and (meant := SPOKEN_SWITCH.get(value)):
         return meant
     return nearest(value, [str(choice).lower() if isinstance(choice, bool) else str(choice) for choice in choices])
@@ -80,6 +83,11 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
     value = _typed(word.text)
     if isinstance(old, Mapping) or (isinstance(word.value, Mapping) and word.key.startswith(OPEN_NODES)):
         _whole_group(word, old, reading)
+        return
+    if new := new_name(word.key):
+        owners = [] if new in keys else _options_that_have(new, reading)
+        where = f", a setting of {new.partition('.')[0]}={any_of(owners)}" if owners else ""
+        reading.wrong(word.text, f"{word.key} is called {new}{where}", renamed_word(word.text) if new in keys else None)
         return
     if word.key == "dataset.path" and _is_root_alone(tree["dataset"]):
         reading.wrong(word.text, "these data lie in a folder, or an archive of it", f"dataset.root={value}")

@@ -10,6 +10,7 @@ from typing import Any
 from dlcli.config import Composed, compose_command
 from dlcli.config.checks import setting_of
 from dlcli.config.folders import describe, options, packaged_conf, search_path
+from dlcli.config.renamed import new_name
 from dlcli.config.tree import leaves
 from dlcli.errors import ConfigError, Problem, nearest
 
@@ -40,8 +41,10 @@ def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str,
     settings = dict(leaves(composed.tree))
     if key not in settings:
         better = nearest(key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in settings])
-        full = nearest(key, settings, cutoff=0.7) or next(
-            (k for k in settings if better and k.endswith("." + better)), None
+        full = (
+            new_name(key)
+            or nearest(key, settings, cutoff=0.7)
+            or next((k for k in settings if better and k.endswith("." + better)), None)
         )
         problem = Problem(key, "there is no such setting", full)
         raise ConfigError("1 problem in the command, nothing was started", problems=[problem])

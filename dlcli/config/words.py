@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config.folders import SWEEP, groups, in_short, options, packaged_conf
+from dlcli.config.renamed import SETTINGS as RENAMED
 from dlcli.config.settings import SETTINGS
 from dlcli.errors import Problem, nearest, printable
 
@@ -265,10 +266,10 @@ def spell_key(word: str, reading: Reading, keys: Iterable[str] | None = None) ->
         "learning_rate": "lr",
         "max_epochs": "epochs",
         "num_epochs": "epochs",
-        "num_workers": "workers",
         "wd": "weight_decay",
         "gpus": "devices",
     }
+    aliases |= {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAMED.items()}
     leaf = aliases.get(parts[-1], parts[-1])
     if len(parts) > 1 and (same_place := nearest(word, known, cutoff=0.8)):
         return same_place

@@ -33,7 +33,7 @@ DRAWS = {  # setting -> the draws it needs
     "jitter": ("brightness", "contrast", "saturation"),
     "erase": ("erase", "erase_area", "erase_aspect", "erase_x", "erase_y"),
 }
-PADDING = {"black": "zeros", "mirror": "reflection"}  # edge -> its name in grid_sample
+PADDING = {"zeros": "zeros", "reflect": "reflection"}  # padding_mode -> its name in grid_sample
 MOST = {"rotation": 180, "flip": 1, "flip_vertical": 1, "shift": math.inf, "jitter": 1, "erase": 1}
 CROP_ASPECT = math.log(4 / 3)  # width / height of a crop between 3/4 and 4/3, as in "Going deeper with convolutions"
 ERASE_AREA = (0.02, 0.2)  # of the image
@@ -52,7 +52,7 @@ class Augment:
     flip_vertical: probability of an upside-down flip, for pictures without an up and a down: microscopy, aerial views.
     crop: [smallest, largest] share of the area that is cut out and scaled back to full size.
     shift: at most so many whole pixels in each direction.
-    edge: what fills the edge after a rotation or shift: "black", or "mirror", the image's pixels from the edge inwards.
+    padding_mode: what fills an edge after a rotation or shift: "zeros", or "reflect", the pixels from the edge inwards.
     jitter: brightness, contrast and (for 3 channels) saturation are each scaled by up to 1 - jitter .. 1 + jitter.
     erase: probability that a rectangle of 2 to 20 % of the area is blackened.
     """
@@ -67,7 +67,7 @@ class Augment:
         shift: int | None = None,
         jitter: float | None = None,
         erase: float | None = None,
-        edge: str = "black",
+        padding_mode: str = "zeros",
     ) -> None:
         self.alternates = flip == "alternate"
         flip = 0.5 if self.alternates else flip
@@ -78,13 +78,14 @@ class Augment:
                 raise ConfigError(
                     f"augmentation.{name}={value} is out of range.", hint=f"0 to {MOST[name]}, or null to leave it out."
                 )
-        if edge not in PADDING:
-            raise ConfigError(f"augmentation.edge={edge} is not known.", hint="black or mirror")
+        if padding_mode not in PADDING:
+            raise ConfigError(f"augmentation.padding_mode={padding_mode} is not known.", hint="zeros or reflect")
         if crop is not None and not (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1):
             raise ConfigError(
                 f"augmentation.crop={list(crop)} is not a range of areas.", hint="[0.8, 1.0], or null to leave it out."
             )
-        self.rotation, self.flip, self.shift, self.edge = rotation or 0.0, float(flip or 0.0), shift or 0, edge
+        self.rotation, self.flip, self.shift = rotation or 0.0, float(flip or 0.0), shift or 0
+        self.padding_mode = padding_mode
         self.jitter, self.erase, self.flip_vertical = jitter or 0.0, erase or 0.0, flip_vertical or 0.0
         self.crop = (float(crop[0]), float(crop[1])) if crop is not None and tuple(crop) != (1, 1) else None
         self.draws = tuple(draw for setting, draws in DRAWS.items() if getattr(self, setting) for draw in draws)
@@ -104,7 +105,7 @@ class Augment:
     def with_masks(self, images_BCHW: Tensor, masks_BHW: Tensor, keys_B: Tensor) -> tuple[Tensor, Tensor]:
         """The images that a call gives, and their masks (B, H, W) of whole numbers, moved with them by nearest pixels.
 
-        Pixels that came in at a black edge or were erased become IGNORED: nothing there shows the class.
+        Pixels that came in as zeros at an edge or were erased become IGNORED: nothing there shows the class.
         """
         if self.is_identity:
             return images_BCHW, masks_BHW
@@ -160,13 +161,13 @@ class Augment:
             return images_BCHW
         _, _, height, width = images_BCHW.shape
         most = int(self.shift)
-        padded = pad(images_BCHW, most, self.edge)
+        padded = pad(images_BCHW, most, self.padding_mode)
         windows_BCYXHW = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view of every place there is
         y_B, x_B = (most - whole(draws[axis], most).long() for axis in ("shift_y", "shift_x"))
         return windows_BCYXHW[torch.arange(len(padded), device=padded.device), :, y_B, x_B]
 
     def _warp(self, images_BCHW: Tensor, draws: dict[str, Tensor], mode: str = "bilinear") -> Tensor:
-        """Rotation, flip, crop and shift in one sampling; `edge` says what fills the area outside the image.
+        """Rotation, flip, crop and shift in one sampling; `padding_mode` says what fills the area outside the image.
 
         For each output pixel the source position is A (x, y) + t, in coordinates from -1 to 1. It is computed in
         elementwise products and sums: a matrix product (affine_grid's) may round differently in another batch size.
@@ -178,7 +179,9 @@ class Augment:
         # x and y in planes of their own: as pairs in memory, this sum and the sampling take twice as long.
         source_2BHW = (across_2B1 * x_W + offset_2B1)[:, :, None, :] + (down_2B1 * y_H)[:, :, :, None]
         grid_BHW2 = source_2BHW.permute(1, 2, 3, 0)
-        return F.grid_sample(images_BCHW, grid_BHW2, mode=mode, padding_mode=PADDING[self.edge], align_corners=False)
+        return F.grid_sample(
+            images_BCHW, grid_BHW2, mode=mode, padding_mode=PADDING[self.padding_mode], align_corners=False
+        )
 
     def _affine(self, draws: dict[str, Tensor], height: int, width: int) -> tuple[Tensor, ...]:
         """(a, b, c, d, e, f), each (B,) float64: source x = a x + b y + c, source y = d x + e y + f.
@@ -258,9 +261,9 @@ def area(boxes_BM4: Tensor) -> Tensor:
     return (boxes_BM4[..., 2:] - boxes_BM4[..., :2]).clamp(min=0).prod(-1)
 
 
-def pad(images_BCHW: Tensor, size: int, edge: str) -> Tensor:
+def pad(images_BCHW: Tensor, size: int, padding_mode: str) -> Tensor:
     """(B, C, H + 2 size, W + 2 size): with black around, or mirrored at the outer side of the outermost pixels."""
-    if edge == "black":
+    if padding_mode == "zeros":
         return F.pad(images_BCHW, (size,) * 4)
     for dim in (2, 3):
         length = images_BCHW.shape[dim]

@@ -35,7 +35,7 @@ def gives(settings: Mapping[str, Any]) -> str:
 def check_size(settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for examples so large that making one up, or scoring it, takes gigabytes. Images are free."""
     kind = gives(settings)
-    names = {"boxes": "image_shape", "masks": "image_shape", "stream": "block", "sentences": "max_length",
+    names = {"boxes": "image_shape", "masks": "image_shape", "stream": "context_length", "sentences": "max_length",
              "pairs": "max_length", "speech": "sample_rate", "table": "num_features"}  # fmt: skip
     name = names.get(kind)
     if name is None or settings.get(name) is None:

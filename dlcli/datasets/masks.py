@@ -127,7 +127,7 @@ def read_masks(
     mean: Sequence[float],
     std: Sequence[float],
     instances: bool = False,
-    ignored: int | None = IGNORED,
+    ignore_index: int | None = IGNORED,
     memory_limit_mb: float = 4096,
 ) -> Data:
     """The user's own images and masks; see mask_files for the layouts and the forms of a mask.
@@ -138,7 +138,9 @@ def read_masks(
     place = locate(path, root)
 
     def key_of(content: str) -> str:  # with the place, because notes name it
-        return content_key((), "masks", VERSION, [*image_shape], num_classes, instances, ignored, str(place), content)
+        return content_key(
+            (), "masks", VERSION, [*image_shape], num_classes, instances, ignore_index, str(place), content
+        )
 
     if is_archive(place) and (found := stored("masks", key_of(archive_key(place)))) is not None:
         return to_data(found, mean, std)  # the archive need not be decompressed for its list of names
@@ -156,7 +158,7 @@ def read_masks(
     def code(found: dict[str, np.ndarray], is_rgb: dict[str, bool]) -> Coding:
         if instances:
             return Coding(("background", "object"), (0, 1), merges=True)
-        return coding_of(found, is_rgb, num_classes=num_classes, ignored=ignored)
+        return coding_of(found, is_rgb, num_classes=num_classes, ignored=ignore_index)
 
     return to_data(cached("masks", key_of(tree.key), lambda: decoded(tree, image_shape, code)), mean, std)
 

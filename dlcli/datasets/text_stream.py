@@ -103,7 +103,7 @@ def read_shakespeare(
     *,
     tokenizer: str,
     num_tokens: int | None,
-    block: int,
+    context_length: int,
     val_size: Part,
     test_size: Part,
 ) -> Data:
@@ -113,7 +113,7 @@ def read_shakespeare(
     and 5 %.
     """
     text = text_files.read_characters(text_files.find_shakespeare(root))
-    return as_data(text, tokenizer, num_tokens, block=block, val_size=val_size, test_size=test_size)
+    return as_data(text, tokenizer, num_tokens, block=context_length, val_size=val_size, test_size=test_size)
 
 
 def read_own_text(
@@ -122,13 +122,13 @@ def read_own_text(
     *,
     tokenizer: str,
     num_tokens: int | None,
-    block: int,
+    context_length: int,
     val_size: Part,
     test_size: Part,
 ) -> Data:
     """Any text in UTF-8, gzipped or not."""
     text = text_files.read_characters(text_files.locate(path, root))
-    return as_data(text, tokenizer, num_tokens, block=block, val_size=val_size, test_size=test_size)
+    return as_data(text, tokenizer, num_tokens, block=context_length, val_size=val_size, test_size=test_size)
 
 
 def as_data(text: str, kind: str, num_tokens: int | None, *, block: int, val_size: Part, test_size: Part) -> Data:
@@ -161,6 +161,6 @@ def as_records(name: str, text: str, tokenizer: Tokenizer, block: int, notes: li
 
 def made_up(settings: Mapping[str, Any], num_examples: int) -> Records:
     """Random tokens, each a character."""
-    num_tokens, block = settings["num_tokens"], settings["block"]
+    num_tokens, block = settings["num_tokens"], settings["context_length"]
     tokens = torch.randint(num_tokens, (num_examples * block + 1,))
     return Records({"stream": Windows(tokens, torch.ones(num_tokens, dtype=torch.int64), block)}, as_batch, "made up")

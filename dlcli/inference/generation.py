@@ -91,7 +91,7 @@ def continuation(
 
     The network looks back on its last `block` tokens at most: where they are full, it goes on from the later half.
     """
-    device, block = next(network.parameters()).device, int(network.block)  # type: ignore[arg-type]
+    device, block = next(network.parameters()).device, int(network.context_length)  # type: ignore[arg-type]
     context, cache = list(prompt)[-block:], None
     new = context
     while True:

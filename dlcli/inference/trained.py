@@ -38,14 +38,14 @@ EVAL_KEYS = (
     "dataset.root",
     "dataset.download",
     "dataset.eval_batch_size",
-    "dataset.workers",
+    "dataset.num_workers",
     "runtime.device",
     "runtime.precision",
     "runtime.threads",
 )
 ANSWER_KEYS = (  # how answers are read out of the network; those that the run's own task has
     "task.decoding",
-    "task.beam",
+    "task.beam_size",
     "task.test_time_augmentation.mirror",
     "task.test_time_augmentation.shift",
 )

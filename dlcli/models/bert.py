@@ -63,27 +63,27 @@ class Bert(nn.Module):
         num_tokens: int,
         max_length: int = 512,
         variant: str = "bert",
-        width: int = 768,
-        layers: int = 12,
-        heads: int = 12,
-        feed_forward: int = 3072,
-        positions: int = 512,
+        hidden_size: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        ffn_size: int = 3072,
+        max_positions: int = 512,
         dropout: float = 0.0,
         head_dropout: float = 0.0,
     ):
         super().__init__()
-        if max_length > positions:
-            message = f"dataset.max_length={max_length} is more than model.positions={positions}"
-            raise ConfigError(message, hint=f"dataset.max_length={positions}")
-        self.tokens, self.positions = nn.Embedding(num_tokens, width), nn.Embedding(positions, width)
-        self.segments = nn.Embedding(SEGMENTS, width) if variant == "bert" else None
-        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+        if max_length > max_positions:
+            message = f"dataset.max_length={max_length} is more than model.max_positions={max_positions}"
+            raise ConfigError(message, hint=f"dataset.max_length={max_positions}")
+        self.tokens, self.positions = nn.Embedding(num_tokens, hidden_size), nn.Embedding(max_positions, hidden_size)
+        self.segments = nn.Embedding(SEGMENTS, hidden_size) if variant == "bert" else None
+        self.norm, self.dropout = nn.LayerNorm(hidden_size), nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, heads, FeedForward(width, feed_forward, activation="gelu"), dropout)
-            for _ in range(layers)
+            EncoderBlock(hidden_size, num_heads, FeedForward(hidden_size, ffn_size, activation="gelu"), dropout)
+            for _ in range(num_layers)
         )
-        self.pooler, self.activation = nn.Linear(width, width), POOLERS[variant]()
-        self.head_dropout, self.head = nn.Dropout(head_dropout), nn.Linear(width, num_classes)
+        self.pooler, self.activation = nn.Linear(hidden_size, hidden_size), POOLERS[variant]()
+        self.head_dropout, self.head = nn.Dropout(head_dropout), nn.Linear(hidden_size, num_classes)
         self.initialise()
 
     def initialise(self) -> None:

@@ -28,19 +28,21 @@ class Conformer(nn.Module):
         *,
         features: nn.Module,
         num_tokens: int,
-        width: int = 96,
-        layers: int = 3,
-        heads: int = 4,
-        feed_forward: int = 192,
+        hidden_size: int = 96,
+        num_layers: int = 3,
+        num_heads: int = 4,
+        ffn_size: int = 192,
         kernel: int = 9,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.features = features
-        self.project = nn.Linear(features.size, width)  # type: ignore[arg-type]
+        self.project = nn.Linear(features.size, hidden_size)  # type: ignore[arg-type]
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(ConformerBlock(width, heads, feed_forward, kernel, dropout) for _ in range(layers))
-        self.head = nn.Linear(width, num_tokens)
+        self.blocks = nn.ModuleList(
+            ConformerBlock(hidden_size, num_heads, ffn_size, kernel, dropout) for _ in range(num_layers)
+        )
+        self.head = nn.Linear(hidden_size, num_tokens)
 
     def forward(self, waves_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         x_BFD, frames_B = self.embed(waves_BT, lengths_B)

@@ -33,8 +33,8 @@ class FasterRCNN(nn.Module):
         trainable_layers: int = 5,
         smallest_anchor: int = 32,
         proposals: int = 300,
-        min_score: float = 0.01,
-        max_overlap: float = 0.5,
+        score_threshold: float = 0.01,
+        nms_iou: float = 0.5,
         max_detections: int = 100,
     ):
         super().__init__()
@@ -43,7 +43,7 @@ class FasterRCNN(nn.Module):
             num_classes=num_classes + 1,  # 0 is the background
             rpn_pre_nms_top_n_train=4 * proposals, rpn_pre_nms_top_n_test=4 * proposals,
             rpn_post_nms_top_n_train=proposals, rpn_post_nms_top_n_test=proposals,
-            box_score_thresh=min_score, box_nms_thresh=max_overlap, box_detections_per_img=max_detections,
+            box_score_thresh=score_threshold, box_nms_thresh=nms_iou, box_detections_per_img=max_detections,
         )  # fmt: skip
         self.transform, self.backbone = parts.transform, parts.backbone
         self.rpn, self.roi_heads = parts.rpn, parts.roi_heads

@@ -30,24 +30,26 @@ class GPT(nn.Module):
         self,
         *,
         num_tokens: int,
-        block: int,
-        width: int = 128,
-        layers: int = 4,
-        heads: int = 4,
-        feed_forward: int = 512,
+        context_length: int,
+        hidden_size: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        ffn_size: int = 512,
         dropout: float = 0.0,
-        tied: bool = False,
+        tie_embeddings: bool = False,
     ):
         super().__init__()
-        self.block, self.tied = block, tied
-        self.tokens, self.positions = nn.Embedding(num_tokens, width), nn.Embedding(block, width)
+        self.context_length, self.tie_embeddings = context_length, tie_embeddings
+        self.tokens, self.positions = nn.Embedding(num_tokens, hidden_size), nn.Embedding(context_length, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            EncoderBlock(width, heads, FeedForward(width, feed_forward, dropout, "gelu"), dropout, pre_norm=True)
-            for _ in range(layers)
+            EncoderBlock(
+                hidden_size, num_heads, FeedForward(hidden_size, ffn_size, dropout, "gelu"), dropout, pre_norm=True
+            )
+            for _ in range(num_layers)
         )
-        self.norm = nn.LayerNorm(width)
-        self.head = None if tied else nn.Linear(width, num_tokens, bias=False)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = None if tie_embeddings else nn.Linear(hidden_size, num_tokens, bias=False)
         self.initialise()
 
     def initialise(self) -> None:
@@ -83,9 +85,10 @@ class GPT(nn.Module):
     def embed(self, tokens_BL: Tensor, first: int = 0) -> Tensor:
         """first: the position of the first token."""
         end = first + tokens_BL.shape[1]
-        if end > self.block:
+        if end > self.context_length:
             raise ConfigError(
-                f"{end} tokens are more than model.block={self.block}", hint=f"Give the last {self.block} tokens only."
+                f"{end} tokens are more than model.context_length={self.context_length}",
+                hint=f"Give the last {self.context_length} tokens only.",
             )
         return self.dropout(self.tokens(tokens_BL) + self.positions.weight[first:end])
 

@@ -33,10 +33,10 @@ class Mixture(nn.Module):
     load_BE: Tensor
 
     def __init__(
-        self, width: int, hidden: int, *, experts: int, top_k: int, balance: float = 0.01, dropout: float = 0.0
+        self, width: int, hidden: int, *, experts: int, top_k: int, aux_loss_weight: float = 0.01, dropout: float = 0.0
     ):
         super().__init__()
-        self.top_k, self.balance = top_k, balance
+        self.top_k, self.aux_loss_weight = top_k, aux_loss_weight
         self.router = nn.Linear(width, experts, bias=False)
         self.experts = nn.ModuleList(FeedForward(width, hidden, dropout) for _ in range(experts))
 
@@ -79,7 +79,7 @@ class Mixture(nn.Module):
         self.load_BE = (share_BNE * real_BN1).sum(1) / real_BN1.sum(1)
         if self.training:
             load_E, mean_E = ((x * real_BN1).sum((0, 1)) / real_BN1.sum() for x in (share_BNE, probabilities_BNE))
-            self.auxiliary_loss = self.balance * experts * (load_E * mean_E).sum()
+            self.auxiliary_loss = self.aux_loss_weight * experts * (load_E * mean_E).sum()
 
 
 class MixtureBlock(nn.Module):
@@ -109,13 +109,13 @@ class MixtureTransformer(Transformer):
         num_classes: int,
         image_shape: Sequence[int] | None = None,
         num_tokens: int | None = None,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        feed_forward: int = 256,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        ffn_size: int = 256,
         experts: int = 4,
         top_k: int = 2,
-        balance: float = 0.01,
+        aux_loss_weight: float = 0.01,
         dropout: float = 0.0,
     ):
         if top_k > experts:
@@ -124,15 +124,17 @@ class MixtureTransformer(Transformer):
             )
 
         def block() -> nn.Module:
-            mixture = Mixture(width, feed_forward, experts=experts, top_k=top_k, balance=balance, dropout=dropout)
-            return MixtureBlock(width, heads, mixture, dropout)
+            mixture = Mixture(
+                hidden_size, ffn_size, experts=experts, top_k=top_k, aux_loss_weight=aux_loss_weight, dropout=dropout
+            )
+            return MixtureBlock(hidden_size, num_heads, mixture, dropout)
 
         super().__init__(
             num_classes=num_classes,
             image_shape=image_shape,
             num_tokens=num_tokens,
-            width=width,
-            layers=layers,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
             dropout=dropout,
             make_block=block,
         )
@@ -145,6 +147,6 @@ class MixtureTransformer(Transformer):
 
     def tensor_parallel_plan(self) -> dict[str, str]:
         raise ConfigError(
-            "runtime.parallel=tensor: the layers of a mixture of experts cannot be split",
-            hint="runtime.parallel=data or shard, or model=transformer",
+            "runtime.parallel=tp: the layers of a mixture of experts cannot be split",
+            hint="runtime.parallel=ddp or fsdp, or model=transformer",
         )

@@ -35,20 +35,20 @@ class Recurrent(nn.Module):
         num_tokens: int | None = None,
         cell: str = "lstm",
         embedding: int = 128,
-        width: int = 128,
-        layers: int = 2,
+        hidden_size: int = 128,
+        num_layers: int = 2,
         pooling: str = "last",
         dropout: float = 0.0,
         head_dropout: float = 0.0,
     ):
         super().__init__()
         self.steps = Steps(image_shape=image_shape, num_tokens=num_tokens, width=embedding)
-        between = dropout if layers > 1 else 0.0  # torch warns about dropout with a single layer
-        self.cells = CELLS[cell](self.steps.size, width, layers, batch_first=True, dropout=between)
-        self.score = nn.Linear(width, 1) if pooling == "attention" else None
+        between = dropout if num_layers > 1 else 0.0  # torch warns about dropout with a single layer
+        self.cells = CELLS[cell](self.steps.size, hidden_size, num_layers, batch_first=True, dropout=between)
+        self.score = nn.Linear(hidden_size, 1) if pooling == "attention" else None
         self.reads_from = "pool" if pooling == "attention" else None
         self.dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(hidden_size, num_classes)
 
     def forward(self, inputs: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         states_BLD, lengths_B = self.read(inputs, lengths_B)

@@ -54,26 +54,28 @@ class Seq2SeqTransformer(nn.Module):
         self,
         *,
         num_tokens: int,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        feed_forward: int = 256,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        ffn_size: int = 256,
         dropout: float = 0.0,
         pre_norm: bool = True,
     ):
         super().__init__()
 
         def hidden() -> FeedForward:
-            return FeedForward(width, feed_forward, dropout)
+            return FeedForward(hidden_size, ffn_size, dropout)
 
-        self.scale = math.sqrt(width)
-        self.tokens = nn.Embedding(num_tokens, width)
+        self.scale = math.sqrt(hidden_size)
+        self.tokens = nn.Embedding(num_tokens, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.encoder, self.decoder = (
-            nn.ModuleList(kind(width, heads, hidden(), dropout, pre_norm=pre_norm) for _ in range(layers))
+            nn.ModuleList(kind(hidden_size, num_heads, hidden(), dropout, pre_norm=pre_norm) for _ in range(num_layers))
             for kind in (EncoderBlock, DecoderBlock)
         )
-        self.encoder_norm, self.decoder_norm = (nn.LayerNorm(width) if pre_norm else nn.Identity() for _ in range(2))
+        self.encoder_norm, self.decoder_norm = (
+            nn.LayerNorm(hidden_size) if pre_norm else nn.Identity() for _ in range(2)
+        )
         nn.init.normal_(self.tokens.weight, std=1 / self.scale)
 
     def forward(self, source_BK: Tensor, source_lengths_B: Tensor, target_BQ: Tensor) -> Tensor:

@@ -18,14 +18,16 @@ class SpeechLSTM(nn.Module):
     """
 
     def __init__(
-        self, *, features: nn.Module, num_tokens: int, width: int = 128, layers: int = 2, dropout: float = 0.2
+        self, *, features: nn.Module, num_tokens: int, hidden_size: int = 128, num_layers: int = 2, dropout: float = 0.2
     ):
         super().__init__()
         self.features = features
-        self.fc1, self.fc2 = nn.Linear(features.size, width), nn.Linear(width, width)  # type: ignore[arg-type]
+        self.fc1, self.fc2 = nn.Linear(features.size, hidden_size), nn.Linear(hidden_size, hidden_size)  # type: ignore[arg-type]
         self.dropout = nn.Dropout(dropout)
-        self.lstms = nn.ModuleList(BothWays(width if i == 0 else 2 * width, width) for i in range(layers))
-        self.head = nn.Linear(2 * width, num_tokens)
+        self.lstms = nn.ModuleList(
+            BothWays(hidden_size if i == 0 else 2 * hidden_size, hidden_size) for i in range(num_layers)
+        )
+        self.head = nn.Linear(2 * hidden_size, num_tokens)
 
     def forward(self, waves_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         x_BFD, frames_B = self.features(waves_BT, lengths_B)

@@ -26,23 +26,23 @@ class Transformer(nn.Module):
         num_classes: int,
         image_shape: Sequence[int] | None = None,
         num_tokens: int | None = None,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        feed_forward: int = 256,
+        hidden_size: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        ffn_size: int = 256,
         dropout: float = 0.0,
         make_block: Callable[[], nn.Module] | None = None,
     ):
         super().__init__()
 
         def block() -> nn.Module:
-            return EncoderBlock(width, heads, FeedForward(width, feed_forward, dropout), dropout)
+            return EncoderBlock(hidden_size, num_heads, FeedForward(hidden_size, ffn_size, dropout), dropout)
 
-        self.steps = Steps(image_shape=image_shape, num_tokens=num_tokens, width=width)
-        self.project = nn.Linear(self.steps.size, width) if self.steps.embedding is None else nn.Identity()
+        self.steps = Steps(image_shape=image_shape, num_tokens=num_tokens, width=hidden_size)
+        self.project = nn.Linear(self.steps.size, hidden_size) if self.steps.embedding is None else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList((make_block or block)() for _ in range(layers))
-        self.head = nn.Linear(width, num_classes)
+        self.blocks = nn.ModuleList((make_block or block)() for _ in range(num_layers))
+        self.head = nn.Linear(hidden_size, num_classes)
 
     def forward(self, inputs: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         x_BLD, lengths_B = self.embed(inputs), self.steps.lengths(inputs, lengths_B)

@@ -27,9 +27,9 @@ class ViT(nn.Module):
         num_classes: int,
         image_shape: Sequence[int],
         patch: int = 4,
-        width: int = 128,
-        layers: int = 4,
-        heads: int = 4,
+        hidden_size: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -40,17 +40,17 @@ class ViT(nn.Module):
                 f"model.patch={patch}: images of {height} x {width_px} pixels do not divide into patches of that side",
                 hint=f"model.patch may be {', '.join(map(str, sides))}.",
             )
-        check_heads(width, heads)
-        self.heads, self.patch = heads, patch
-        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
+        check_heads(hidden_size, num_heads)
+        self.num_heads, self.patch = num_heads, patch
+        self.patches = nn.Conv2d(channels, hidden_size, patch, stride=patch)
         num_tokens = 1 + (height // patch) * (width_px // patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.empty(1, num_tokens, width))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
+        self.positions = nn.Parameter(torch.empty(1, num_tokens, hidden_size))
         nn.init.trunc_normal_(self.positions, std=0.02)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_classes)
+        self.blocks = nn.ModuleList(Block(hidden_size, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = nn.Linear(hidden_size, num_classes)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         x_BND = self.embed(images_BCHW)

@@ -41,25 +41,25 @@ class Yolo(nn.Module):
         image_shape: Sequence[int],
         widths: Sequence[int] = (32, 64, 128, 256),
         blocks: int = 1,
-        neck: int = 64,
+        fpn_channels: int = 64,
         box_weight: float = 5.0,
-        min_score: float = 0.01,
-        max_overlap: float = 0.6,
+        score_threshold: float = 0.01,
+        nms_iou: float = 0.6,
         max_detections: int = 100,
     ):
         super().__init__()
         self.num_classes, self.box_weight = num_classes, box_weight
-        self.min_score, self.max_overlap, self.max_detections = min_score, max_overlap, max_detections
+        self.score_threshold, self.nms_iou, self.max_detections = score_threshold, nms_iou, max_detections
         self.stem = convolution(image_shape[0], widths[0], kernel=6, stride=4)
         self.stages = nn.ModuleList([nn.Sequential(*(Residual(widths[0]) for _ in range(blocks)))])
         for before, width in itertools.pairwise(widths):
             rest = (Residual(width) for _ in range(blocks))
             self.stages.append(nn.Sequential(convolution(before, width, stride=2), *rest))
         self.strides = [8 * 2**i for i in range(len(widths) - 1)]
-        self.laterals = nn.ModuleList(convolution(width, neck, kernel=1) for width in widths[1:])
-        self.smooth = nn.ModuleList(convolution(neck, neck) for _ in widths[1:])
-        self.classes = nn.Sequential(convolution(neck, neck), nn.Conv2d(neck, num_classes, 1))
-        self.sides = nn.Sequential(convolution(neck, neck), nn.Conv2d(neck, 4, 1))
+        self.laterals = nn.ModuleList(convolution(width, fpn_channels, kernel=1) for width in widths[1:])
+        self.smooth = nn.ModuleList(convolution(fpn_channels, fpn_channels) for _ in widths[1:])
+        self.classes = nn.Sequential(convolution(fpn_channels, fpn_channels), nn.Conv2d(fpn_channels, num_classes, 1))
+        self.sides = nn.Sequential(convolution(fpn_channels, fpn_channels), nn.Conv2d(fpn_channels, 4, 1))
         nn.init.constant_(self.classes[-1].bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
         nn.init.constant_(self.sides[-1].bias, math.log(2.0))  # type: ignore[arg-type]  # boxes of 4 x 4 cells
 
@@ -124,11 +124,11 @@ class Yolo(nn.Module):
         found = []
         for scores_AK, boxes_A4 in zip(logits_BAK.sigmoid(), boxes_BA4, strict=True):
             scores, places = scores_AK.flatten().topk(min(CANDIDATES, scores_AK.numel()))
-            sure = scores >= self.min_score  # waits for the device: the number is only known there
+            sure = scores >= self.score_threshold  # waits for the device: the number is only known there
             scores, places = scores[sure], places[sure]
             boxes = torch.minimum(boxes_A4[places // self.num_classes].clamp(min=0), size)
             labels = places % self.num_classes
-            kept = batched_nms(boxes, scores, labels, self.max_overlap)[: self.max_detections]
+            kept = batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_detections]
             found.append((boxes[kept], scores[kept], labels[kept]))
         return found
 

@@ -62,7 +62,9 @@ def step_decay(at: Position, *, warmup: float = 0, every: int = 10, gamma: float
     return gamma ** ((at.step - steps) // at.steps_per_epoch // every)
 
 
-def one_cycle(at: Position, *, warmup: float = 0, rise: float = 0.3, start: float = 0.04, final: float = 4e-6) -> float:
+def one_cycle(
+    at: Position, *, warmup: float = 0, pct_start: float = 0.3, start: float = 0.04, final: float = 4e-6
+) -> float:
     """Up from `start` to 1 and down to `final`, both along half a cosine (Smith and Topin 2018).
 
     torch's OneCycleLR with div_factor = 1 / start and final_div_factor = start / final, over one step more; the
@@ -72,20 +74,22 @@ def one_cycle(at: Position, *, warmup: float = 0, rise: float = 0.3, start: floa
     if at.step < steps:
         return warm(at, steps) * start
     share = progress(at, steps)
-    if share < rise:
-        return start + (1 - start) * (1 - cos(pi * share / rise)) / 2
-    return final + (1 - final) * (1 + cos(pi * (share - rise) / (1 - rise))) / 2
+    if share < pct_start:
+        return start + (1 - start) * (1 - cos(pi * share / pct_start)) / 2
+    return final + (1 - final) * (1 + cos(pi * (share - pct_start) / (1 - pct_start))) / 2
 
 
-def triangle(at: Position, *, warmup: float = 0, rise: float = 0.25, start: float = 0.2, final: float = 0.0) -> float:
+def triangle(
+    at: Position, *, warmup: float = 0, pct_start: float = 0.25, start: float = 0.2, final: float = 0.0
+) -> float:
     """A straight line up from `start` to 1 and another down to `final` (Smith 2017); with a `rise` of 0 only down."""
     steps = warm_steps(at, warmup)
     if at.step < steps:
-        return warm(at, steps) * (start if rise else 1.0)
+        return warm(at, steps) * (start if pct_start else 1.0)
     share = progress(at, steps)
-    if share < rise:
-        return start + (1 - start) * share / rise
-    return final + (1 - final) * (1 - share) / (1 - rise)
+    if share < pct_start:
+        return start + (1 - start) * share / pct_start
+    return final + (1 - final) * (1 - share) / (1 - pct_start)
 
 
 def plateau(

@@ -174,7 +174,7 @@ def _rounded(number: float) -> float:
 
 
 def tune_workers(tree: Tree, builder: Builder) -> Proposal:
-    """The fewest dataset.workers whose batches come faster than the network takes them; 0 with images on the device.
+    """The fewest dataset.num_workers that keep up with the network; 0 if the images are on the device.
 
     Each row reads for about a second behind its first batch, which starts the workers.
     """
@@ -192,16 +192,16 @@ def tune_workers(tree: Tree, builder: Builder) -> Proposal:
     enough = [row for row in rows if row["step_share"] <= 0.1 or row["workers"] == "resident"]
     chosen = enough[0] if enough else max(rows, key=lambda row: row["batches_per_s"])
     if chosen["workers"] == "resident":
-        words = ["dataset.workers=0", "dataset.resident=auto"]
+        words = ["dataset.num_workers=0", "dataset.in_memory=auto"]
         return Proposal(rows, words, "the images fit in memory, where no process is needed to read them")
-    words = [f"dataset.workers={chosen['workers']}", "dataset.resident=false"]
+    words = [f"dataset.num_workers={chosen['workers']}", "dataset.in_memory=false"]
     bound = "data and network overlap" if enough else "the data stay the slower side"
     return Proposal(rows, words, f"{chosen['batches_per_s']:,.0f} batches a second, {1 / step_s:,.0f} taken: {bound}")
 
 
 def _workers_row(parts: Assembly, workers: int | None, step_s: float) -> dict[str, Any]:
     """workers: None for images that live on the device."""
-    settings = {"workers": workers or 0, "resident": workers is None}
+    settings = {"num_workers": workers or 0, "in_memory": workers is None}
     tree = parts.tree | {"dataset": parts.tree["dataset"] | settings}
     train, _, _ = build.split_training(tree, parts.data)
     source, _ = build.build_train_source(parts.builder, tree, parts.data.train, train, parts.runtime.device)

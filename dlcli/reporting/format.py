@@ -98,7 +98,7 @@ def summary_of(config: Mapping[str, Any], option: Callable[[str], str | None]) -
             items[-1] += f" lr={_node(config, 'optimizer', 'lr'):g}"
     for group in ("regularization", "augmentation"):
         active = _active(config.get(group))
-        if active and active[-1].startswith("edge=") and len(active) == 1:  # of pictures that are not moved
+        if active and active[-1].startswith("padding_mode=") and len(active) == 1:  # of pictures that are not moved
             active = []
         items.append(f"{group} {' '.join(active) or 'none'}")
     epochs, steps, time = (_node(config, "trainer", key) for key in ("epochs", "max_steps", "max_time"))
@@ -108,7 +108,7 @@ def summary_of(config: Mapping[str, Any], option: Callable[[str], str | None]) -
         str(time or ""),
     ]
     items += [limit for limit in limits if limit]
-    accumulate = _node(config, "trainer", "accumulate") or 1
+    accumulate = _node(config, "trainer", "accumulate_grad_batches") or 1
     batch = _node(config, "dataset", "batch_size")
     items += [f"batch {batch}" + (f" × {accumulate}" if accumulate > 1 else "")] if batch else []
     items += [f"seed {config['seed']}"] if config.get("seed") is not None else []

@@ -32,7 +32,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from dlcli.config.renamed import renamed
+from dlcli.config.renamed import renamed, renamed_node
 from dlcli.errors import CheckpointError, DivergedError, EnvironmentFault, printable
 from dlcli.runs.disk import discard
 
@@ -277,7 +277,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise _damaged(path, "it does not name the two files of a checkpoint")
     if (named := NAME.fullmatch(folder.name)) and int(named.group(1)) != manifest.step:
         raise _damaged(path, f"it is of step {manifest.step}, not of {folder.name}")
-    return manifest.model_copy(update={"config": renamed(manifest.config), "teacher": renamed(manifest.teacher)})
+    return manifest.model_copy(
+        update={"config": renamed(manifest.config), "teacher": renamed_node(manifest.teacher, "model")}
+    )
 
 
 def _first_error(error: Exception) -> str:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from dlcli.config.renamed import renamed_record
 from dlcli.runs.redaction import find_secrets, redact
 
 
@@ -116,7 +117,10 @@ def finite(value: Any) -> Any:
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run, in order; none where there is no file, and without a torn last line."""
+    """The events of a run, in order, their settings in today's names.
+
+    None if there is no file; a torn last line is left out.
+    """
     try:
         file = path.open("rb")
     except OSError:
@@ -128,7 +132,7 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 continue
             if isinstance(event, dict):
-                yield event
+                yield renamed_record(event) if event.get("event") == "run_started" else event
 
 
 def now() -> str:

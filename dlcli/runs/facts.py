@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config.folders import GROUPS
+from dlcli.config.renamed import renamed_record
 from dlcli.errors import CheckpointError
 from dlcli.runs.disk import MAX_JSON_BYTES
 from dlcli.runs.find import RunRow, all_runs, row
@@ -49,7 +50,7 @@ class RunFacts:
                 event = json.loads(file.readline(MAX_JSON_BYTES))
         except (OSError, ValueError, RecursionError):
             return {}
-        return event if isinstance(event, dict) and event.get("event") == "run_started" else {}
+        return renamed_record(event) if isinstance(event, dict) and event.get("event") == "run_started" else {}
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlcli.config.renamed import renamed
+from dlcli.config.renamed import renamed_record
 from dlcli.config.settings import RESERVED_NAMES
 from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
 from dlcli.runs.disk import environment_fault, flock, read_json, write_atomically
@@ -166,7 +166,7 @@ class RunFolder:
             raise _damaged(self.run_yaml, printable(error)) from error
         if not isinstance(record, dict):
             raise _damaged(self.run_yaml, "it is empty")
-        return record | {"config": renamed(record["config"])} if "config" in record else record
+        return renamed_record(record)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomically(self.summary, (json.dumps(redact(summary), indent=1) + "\n").encode())

@@ -131,11 +131,11 @@ def parallelize(network: nn.Module, plan: Mapping[str, str], ranks: Alone | Rank
     if isinstance(ranks, Alone):
         return ranks
     size = ranks.world_size
-    heads = getattr(network, "heads", size)
+    heads = getattr(network, "num_heads", size)
     if isinstance(heads, int) and heads % size:
         raise ConfigError(
-            f"model.heads={heads} cannot be split over {size} devices",
-            hint=f"Choose model.heads as a multiple of {size}, or runtime.devices as a divisor of {heads}.",
+            f"model.num_heads={heads} cannot be split over {size} devices",
+            hint=f"Choose model.num_heads as a multiple of {size}, or runtime.devices as a divisor of {heads}.",
         )
     layers: dict[str, ParallelStyle] = {
         name: {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}[how]() for name, how in plan.items()

@@ -69,7 +69,8 @@ class Classification(Task):
         return self.measure(self.answer(*batch.inputs), batch.labels)
 
     def answer(self, *inputs: Tensor) -> Tensor:
-        """Logits (B, K) of held-out examples: the model's, or with test-time augmentation the mean over several views of
+        """Logits (B, K) of held-out examples: the model's, or with test-time augmentation the mean over several views
+        of
         each image.
 
         The views of cifar10-airbench: the image for one half, its copies moved up-left and down-right for the other;

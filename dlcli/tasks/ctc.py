@@ -21,14 +21,14 @@ class CTC(Task):
     A batch has `inputs`, the model's arguments, targets (B, U) int64 and target_lengths (B,) int64; the model gives
     logits (B, F, V), the blank first, and the frames (B,) of each recording. A transcript with more characters than
     frames cannot be aligned: its loss is 0 (the readers leave such recordings out).
-    decoding: "greedy" or "beam", for the scores; beam: readings that the search keeps.
+    decoding: "greedy" or "beam", for the scores; beam_size: readings that the search keeps.
     """
 
-    def __init__(self, model: nn.Module, *, decoding: str = "greedy", beam: int = 8):
+    def __init__(self, model: nn.Module, *, decoding: str = "greedy", beam_size: int = 8):
         super().__init__()
         if decoding not in ("greedy", "beam"):
             raise ConfigError(f"task.decoding={decoding} is not known", hint="task.decoding=greedy or beam")
-        self.model, self.decoding, self.beam = model, decoding, beam
+        self.model, self.decoding, self.beam_size = model, decoding, beam_size
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         loss = self.losses(batch, *self.read(*batch.inputs)).mean()
@@ -68,7 +68,7 @@ class CTC(Task):
     def decode(self, log_probs_BFV: Tensor, frames_B: Tensor) -> list[list[int]]:
         if self.decoding == "greedy":
             return greedy(log_probs_BFV, frames_B)
-        return [list(readings[0][0]) for readings in self.search(log_probs_BFV, frames_B, self.beam)]
+        return [list(readings[0][0]) for readings in self.search(log_probs_BFV, frames_B, self.beam_size)]
 
     def search(self, log_probs_BFV: Tensor, frames_B: Tensor, width: int) -> list[list[Reading]]:
         """Up to `width` readings of each recording, the most probable first."""
@@ -79,13 +79,14 @@ class CTC(Task):
     def transcribe(self, *inputs: Tensor, top: int = 1, width: int | None = None) -> list[list[Reading]]:
         """The `top` readings of each recording that a beam search finds, and the logarithms of their probabilities.
 
-        width: readings that the search keeps, instead of `beam`.
+        width: readings that the search keeps, instead of `beam_size`.
         """
-        return [readings[:top] for readings in self.search(*self.read(*inputs), width or max(self.beam, top))]
+        return [readings[:top] for readings in self.search(*self.read(*inputs), width or max(self.beam_size, top))]
 
     @torch.no_grad()
     def transcribe_greedily(self, *inputs: Tensor) -> list[list[Reading]]:
-        """One reading of each recording, from the likeliest character of every frame, and the log-probability of its text,
+        """One reading of each recording, from the likeliest character of every frame, and the log-probability of its
+        text,
         summed over all alignments as in a beam search.
         """
         log_probs_BFV, frames_B = self.read(*inputs)

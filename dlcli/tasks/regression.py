@@ -21,7 +21,8 @@ class Regression(Task):
     """Mean squared error, mean absolute error, or Huber's loss (1964), which changes from the one to the other at 1.
 
     A batch has `inputs`, the model's arguments, `targets` (B,) float, standardised, and `unit`, the size of 1 of them
-    in the unit of the data; the model gives (B, 1). The loss is of standardised numbers; rmse and mae are in the unit of
+    in the unit of the data; the model gives (B, 1). The loss is of standardised numbers; rmse and mae are in the unit
+    of
     the data.
     """
 

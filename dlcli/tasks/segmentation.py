@@ -39,7 +39,8 @@ class Segmentation(Task):
 
     @torch.no_grad()
     def statistics(self, source: Iterable[Any]) -> Sums:
-        """mean_iou: intersection over union, each summed over all pixels of the set; the mean over the classes that occur
+        """mean_iou: intersection over union, each summed over all pixels of the set; the mean over the classes that
+        occur
         in masks or answers. accuracy: share of right pixels. loss. Counted on the device, read once.
         """
         losses, counts = zip(*(self._measure(batch) for batch in source), strict=True)

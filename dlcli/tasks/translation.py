@@ -26,13 +26,13 @@ class Translation(Task):
     A batch has `inputs`, the model's arguments; source (B, K) and source_lengths (B,) int64; labels (B, Q) int64, below
     0 where there is none; num_targets; texts, which decodes tokens and knows the references. The model gives logits
     (B, Q, V), and begins and extends translations; see Seq2SeqTransformer.
-    beam: translations that the search keeps at each step; 1: always the likeliest token.
+    beam_size: translations that the search keeps at each step; 1: always the likeliest token.
     """
 
-    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.1, beam: int = 1):
+    def __init__(self, model: nn.Module, *, label_smoothing: float = 0.1, beam_size: int = 1):
         super().__init__()
         self.model = model
-        self.label_smoothing, self.beam = label_smoothing, beam
+        self.label_smoothing, self.beam_size = label_smoothing, beam_size
 
     def loss(self, batch: Any, phase: str) -> tuple[Tensor, Values]:
         loss = self.summed(batch, self.label_smoothing) / batch.num_targets
@@ -52,44 +52,44 @@ class Translation(Task):
         for batch in source:
             nats.append(self.summed(batch).double())
             num_targets += batch.num_targets
-            tokens_BWQ = self.translate(batch.source, batch.source_lengths, beam=self.beam)[0]
+            tokens_BWQ = self.translate(batch.source, batch.source_lengths, beam_size=self.beam_size)[0]
             written += [batch.texts.decode(tokens) for tokens in tokens_BWQ[:, 0].tolist()]
             references += [batch.texts.references[row] for row in batch.index.tolist()]
         loss = torch.stack(nats).sum().item() / num_targets
         return Sums({"counts": bleu_counts(written, references)}, bleu, others={"loss": loss})
 
     @torch.no_grad()
-    def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beam: int = 1) -> tuple[Tensor, Tensor]:
+    def translate(self, source_BK: Tensor, lengths_B: Tensor, *, beam_size: int = 1) -> tuple[Tensor, Tensor]:
         """Tokens (B, W, Q) int64, 0 after each end, without <bos> and <eos>; scores (B, W), the best first."""
-        return beam_search(self.model, source_BK, lengths_B, beam=beam)
+        return beam_search(self.model, source_BK, lengths_B, beam_size=beam_size)
 
 
-def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beam: int) -> tuple[Tensor, Tensor]:
-    """The `beam` translations of each source that were the likeliest at every step; see Translation.translate.
+def beam_search(network: Any, source_BK: Tensor, lengths_B: Tensor, *, beam_size: int) -> tuple[Tensor, Tensor]:
+    """The `beam_size` translations of each source that were the likeliest at every step; see Translation.translate.
 
     The scores are log-probabilities divided by the length penalty ((5 + Q) / 6) ** 0.6 of Wu et al. (2016, eq. 14). A
     translation has at most twice the source's tokens plus ten: this does not depend on the rest of the batch.
     """
     device, num_sources = source_BK.device, len(source_BK)
-    rows_N = torch.arange(num_sources, device=device).repeat_interleave(beam)
+    rows_N = torch.arange(num_sources, device=device).repeat_interleave(beam_size)
     state = network.begin(source_BK, lengths_B).at(rows_N)
     limit_B1 = (2 * lengths_B + 10)[:, None]
-    written_NQ = torch.full((num_sources * beam, 1), BOS, device=device)
-    total_BW = torch.full((num_sources, beam), -math.inf, device=device)
+    written_NQ = torch.full((num_sources * beam_size, 1), BOS, device=device)
+    total_BW = torch.full((num_sources, beam_size), -math.inf, device=device)
     total_BW[:, 0] = 0.0  # all beams begin alike: only the first counts
-    is_done_BW = torch.zeros(num_sources, beam, dtype=torch.bool, device=device)
+    is_done_BW = torch.zeros(num_sources, beam_size, dtype=torch.bool, device=device)
     while not bool(is_done_BW.all()):  # waits for the device, which is fine outside training
         logits_NV, state = network.extend(written_NQ[:, -1], state)
-        gains_BWV = step_gains(logits_NV.float()).unflatten(0, (num_sources, beam))
+        gains_BWV = step_gains(logits_NV.float()).unflatten(0, (num_sources, beam_size))
         gains_BWV = gains_BWV.masked_fill(is_done_BW[:, :, None], -math.inf)
         gains_BWV[:, :, PAD] = gains_BWV[:, :, PAD].where(~is_done_BW, 0.0)  # a finished translation stays as it is
-        total_BW, place_BW = (total_BW[:, :, None] + gains_BWV).flatten(1).topk(beam)
+        total_BW, place_BW = (total_BW[:, :, None] + gains_BWV).flatten(1).topk(beam_size)
         from_BW, token_BW = place_BW // logits_NV.shape[1], place_BW % logits_NV.shape[1]
-        rows_N = (torch.arange(num_sources, device=device)[:, None] * beam + from_BW).flatten()
-        state = state.at(rows_N) if beam > 1 else state
+        rows_N = (torch.arange(num_sources, device=device)[:, None] * beam_size + from_BW).flatten()
+        state = state.at(rows_N) if beam_size > 1 else state
         written_NQ = torch.cat([written_NQ[rows_N], token_BW.flatten()[:, None]], 1)
         is_done_BW = is_done_BW.gather(1, from_BW) | (token_BW == EOS) | (written_NQ.shape[1] - 1 >= limit_B1)
-    return ranked(written_NQ[:, 1:].unflatten(0, (num_sources, beam)), total_BW)
+    return ranked(written_NQ[:, 1:].unflatten(0, (num_sources, beam_size)), total_BW)
 
 
 def step_gains(logits_NV: Tensor) -> Tensor:

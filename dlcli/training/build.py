@@ -130,7 +130,7 @@ def build_train_source(
         examples,
         indices,
         batch_size=settings["batch_size"],
-        accumulate=tree["trainer"]["accumulate"],
+        accumulate=tree["trainer"]["accumulate_grad_batches"],
         seed=tree["seed"],
         device=device,
         **_reading(settings),
@@ -144,13 +144,14 @@ def build_train_source(
 def _residency(examples: Examples, settings: Tree, device: torch.device) -> tuple[bool, str]:
     if isinstance(examples, Records):
         return True, compare(examples.nbytes, device)[1]
-    setting, workers = settings["resident"], settings["workers"]
+    setting, workers = settings["in_memory"], settings["num_workers"]
     return choose_residency(num_bytes(examples), setting, workers, device)
 
 
 def _reading(settings: Tree) -> dict[str, Any]:
     """How labelled images are read; other data have none of it."""
-    return {name: settings[name] for name in ("mean", "std", "workers") if name in settings}
+    arguments = {"mean": "mean", "std": "std", "num_workers": "workers"}
+    return {arguments[name]: settings[name] for name in arguments if name in settings}
 
 
 def build_eval_source(
@@ -210,8 +211,8 @@ def tensor_parallel_plan(network: nn.Module) -> dict[str, str]:
     """How the network's layers are split over devices, by its own word. Raises ConfigError for one that cannot be."""
     plan: Callable[[], dict[str, str]] | None = getattr(network, "tensor_parallel_plan", None)
     if plan is None:
-        told = f"runtime.parallel=tensor: {type(network).__name__} does not say how its layers are split"
-        raise ConfigError(told, hint="runtime.parallel=data or shard, or model=vit")
+        told = f"runtime.parallel=tp: {type(network).__name__} does not say how its layers are split"
+        raise ConfigError(told, hint="runtime.parallel=ddp or fsdp, or model=vit")
     return plan()
 
 

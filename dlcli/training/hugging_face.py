@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 ADDRESS = "hf://"  # in front of a name on huggingface.co
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (CONFIG, WEIGHTS, "tokenizer.json")
-SHARED = {"max_position_embeddings": "positions", "vocab_size": "num_tokens"}
+SHARED = {"max_position_embeddings": "max_positions", "vocab_size": "num_tokens"}
 SIZES = {  # model_type -> their name of a size -> ours
     "bert": SHARED
     | {
-        "hidden_size": "width",
-        "num_hidden_layers": "layers",
-        "num_attention_heads": "heads",
-        "intermediate_size": "feed_forward",
+        "hidden_size": "hidden_size",
+        "num_hidden_layers": "num_layers",
+        "num_attention_heads": "num_heads",
+        "intermediate_size": "ffn_size",
     },
-    "distilbert": SHARED | {"dim": "width", "n_layers": "layers", "n_heads": "heads", "hidden_dim": "feed_forward"},
+    "distilbert": SHARED
+    | {"dim": "hidden_size", "n_layers": "num_layers", "n_heads": "num_heads", "hidden_dim": "ffn_size"},
 }
 ACTIVATIONS = {"bert": "hidden_act", "distilbert": "activation"}
 

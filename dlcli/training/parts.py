@@ -55,7 +55,7 @@ class Assembly:
         if resume_from:
             check_weights(meta, resume_from.weights, resume_from.folder)
         signals.raise_if_received()
-        if tree["runtime"].get("parallel") == "tensor":  # all ranks see the same batches
+        if tree["runtime"].get("parallel") == "tp":  # all ranks see the same batches
             self.ranks = build.split_ranks(ranks)
         with memory_faults(self.memory_remedy):
             self._build_sources(share_evaluation=loop.has_mean_scores(meta))
@@ -117,11 +117,11 @@ class Assembly:
                 synchronise(getattr(self.task, phase), self.ranks)
         if self.ranks.num_data_ranks > 1:
             self.task.share(self.ranks.sum_in_place)
-        how = self.tree["runtime"].get("parallel", "data")
-        if how != "data":
+        how = self.tree["runtime"].get("parallel", "ddp")
+        if how != "ddp":
             from dlcli.runtime import sharding
 
-            if how == "shard":
+            if how == "fsdp":
                 self.ranks = sharding.shard(self.task, self.task.phases, self.ranks)
             else:
                 for phase in self.task.phases:
@@ -140,7 +140,9 @@ class Assembly:
 
     def _made_up_steps(self, task: Task, runtime: Runtime) -> Iterator[loop.StepDone]:
         """Training on noise that changes no weight."""
-        micro_batches = [checks.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"]["accumulate"]
+        micro_batches = [checks.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"][
+            "accumulate_grad_batches"
+        ]
         optimizers = build.build_optimizers(self.builder, self.tree, task, runtime)
         penalties = build.build_penalties(self.tree, task)
         return loop.train(
@@ -149,10 +151,10 @@ class Assembly:
         )  # fmt: skip
 
     def memory_remedy(self) -> str:
-        batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate"]
+        batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate_grad_batches"]
         if batch == 1:
             return "The batch is one example already: a smaller model, or runtime.precision=bf16."
         effective = batch * accumulate
         smaller = next(b for b in range(batch // 2, 0, -1) if effective % b == 0)
-        words = f"dataset.batch_size={smaller} trainer.accumulate={effective // smaller}"
+        words = f"dataset.batch_size={smaller} trainer.accumulate_grad_batches={effective // smaller}"
         return f"{words} keeps the effective batch of {effective}."

@@ -36,7 +36,7 @@ RESUME_KEYS = (
     "trainer.save_every",
     "regularization.early_stopping.patience",
     "dataset.root",
-    "dataset.workers",
+    "dataset.num_workers",
     "runtime.device",
     "runtime.devices",
     "runtime.threads",
@@ -230,10 +230,10 @@ def keep_batch(stored: dict[str, Any], tree: dict[str, Any]) -> None:
     The same gradients to rounding, not the same bits.
     """
     before, now_many = (config["runtime"]["devices"] for config in (stored, tree))
-    total = stored["trainer"]["accumulate"] * before
-    if "tensor" in (stored["runtime"].get("parallel"), tree["runtime"].get("parallel")) or before == now_many:
+    total = stored["trainer"]["accumulate_grad_batches"] * before
+    if "tp" in (stored["runtime"].get("parallel"), tree["runtime"].get("parallel")) or before == now_many:
         return
     if total % now_many:
         told = f"runtime.devices={now_many} cannot make the run's steps: {total} micro-batches on {before} devices"
         raise ConfigError(told, hint=f"Choose runtime.devices={before}, or a divisor of {total}.")
-    tree["trainer"]["accumulate"] = total // now_many
+    tree["trainer"]["accumulate_grad_batches"] = total // now_many

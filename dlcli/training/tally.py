@@ -21,7 +21,7 @@ MOST_PENDING = 100  # steps
 def answers_per_step(tree: Mapping[str, Any]) -> int:
     """Logits that a step keeps for its accuracy, where the task has one."""
     settings = tree["dataset"]
-    return settings["batch_size"] * tree["trainer"]["accumulate"] * (settings.get("num_classes") or 1)
+    return settings["batch_size"] * tree["trainer"]["accumulate_grad_batches"] * (settings.get("num_classes") or 1)
 
 
 class Tally:

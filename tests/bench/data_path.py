@@ -23,8 +23,8 @@ SOURCES = {  # what the table says -> words
     "resident": (),
     "resident, augmentation=flip_shift": ("augmentation=flip_shift",),
     "resident, augmentation=standard": ("augmentation=standard",),
-    "loader, workers=0": ("dataset.resident=false",),
-    "loader, workers=2": ("dataset.resident=false", "dataset.workers=2"),
+    "loader, workers=0": ("dataset.in_memory=false",),
+    "loader, workers=2": ("dataset.in_memory=false", "dataset.num_workers=2"),
 }
 
 

@@ -176,5 +176,5 @@ def test_every_config_builds_and_opens_with_its_command(path: Path) -> None:
     config = yaml.safe_load(text)
     assert text.startswith("# dlcli train ") and config.pop("_target_") == "dlcli.datasets.augmentation.Augment"
     config.pop("flip_vertical", None)  # of pictures without an upside
-    assert list(config) == ["rotation", "flip", "crop", "shift", "jitter", "erase", "edge"]
+    assert list(config) == ["rotation", "flip", "crop", "shift", "jitter", "erase", "padding_mode"]
     assert Augment(**config).is_identity == (path.stem == "none")

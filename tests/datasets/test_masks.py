@@ -39,7 +39,7 @@ def write(folder: Path, masks: dict[str, Image.Image], sizes: tuple[int, int] = 
 
 
 def read(path: Path, **settings: Any) -> Data:
-    asked = {k: settings[k] for k in ("instances", "ignored") if k in settings}
+    asked = {k: settings[k] for k in ("instances", "ignore_index") if k in settings}
     if "num_classes" not in settings:
         settings = {"num_classes": peek_masks(str(path), **asked)["num_classes"]} | settings
     return read_masks(str(path), image_shape=[3, SIDE, SIDE], mean=[0.5], std=[0.5], **settings)
@@ -74,7 +74,7 @@ FORMS = {
     "grey as RGB": (lambda: grey(ids(0, 255)).convert("RGB"), {}, ("background", "foreground"), [0, 1]),
     "RGB": (lambda: coloured(ids(0, 1, 2)), {}, ("#000000", "#00ff00", "#ff0000"), [0, 1, 2]),
     "255 is no class": (lambda: grey(ids(0, 1, 255)), {}, ("0", "1"), [0, 1, IGNORED]),
-    "255 is a class": (lambda: grey(ids(0, 128, 255)), {"ignored": None}, ("0", "128", "255"), [0, 1, 2]),
+    "255 is a class": (lambda: grey(ids(0, 128, 255)), {"ignore_index": None}, ("0", "128", "255"), [0, 1, 2]),
     "grey levels": (lambda: grey(ids(0, 100, 200)), {}, ("0", "100", "200"), [0, 1, 2]),
     "absent classes": (lambda: grey(ids(0, 2)), {"num_classes": 4}, ("0", "1", "2", "3"), [0, 2]),
     "instances": (
@@ -264,9 +264,9 @@ def blocks(number: int, side: int = 64) -> torch.Tensor:
     [
         ({"flip": 0.5}, 1.0),
         ({"flip": 0.5, "shift": 5}, 1.0),
-        ({"shift": 5, "edge": "mirror"}, 1.0),
+        ({"shift": 5, "padding_mode": "reflect"}, 1.0),
         ({"rotation": 30}, 0.98),
-        ({"rotation": 30, "flip": 0.5, "crop": [0.5, 0.9], "shift": 3, "edge": "mirror"}, 0.98),
+        ({"rotation": 30, "flip": 0.5, "crop": [0.5, 0.9], "shift": 3, "padding_mode": "reflect"}, 0.98),
     ],
 )
 def test_a_mask_moves_as_its_image_does(settings: dict[str, Any], agreement: float) -> None:
@@ -280,7 +280,7 @@ def test_a_mask_moves_as_its_image_does(settings: dict[str, Any], agreement: flo
     agrees = (moved[:, 0] > 0.5) == (masks == 1)
     assert agrees[known].float().mean() >= agreement
     assert masks.unique().tolist() == ([0, 1] if known.all() else [0, 1, IGNORED])
-    assert known.all() == (settings.get("edge") == "mirror" or set(settings) == {"flip"})
+    assert known.all() == (settings.get("padding_mode") == "reflect" or set(settings) == {"flip"})
 
 
 def test_what_is_erased_is_no_class_and_light_changes_no_mask() -> None:

@@ -167,7 +167,9 @@ def test_a_killed_worker_is_an_environment_fault(examples: LabelledImages) -> No
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EnvironmentFault, match="worker process died") as caught:
         list(itertools.islice(steps, 100))
-    assert "\n" not in caught.value.message and "dataset.workers" in str(caught.value.hint) and caught.value.code == 5
+    assert (
+        "\n" not in caught.value.message and "dataset.num_workers" in str(caught.value.hint) and caught.value.code == 5
+    )
     assert multiprocessing.active_children() == []
 
 
@@ -249,9 +251,9 @@ def test_pixels_go_there_and_back() -> None:
 
 def test_residency_is_chosen_by_size_and_setting() -> None:
     assert choose_residency(5_200_000, "auto", 0, "cpu") == (True, "5.2 MB fit in memory")
-    assert choose_residency(5_200_000, "auto", 2, "cpu") == (False, "dataset.workers=2")
-    assert choose_residency(5_200_000, False, 0, "cpu") == (False, "dataset.resident=false")
-    assert choose_residency(10**15, True, 0, "cpu") == (True, "dataset.resident=true")
+    assert choose_residency(5_200_000, "auto", 2, "cpu") == (False, "dataset.num_workers=2")
+    assert choose_residency(5_200_000, False, 0, "cpu") == (False, "dataset.in_memory=false")
+    assert choose_residency(10**15, True, 0, "cpu") == (True, "dataset.in_memory=true")
     resident, reason = choose_residency(10**15, "auto", 0, "cpu")
     assert not resident and "more than half" in reason
     assert choose_residency(None, "auto", 0, "cpu")[0] is False

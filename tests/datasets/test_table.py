@@ -322,7 +322,7 @@ def test_a_table_without_header_names_columns_by_their_number(write: Write) -> N
     [
         ({"target": "muhc"}, "target=muhc: .* has the columns id, size", "dataset.target=much"),
         ({"target": 7}, "target=7", "Choose"),
-        ({"ignore": ["earn"]}, "dataset.ignore=earn", "dataset.ignore=earned"),
+        ({"ignore": ["earn"]}, "dataset.drop_columns=earn", "dataset.drop_columns=earned"),
         ({"target": "earned"}, "200 different values in 200 rows: these are not classes", "task=regression"),
         (
             {"target_kind": "number"},
@@ -352,8 +352,8 @@ def test_a_table_is_found_beside_the_user_and_under_a_root(write: Write, tmp_pat
     other = tmp_path / "elsewhere"
     other.mkdir()
     path.rename(other / "moved.csv")
-    assert len(read_csv(str(other), "moved.csv", ignore=["earned"]).train) == 144
-    assert len(read_csv(None, "elsewhere/moved.csv", ignore=["earned"]).train) == 144
+    assert len(read_csv(str(other), "moved.csv", drop_columns=["earned"]).train) == 144
+    assert len(read_csv(None, "elsewhere/moved.csv", drop_columns=["earned"]).train) == 144
     with pytest.raises(DataError, match=r"moved.csv"):
         read_csv(None, "moved.csv")
     with pytest.raises(DataError, match="which table"):

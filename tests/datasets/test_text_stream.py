@@ -78,7 +78,7 @@ def test_the_order_of_blocks_and_their_phase_are_functions_of_seed_and_epoch() -
 def read(tmp_path: Path, text: str = PROSE, *, name: str = "book.txt", block: int = 16, **more: Any) -> Data:
     data = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return read_own_text(str(tmp_path / name), block=block, **{**SETTINGS, **more})
+    return read_own_text(str(tmp_path / name), context_length=block, **{**SETTINGS, **more})
 
 
 def text_of(data: Data, split: str) -> str:
@@ -151,12 +151,12 @@ def test_line_ends_of_windows_are_those_of_unix(tmp_path: Path) -> None:
 def test_a_text_that_cannot_be_read_says_why(tmp_path: Path, make: Any, told: str) -> None:
     path = make(tmp_path)
     with pytest.raises(DataError, match=told):
-        read_own_text(None if path is None else str(path), block=8, **SETTINGS)
+        read_own_text(None if path is None else str(path), context_length=8, **SETTINGS)
 
 
 def test_tiny_shakespeare_has_65_characters(real_data: Path) -> None:
     data = read_shakespeare(
-        str(real_data), tokenizer="characters", num_tokens=69, block=128, val_size=0.05, test_size=0.05
+        str(real_data), tokenizer="characters", num_tokens=69, context_length=128, val_size=0.05, test_size=0.05
     )
     sizes = [len(split.columns["stream"].tokens) for split in (data.train, data.val, data.test)]  # type: ignore[union-attr]
     assert (sizes, sum(sizes)) == ([1_003_854, 55_770, 55_770], 1_115_394)

@@ -18,24 +18,26 @@ def choose_residency(
 ) -> tuple[bool, str]:
     """(resident?, the reason as a clause to show). num_bytes: of the images as uint8; None if they are not in memory.
 
-    setting: dataset.resident, which is true, false or "auto".
+    setting: dataset.in_memory, which is true, false or "auto".
     """
     choice = str(setting).lower()
     if choice not in ("auto", "true", "false"):
-        raise ConfigError(f"dataset.resident={setting} is not known.", hint="Choose auto, true or false.")
+        raise ConfigError(f"dataset.in_memory={setting} is not known.", hint="Choose auto, true or false.")
     if choice == "false":
-        return False, "dataset.resident=false"
+        return False, "dataset.in_memory=false"
     if num_bytes is None:
         if choice == "true":
             raise EnvironmentFault(
-                "dataset.resident=true, but these images are too many to be held in memory.",
-                hint="dataset.resident=auto, and dataset.workers=2 to read them in other processes.",
+                "dataset.in_memory=true, but these images are too many to be held in memory.",
+                hint="dataset.in_memory=auto, and dataset.num_workers=2 to read them in other processes.",
             )
         return False, "the images are too many to be held in memory"
     if choice == "true":
-        return True, "dataset.resident=true" + (f", so that dataset.workers={workers} are not used" if workers else "")
+        return True, "dataset.in_memory=true" + (
+            f", so that dataset.num_workers={workers} are not used" if workers else ""
+        )
     if workers > 0:
-        return False, f"dataset.workers={workers}"
+        return False, f"dataset.num_workers={workers}"
     return compare(num_bytes, torch.device(device))
 
 

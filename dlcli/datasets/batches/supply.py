@@ -137,8 +137,8 @@ class ImageSupply(Supply):
         images = self.examples.images
         if images is None:
             raise EnvironmentFault(
-                "dataset.resident=true, but these images are too many to be held in memory.",
-                hint="dataset.resident=auto, and dataset.workers=2 to read them in other processes.",
+                "dataset.in_memory=true, but these images are too many to be held in memory.",
+                hint="dataset.in_memory=auto, and dataset.num_workers=2 to read them in other processes.",
             )
         return images if self.device.type == "cpu" else images[self.indices].to(self.device)
 

@@ -135,5 +135,5 @@ def worker_faults() -> Iterator[None]:
             raise  # not from a worker: such as an error of the device
         raise EnvironmentFault(
             f"A data worker process died: {printable(str(error).splitlines()[0] if str(error) else repr(error))}",
-            hint="Usually memory (or /dev/shm) is full: use fewer (dataset.workers=1) or none (dataset.workers=0).",
+            hint="Usually memory (or /dev/shm) is full: dataset.num_workers=1, or dataset.num_workers=0 for none.",
         ) from error

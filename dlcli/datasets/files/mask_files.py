@@ -85,14 +85,14 @@ class Coding:
 
 
 def peek_masks(
-    path: str | None, root: str | None = None, *, instances: bool = False, ignored: int | None = IGNORED
+    path: str | None, root: str | None = None, *, instances: bool = False, ignore_index: int | None = IGNORED
 ) -> dict[str, int]:
     """num_classes, from the values of all masks. Raises DataError like the reader itself."""
     if instances:
         return {"num_classes": 2}
     tree = list_masks(locate(path, root))
-    key = content_key((), "mask_classes", VERSION, ignored, tree.key)
-    return {"num_classes": cached("mask_classes", key, lambda: count_classes(tree, ignored)).facts["num_classes"]}
+    key = content_key((), "mask_classes", VERSION, ignore_index, tree.key)
+    return {"num_classes": cached("mask_classes", key, lambda: count_classes(tree, ignore_index)).facts["num_classes"]}
 
 
 def count_classes(tree: MaskTree, ignored: int | None) -> Decoded:

@@ -119,7 +119,7 @@ def _prepare_csv(
         num_own_test=tables[1].num_rows if len(tables) == 2 else None,
         val_size=val_size,
         categories=[column_of(table, name, "dataset.categories") for name in categories],
-        ignore=[column_of(table, name, "dataset.ignore") for name in ignore],
+        ignore=[column_of(table, name, "dataset.drop_columns") for name in ignore],
     )
     return replace(prepared, notes=(told_kinds(prepared), *prepared.notes))
 
@@ -143,7 +143,7 @@ def locate(root: str | None, path: str | None) -> Path:
     if path is None:
         raise DataError(
             "dataset.path is not given: dlcli does not know which table to read.",
-            hint="dataset.path=rows.csv dataset.target=COLUMN; to leave columns out: dataset.ignore=[COLUMN]",
+            hint="dataset.path=rows.csv dataset.target=COLUMN; to leave columns out: dataset.drop_columns=[COLUMN]",
         )
     given = Path(path).expanduser()
     found = given if given.is_file() else find_under(data_roots(root), (path,))

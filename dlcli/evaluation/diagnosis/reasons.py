@@ -92,10 +92,10 @@ def diverged(e: Evidence) -> Reason | None:
 def out_of_memory(e: Evidence) -> Reason | None:
     if e.status != "failed" or not e.reason.startswith("out of memory"):
         return None
-    batch, accumulate = e.setting("dataset.batch_size", 2), e.setting("trainer.accumulate", 1)
+    batch, accumulate = e.setting("dataset.batch_size", 2), e.setting("trainer.accumulate_grad_batches", 1)
     half = max(1, batch // 2)
     same = -(-batch * accumulate // half)
-    halved = e.again(f"dataset.batch_size={half}", f"trainer.accumulate={same}")
+    halved = e.again(f"dataset.batch_size={half}", f"trainer.accumulate_grad_batches={same}")
     remedy = halved if half < batch else smaller(e)
     figures = {"reason": e.reason, "batch": batch, "device": e.prepared.get("device", "?")}
     return Reason("Memory did not suffice", _with_peak(e, figures), remedy, 1.0)
@@ -327,7 +327,7 @@ def longer_than_needed(e: Evidence) -> Reason | None:
 
 def data_bound(e: Evidence) -> Reason | None:
     """The device waits for batches: they are read or augmented more slowly than the network takes them."""
-    workers = e.setting("dataset.workers", 0)
+    workers = e.setting("dataset.num_workers", 0)
     figures = {"source": e.prepared.get("source", "?"), "workers": workers}
     is_resident = figures["source"] == "resident"
     remedy = less_augmentation(e) if is_resident else e.again(verb="tune workers")

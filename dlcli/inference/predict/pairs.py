@@ -55,7 +55,7 @@ def looked_at(trained: Trained, tokenizer: Tokenizer, text: str, save: str | Non
     source_1K, lengths_1 = source.values.long()[:, : int(source.lengths[0])], source.lengths
     device, (beam, _) = trained.runtime.device, wanted(trained, 1)
     with trained.runtime.autocast()():
-        tokens_1WQ, _ = trained.task.translate(source_1K.to(device), lengths_1.to(device), beam=beam)  # type: ignore[operator]
+        tokens_1WQ, _ = trained.task.translate(source_1K.to(device), lengths_1.to(device), beam_size=beam)  # type: ignore[operator]
     written = [token for token in tokens_1WQ[0, 0].tolist() if token != PAD]
     keys = [tokenizer.name(token) for token in source_1K[0].tolist()]
     queries = [*(tokenizer.name(token) for token in written), "<eos>"]
@@ -64,8 +64,8 @@ def looked_at(trained: Trained, tokenizer: Tokenizer, text: str, save: str | Non
 
 
 def wanted(trained: Trained, top: int) -> tuple[int, int]:
-    """Beams of the search and translations to show: as task.beam says where the command does, else by `top`."""
-    beam = int(trained.task.beam) if "task.beam" in trained.asked else max(BEAM, top)  # type: ignore[arg-type]
+    """Beams of the search and translations to show: as task.beam_size says where the command does, else by `top`."""
+    beam = int(trained.task.beam) if "task.beam_size" in trained.asked else max(BEAM, top)  # type: ignore[arg-type]
     return beam, min(beam, top)
 
 
@@ -76,7 +76,7 @@ def row(answer: dict[str, Any]) -> list[str | None]:
 
 
 def translated(trained: Trained, tokenizer: Tokenizer, texts: Sequence[str], top: int) -> list[list[str]]:
-    """For each text its `top` different translations, the best first; of task.beam where the command says it."""
+    """For each text its `top` different translations, the best first; of task.beam_size where the command says it."""
     import torch
 
     from dlcli.datasets.sentence_pairs import as_sources
@@ -86,6 +86,6 @@ def translated(trained: Trained, tokenizer: Tokenizer, texts: Sequence[str], top
     tokens_BK, lengths_B = source.values.long().to(trained.runtime.device), source.lengths.to(trained.runtime.device)
     beam, top = wanted(trained, top)
     with trained.runtime.autocast()():
-        tokens_BWQ, _ = trained.task.translate(tokens_BK, lengths_B, beam=beam)  # type: ignore[operator]
+        tokens_BWQ, _ = trained.task.translate(tokens_BK, lengths_B, beam_size=beam)  # type: ignore[operator]
     spelt = [[tokenizer.decode(tokens) for tokens in beams] for beams in tokens_BWQ.tolist()]
     return [list(dict.fromkeys(beams))[:top] for beams in spelt]

@@ -145,4 +145,4 @@ def transcribed(trained: Trained, waves: Sequence[np.ndarray], top: int) -> list
     with trained.runtime.autocast()():
         if task.decoding == "greedy" and "task.decoding" in trained.asked:
             return task.transcribe_greedily(*inputs)
-        return task.transcribe(*inputs, top=top, width=task.beam if "task.beam" in trained.asked else None)
+        return task.transcribe(*inputs, top=top, width=task.beam_size if "task.beam_size" in trained.asked else None)

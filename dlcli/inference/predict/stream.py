@@ -93,7 +93,7 @@ def looked_at(trained: Trained, prompt: str, save: str | None, whole: bool) -> d
     from dlcli.inference.generation import encode_prompt
 
     tokenizer, network = tokenizer_of(trained), trained.task.get_submodule("model")
-    tokens = encode_prompt(prompt, tokenizer)[-int(network.block) :]  # type: ignore[arg-type]
+    tokens = encode_prompt(prompt, tokenizer)[-int(network.context_length) :]  # type: ignore[arg-type]
     keys = [tokenizer.name(token) for token in tokens]
     return look(trained, (torch.tensor([tokens]),), name=prompt, keys=keys, save=save, whole=whole)
 
@@ -105,7 +105,7 @@ def next_tokens(trained: Trained, prompt: str, top: int) -> list[dict[str, Any]]
     from dlcli.inference.generation import encode_prompt, extend
 
     tokenizer, network = tokenizer_of(trained), trained.task.get_submodule("model")
-    tokens = encode_prompt(prompt, tokenizer)[-int(network.block) :]  # type: ignore[arg-type]
+    tokens = encode_prompt(prompt, tokenizer)[-int(network.context_length) :]  # type: ignore[arg-type]
     with torch.no_grad(), trained.runtime.autocast()():
         logits_1V, _ = extend(network, torch.tensor([tokens], device=trained.runtime.device), None)
     values, places = logits_1V[0].float().softmax(0).topk(min(top, len(tokenizer)))

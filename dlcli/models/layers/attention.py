@@ -110,8 +110,8 @@ def check_heads(width: int, heads: int) -> None:
     """Raise ConfigError if the heads do not divide the width."""
     if width % heads:
         raise ConfigError(
-            f"model.heads={heads} does not divide model.width={width}",
-            hint=f"model.heads may be {', '.join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}.",
+            f"model.num_heads={heads} does not divide model.hidden_size={width}",
+            hint=f"model.num_heads may be {', '.join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)}.",
         )
 
 

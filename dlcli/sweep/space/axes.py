@@ -2,7 +2,7 @@
 
 model=mlp,lenet5                            a choice; choice(mlp,lenet5) and glob(*) too
 optimizer.lr=tag(log,interval(1e-4,1e-1))   a range, by its logarithm;  in short  optimizer.lr=1e-4:1e-1:log
-model.width=int(interval(16,64))            whole numbers;              in short  model.width=16:64
+model.hidden_size=int(interval(16,64))            whole numbers;              in short  model.hidden_size=16:64
 trainer.epochs=range(1,10,2)                1, 3, 5, 7, 9
 """
 

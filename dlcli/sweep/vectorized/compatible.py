@@ -62,12 +62,12 @@ def _hindrances(tree: Tree) -> Iterator[str]:
     for key in ("mixup", "cutmix"):
         if tree["task"].get(key):
             yield f"task.{key}={tree['task'][key]}: a batch is mixed by the draws of one run"
-    if trainer["accumulate"] != 1:
-        yield f"trainer.accumulate={trainer['accumulate']}: a step has one micro-batch"
+    if trainer["accumulate_grad_batches"] != 1:
+        yield f"trainer.accumulate_grad_batches={trainer['accumulate']}: a step has one micro-batch"
     if trainer["max_time"] is not None:
         yield f"trainer.max_time={trainer['max_time']}: the clock of many runs is not that of one"
-    if data["resident"] is False or (data["workers"] and data["resident"] is not True):
-        settings = f"dataset.resident={str(data['resident']).lower()} dataset.workers={data['workers']}"
+    if data["in_memory"] is False or (data["num_workers"] and data["in_memory"] is not True):
+        settings = f"dataset.in_memory={str(data['resident']).lower()} dataset.num_workers={data['workers']}"
         yield f"{settings}: images are read on the way"
     if runtime.get("compile") is True:
         yield "runtime.compile=true"

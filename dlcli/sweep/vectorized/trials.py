@@ -93,10 +93,10 @@ class Trials:
         settings = self.trees[0]["dataset"]
         for examples in (self.data.train, self.data.test):
             size, device = num_bytes(examples), self.runtime.device
-            is_resident, why = choose_residency(size, settings["resident"], settings["workers"], device)
+            is_resident, why = choose_residency(size, settings["in_memory"], settings["num_workers"], device)
             if not is_resident:
                 told = f"these trials cannot be trained together: their images are not held in memory ({why})"
-                raise ConfigError(told, hint="Train them one by one, or with dataset.resident=true.")
+                raise ConfigError(told, hint="Train them one by one, or with dataset.in_memory=true.")
 
     # ------------------------------------------------------------------------------------------------------ the objects
 

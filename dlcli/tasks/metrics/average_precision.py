@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """Scores in [0, 1]. per_class, per_class50: by label, for the classes that have boxes. Without any box all are 0."""
+    """Scores in [0, 1]. per_class, per_class50: by label, for classes that have boxes. Without any box all are 0."""
 
     map: float
     map50: float
@@ -50,7 +50,7 @@ class Ranked(NamedTuple):
 
 
 class Detections:
-    """What images add to map50 and map: see whole_set.Statistics. They are matched once; a sample only counts them again."""
+    """What images add to map50 and map: see statistics.Statistics. Matched once; a sample only counts them again."""
 
     means: Mapping[str, Tensor] = MappingProxyType({})
     num_samples = 500  # with 87 images, some milliseconds each
