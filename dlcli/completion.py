@@ -1,7 +1,8 @@
 """What may follow on the command line, for <TAB>: commands, experiments, groups, options, keys, runs and flags.
 
 The shell calls `dlcli` with _DLCLI_COMPLETE set; cli.main() then calls `answer()` before anything else is imported.
-Everything is read from the file system line by line, without Typer or a YAML reader, so that an answer takes < 0.2 s.
+Everything is read from files line by line, without Typer or a YAML reader, so that an answer takes < 0.2 s. What the
+commands take is in completion.txt, which is generated from the Typer app; a test compares the two.
 """
 
 from __future__ import annotations
@@ -9,35 +10,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from dlcli.config import folders
 
-COMMANDS = Path(__file__).resolve().parent / "commands"
-NAMED_OTHERWISE = {"evaluate": "eval"}  # a module cannot well have the name of a builtin
-TAKES_EXPERIMENT = ("train", "config", "plan", "info", "sweep", "explain")
-TAKES_RUN = ("eval", "generate", "resume", "rerun", "runs", "sync", "why", "compare", "export", "serve")
-TAKES_CHECKPOINT = ("eval", "predict", "generate", "export", "serve")
-TAKES_OVERRIDES = (*TAKES_EXPERIMENT, "eval", "resume")
-TAKES_FILTER = ("ls", "prune", "export")
-FIXED_VALUES = {
-    "--split": ("test", "val", "train"),
-    "--fail-if": ("worse", "not-better"),
-    "--sampler": ("tpe", "random", "quasi-random", "grid", "gp", "cmaes", "nsga2"),
-    "--pruner": ("none", "median", "halving", "hyperband"),
-    "--data": ("separable", "clouds", "moons", "circles", "xor"),  # of dlcli learn
-}
-TAKES_VALUE = (  # options that are followed by a word of their own
-    "--config-dir", "--fail-if", "--format", "--limit", "--metric", "--older-than", "--outputs", "--project", "--run",
-    "--seeds", "--sort", "--split", "--sweep", "--timeout", "--to", "--top", "--trust", "-n", "--trials", "--sampler",
-    "--pruner", "--objective", "--workers", "--name", "--seed", "--keep", "--max-failures", "--storage", "--grace",
-    "--as", "--trial", "--picture", "--data", "--epochs", "--lr", "--scale", "--hidden", "--steps", "--steepness",
-    "--strength", "--rate", "--depth", "--prompt", "--tokens", "--temperature", "--top-k", "--top-p", "--stop", "--num",
-    "--save", "--threshold",
-)  # fmt: skip
+TABLE = Path(__file__).resolve().with_name("completion.txt")  # made from the Typer app by tests/completion_table.py
 MOST_RUNS = 200  # offered at one <TAB>, newest first
 
 
@@ -56,46 +36,46 @@ def answer() -> NoReturn:
 
 def complete(words: Sequence[str], current: str) -> list[str]:
     """What the word `current` may become, after the whole `words` that follow `dlcli`."""
+    table = read_table()
+    with_value = {option for entry in table.values() for option, value in entry.options.items() if value is not None}
     plain = [
         word
         for before, word in zip(["", *words], words, strict=False)
-        if not word.startswith("-") and before not in TAKES_VALUE
+        if not word.startswith("-") and before not in with_value
     ]
     if not plain:
-        return _matching(current, ["--help", "--version"] if current.startswith("-") else _commands())
-    command, rest = plain[0], plain[1:]
-    if words[-1] in TAKES_VALUE:
-        return _matching(current, _option_values(words[-1], command, words, current))
+        return _matching(current, _flags(table[""]) if current.startswith("-") else _below("", table))
+    command, rest, subcommands = plain[0], plain[1:], _below(plain[0], table)
+    entry = table.get(_path(plain, subcommands)) or Entry()
+    if words[-1] in with_value:
+        return _matching(current, _option_values(words[-1], entry, words, current))
     if current.startswith("-"):
         option, equals, value = current.partition("=")
-        found = [f"{option}={v}" for v in _option_values(option, command, words, value)] if equals else _flags(command)
+        found = [f"{option}={v}" for v in _option_values(option, entry, words, value)] if equals else _flags(entry)
         return _matching(current, found)
-    subcommands = _subcommands(command)
     if command == "sweep":
         return _matching(current, _of_a_sweep(words, rest, current, subcommands))
     if subcommands and not rest:
         return _matching(current, subcommands)
-    rest = rest[1:] if subcommands else rest
+    rest, takes = rest[1:] if subcommands else rest, entry.takes
     if command == "completion":
         return [] if rest else _matching(current, list(SCRIPTS))
     if command == "list":
         return [] if rest else _matching(current, folders.groups(folders.search_path(_value_of("--config-dir", words))))
-    if command == "runs" and plain[1] in TAKES_FILTER:
+    if "FILTER" in takes:
         return [] if rest else _matching(current, folders.options("experiment", folders.search_path()))
-    if plain[:2] == ["runs", "rm"]:
-        return _matching(current, _runs(words, current, checkpoints=False))
     if plain[:2] == ["runs", "restore"]:
         return _matching(current, _removed(words))
-    if command in TAKES_RUN and not (rest and command != "compare"):
-        return _matching(current, _runs(words, current, checkpoints=command in TAKES_CHECKPOINT))
+    if "RUN" in takes and (not rest or takes.startswith("RUNS")):
+        return _matching(current, _runs(words, current, checkpoints="CHECKPOINT" in takes))
     if plain[:2] == ["config", "why"] and "=" not in current:
         found = list(_settings(words, rest, current, experiments=True))
         return _matching(current, found if _names_key(rest, words) else _asked_keys(found))
-    if command == "info" and not rest and "=" not in current:
+    if "[MODEL]" in takes and not rest and "=" not in current:
         search = folders.search_path(_value_of("--config-dir", words))
         return _matching(current, [*folders.options("experiment", search), *folders.options("model", search)])
-    if command in TAKES_OVERRIDES:
-        return _matching(current, _settings(words, rest, current, experiments=command in TAKES_EXPERIMENT))
+    if "KEY=VALUE" in takes:
+        return _matching(current, _settings(words, rest, current, experiments="RUN" not in takes))
     return []
 
 
@@ -119,40 +99,54 @@ def _matching(current: str, candidates: Iterable[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------- commands and flags
 
 
-def _commands() -> list[str]:
-    names = (path.stem for path in COMMANDS.glob("*.py"))
-    return sorted(NAMED_OTHERWISE.get(name, name) for name in names if not name.startswith("_"))
+class Entry(NamedTuple):
+    """A command of the table: its arguments, and each option with its value, or None for a switch."""
+
+    takes: str = ""
+    options: Mapping[str, str | None] = {}
 
 
-def _source(command: str) -> str:
-    stem = next((stem for stem, name in NAMED_OTHERWISE.items() if name == command), command)
-    path = COMMANDS / f"{stem}.py"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def read_table() -> dict[str, Entry]:
+    """Each command by its words (`eval`, `runs ls`); "" is `dlcli` itself. In the order of the Typer app."""
+    table: dict[str, Entry] = {}
+    options: dict[str, str | None] = {}
+    for line in TABLE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("  "):
+            name, tab, value = line.strip().partition("\t")
+            options[name] = value if tab else None
+        else:
+            words, _, takes = line.partition("\t")
+            options = {}
+            table[words] = Entry(takes, options)
+    return table
 
 
-def _flags(command: str) -> list[str]:
-    """The options that a command's file declares, and those it imports from commands/__init__.py."""
-    source = _source(command)
-    imported = re.search(r"^from dlcli\.commands import (.+)$", source, re.MULTILINE)
-    names = set(re.findall(r"\w+", imported[1])) if imported else set()
-    shared = re.split(r"^(?=\w+ = )", (COMMANDS / "__init__.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    texts = [source, *(text for text in shared if text.partition(" = ")[0] in names)]
-    return ["--help", *sorted({flag for text in texts for flag in re.findall(r'"(--[a-z][a-z-]+)', text)})]
+def _below(command: str, table: Mapping[str, Entry]) -> list[str]:
+    """The commands there are, sorted; of one of them its subcommands, in their order."""
+    if not command:
+        return sorted(path for path in table if path and " " not in path)
+    return [path.removeprefix(f"{command} ") for path in table if path.startswith(f"{command} ")]
 
 
-def _subcommands(command: str) -> list[str]:
-    """`ls` and `show` of `runs`: what `@app.command("ls")`, or `@app.command()` over `def show(`, names."""
-    found = re.findall(r'^@app\.command\((?:"([\w-]+)")?[^\n]*\)\ndef (\w+)', _source(command), re.MULTILINE)
-    return [given or name for given, name in found]
+def _path(plain: Sequence[str], subcommands: Sequence[str]) -> str:
+    """The words of the command on the line; `dlcli sweep digits` is `sweep start`."""
+    if plain[1:2] and plain[1] in subcommands:
+        return f"{plain[0]} {plain[1]}"
+    return "sweep start" if plain[0] == "sweep" else plain[0]
 
 
-def _option_values(option: str, command: str, words: Sequence[str], current: str) -> Iterable[str]:
+def _flags(entry: Entry) -> list[str]:
+    return ["--help", *(name for name in entry.options if name.startswith("--"))]
+
+
+def _option_values(option: str, entry: Entry, words: Sequence[str], current: str) -> Iterable[str]:
     """What may follow an option; nothing where the shell knows better (folders), or nobody does."""
-    if option in FIXED_VALUES:
-        return FIXED_VALUES[option]
-    if command == "runs" and option in ("--format", "--sweep"):
-        return ("csv", "json", "markdown") if option == "--format" else _sweeps(words)
-    return _runs(words, current, checkpoints=command in TAKES_CHECKPOINT) if option == "--run" else ()
+    value = entry.options.get(option) or ""
+    if "RUN" in value:
+        return _runs(words, current, checkpoints="CHECKPOINT" in value)
+    if option == "--sweep":
+        return _sweeps(words)
+    return value.split("|") if "|" in value else ()
 
 
 # --------------------------------------------------------------------------------------------------------------- runs

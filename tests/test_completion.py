@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcli.completion import SCRIPTS, complete, scan, script
+from dlcli.completion import SCRIPTS, TABLE, complete, scan, script
 from dlcli.config.folders import bodies, packaged_conf
 from dlcli.runs.folder import RunFolder
 
@@ -247,6 +247,25 @@ def test_the_commands_offered_are_those_that_exist() -> None:
 
         registered = typer.main.get_command(group).commands  # type: ignore[attr-defined]
     assert complete([], "") == sorted(registered)
+
+
+def test_the_table_is_that_of_the_typer_app() -> None:
+    from completion_table import table
+
+    remedy = "the commands have changed: run  python -m tests.completion_table"
+    assert TABLE.read_text(encoding="utf-8") == table(), remedy
+
+
+def test_flags_are_those_of_the_subcommand_on_the_line() -> None:
+    assert "--sort" in complete(["runs", "ls"], "--") and "--sort" not in complete(["runs", "show"], "--")
+    assert complete(["config", "show"], "--") == ["--help", "--config-dir", "--json"]
+    assert "--sampler" in complete(["sweep", "digits"], "--") and "--sampler" not in complete(["sweep", "top"], "--")
+    assert complete(["export"], "--") == ["--help"] and complete(["serve"], "") == [], "commands that do not exist"
+
+
+def test_tune_takes_experiments_and_settings(conf: Path) -> None:
+    assert complete(["tune", "lr"], "zeb") == ["zebra"]
+    assert complete(["tune", "lr", "zebra"], "optimizer.z") == ["optimizer.zlr="]
 
 
 def test_a_sweep_takes_an_experiment_or_a_subcommand_with_a_sweeps_name(conf: Path) -> None:

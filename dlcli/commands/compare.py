@@ -18,7 +18,11 @@ def compare(
     ] = None,
     fail_if: Annotated[
         str | None,
-        typer.Option("--fail-if", help="worse or not-better: exit with 1 when a run is that; can't tell is not worse."),
+        typer.Option(
+            "--fail-if",
+            metavar="worse|not-better",
+            help="worse or not-better: exit with 1 when a run is that; can't tell is not worse.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config_dir: ConfigDir = None,

@@ -17,7 +17,7 @@ def evaluate(
             help="A run (its best checkpoint), RUN/last, a checkpoint's path; best, last, latest.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="test, val or train.")] = "test",
+    split: Annotated[str, typer.Option("--split", metavar="test|val|train", help="test, val or train.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config_dir: ConfigDir = None,
     outputs: Outputs = None,

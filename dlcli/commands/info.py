@@ -28,7 +28,10 @@ def info(
         bool, typer.Option("--latency", help="Time a forward pass of one example on this machine.")
     ] = False,
     run: Annotated[
-        str | None, typer.Option("--run", help="Of a trained run, or a checkpoint; experts: how busy each is.")
+        str | None,
+        typer.Option(
+            "--run", metavar="RUN|CHECKPOINT", help="Of a trained run, or a checkpoint; experts: how busy each is."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     config_dir: ConfigDir = None,

@@ -17,7 +17,12 @@ Picture = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of the data and of the first weights.")]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, max=100_000, help="Passes over the data.")]
 Rate = Annotated[float, typer.Option("--lr", min=0.0, max=1_000.0, help="The learning rate.")]
-Set = Annotated[str, typer.Option("--data", help="separable, clouds, moons, circles or xor.")]
+Set = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="separable|clouds|moons|circles|xor", help="separable, clouds, moons, circles or xor."
+    ),
+]
 
 
 @app.callback(invoke_without_command=True, epilog="Begin with:  dlcli learn neuron")
@@ -74,7 +79,14 @@ def activations(picture: Picture = None, as_json: AsJson = False, outputs: Outpu
 
 @app.command()
 def backprop(
-    data: Annotated[str | None, typer.Option("--data", help="separable, clouds, moons, circles or xor alone.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="separable|clouds|moons|circles|xor",
+            help="separable, clouds, moons, circles or xor alone.",
+        ),
+    ] = None,
     hidden: Annotated[int, typer.Option("--hidden", min=1, max=1_000, help="Hidden units.")] = 4,
     lr: Annotated[float | None, typer.Option("--lr", min=0.0, max=1_000.0, help="Default: 0.01, then 1.")] = None,
     scale: Annotated[

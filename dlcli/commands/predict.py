@@ -19,7 +19,8 @@ def predict(
         ),
     ],
     run: Annotated[
-        str | None, typer.Option("--run", help="A run or checkpoint, as in dlcli eval; default latest.")
+        str | None,
+        typer.Option("--run", metavar="RUN|CHECKPOINT", help="A run or checkpoint, as in dlcli eval; default latest."),
     ] = None,
     top: Annotated[int, typer.Option("--top", help="How many classes or readings to show.", min=1)] = 3,
     save: Annotated[str | None, typer.Option("--save", help="A folder for pictures: boxes, masks, attention.")] = None,

@@ -68,11 +68,15 @@ def start(
         str | None,
         typer.Option(
             "--sampler",
+            metavar="tpe|random|quasi-random|grid|gp|cmaes|nsga2",
             help="tpe (default), random, quasi-random, grid, gp, cmaes; nsga2 (default of several objectives).",
         ),
     ] = None,
     pruner: Annotated[
-        str | None, typer.Option("--pruner", help="median (default), halving, hyperband or none.")
+        str | None,
+        typer.Option(
+            "--pruner", metavar="none|median|halving|hyperband", help="median (default), halving, hyperband or none."
+        ),
     ] = None,
     objective: Annotated[
         list[str] | None,
