@@ -1,15 +1,15 @@
-"""What can go wrong, and how it is said.
+"""The errors of dlcli and their exit codes.
 
     DlcliError                 70  a fault of dlcli's own
       ConfigError               2  the command or a config is wrong: nothing was started
       DataError                 3  data are missing, damaged or unusable
       CheckpointError           4  damaged, of another model, or refused
       EnvironmentFault          5  device, memory, disk, permission, missing package
-        OutOfMemory             5  what was to be computed does not fit
+        OutOfMemory             5  the computation does not fit into memory
       DivergedError             6  the loss is not a number any more
-      TrackerError              7  the tracker failed where it was required
+      TrackerError              7  the tracker failed although it was required
 
-The numbers are the exit codes. Every error says what is wrong with its value, and `hint` says what would be right.
+The numbers are the exit codes. Every error says what is wrong, with the value, and `hint` says what to do.
 130 and 143 follow SIGINT and SIGTERM, with the state saved.
 """
 
@@ -21,10 +21,10 @@ from difflib import SequenceMatcher
 
 
 class DlcliError(Exception):
-    """message: what is wrong, with the value; hint: what would be right, or None."""
+    """message: what is wrong, with the value; hint: what to do, or None."""
 
     code = 70
-    is_on_record = False  # whether a run's last event has told it already
+    is_on_record = False  # whether a run's last event has already reported it
     is_told_elsewhere = False  # whether another rank prints it
 
     def __init__(self, message: str, *, hint: str | None = None):
@@ -34,7 +34,7 @@ class DlcliError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a command: the word it stands in, what is wrong with it, and a better word where one is known."""
+    """One mistake in a command: the wrong word, what is wrong with it, and a better word if one is known."""
 
     where: str
     message: str
@@ -81,7 +81,7 @@ class TrackerError(DlcliError):
 
 
 def nearest(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The name most like `word`, or None when none is like it. Ties go to the first name.
+    """The name most like `word`, or None if none is like it. Ties go to the first name.
 
     A name that merely extends the word (`lenet` for `lenet5`) counts as very near: people abbreviate.
     """
@@ -96,7 +96,7 @@ def nearest(word: str, names: Iterable[str], *, cutoff: float = 0.6) -> str | No
 
 
 def any_of(names: Iterable[str], *, most: int = 8) -> str:
-    """As a person lists them: a; a or b; a, b or c; and of more than `most` the first ones: a, b or 3 others."""
+    """A list in words: a; a or b; a, b or c; if there are more than `most`, only the first: a, b or 3 others."""
     shown = list(names)
     if len(shown) > most:
         shown[most - 1 :] = [f"{len(shown) - most + 1} others"]
@@ -104,7 +104,7 @@ def any_of(names: Iterable[str], *, most: int = 8) -> str:
 
 
 def first_of(problems: Iterable[str], *, most: int = 10) -> str:
-    """What was found wrong, one after the other, and how many more there are: a; b; and 3 more."""
+    """The first mistakes found, and how many more there are: a; b; and 3 more."""
     found = list(problems)
     return "; ".join([*found[:most], *([f"and {len(found) - most:,} more"] if len(found) > most else [])])
 

@@ -346,7 +346,7 @@ def test_a_rank_killed_within_an_exchange_ends_the_other_at_once(tmp_path: Path)
 
 def test_a_rank_that_answers_no_more_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     said, _ = lost(tmp_path, "hang", "2")
-    assert said.startswith("EnvironmentFault|5|the other rank was lost, or has not answered in time (this is rank 0)")
+    assert said.startswith("EnvironmentFault|5|the other rank was lost, or did not answer in time (this is rank 0)")
 
 
 JOIN = """

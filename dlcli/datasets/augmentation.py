@@ -40,7 +40,7 @@ ERASE_AREA = (0.02, 0.2)  # of the image
 ERASE_ASPECT = math.log(3.3)  # "Random erasing data augmentation" (arXiv 1708.04896)
 IGNORED = 255  # in a mask: of no known class
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
-VISIBLE = 0.3  # a box of which less than this share is left in the image is no longer an object to be found
+VISIBLE = 0.3  # a box with less than this share left in the image no longer counts as an object
 
 
 class Augment:

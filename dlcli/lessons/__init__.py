@@ -1,9 +1,9 @@
-"""What `dlcli learn TOPIC` shows of dlcli/scratch: one file per topic, NumPy only.
+"""The lessons of `dlcli learn TOPIC` about dlcli/scratch: one file per topic, NumPy only.
 
-    lesson.py      what a lesson is made of: tables, charts, notes, a picture, the command that does it for real
-    showing.py     a lesson printed: Rich on a terminal, plain text in a pipe, JSON lines
-    charts.py      curves out of characters
-    drawing.py     what the pictures have in common
+    lesson.py      the parts of a lesson: tables, charts, notes, a picture, the command that does it for real
+    showing.py     prints a lesson: Rich on a terminal, plain text in a pipe, JSON lines
+    charts.py      curves made of characters
+    drawing.py     the common parts of the pictures
 
 No topic imports torch; matplotlib is imported when a picture is drawn.
 """

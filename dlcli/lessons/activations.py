@@ -1,4 +1,4 @@
-"""`dlcli learn activations`: four functions, their slopes, what each is good and bad for."""
+"""`dlcli learn activations`: four functions, their slopes, their strengths and weaknesses."""
 
 from __future__ import annotations
 
@@ -73,5 +73,5 @@ def _draw(figure: Figure) -> None:
 
 
 def _typeset(title: str) -> str:
-    """With raised exponents, as matplotlib spells them."""
+    """The formula with raised exponents, in matplotlib's notation."""
     return title.replace("e^-z", "$e^{-z}$").replace("e^z", "$e^{z}$").replace("t^2", "$t^{2}$")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = ("clouds", "moons", "xor")
-STANDARD = (0.01, 0.01)  # the learning rate and the scale of the weights that textbooks begin with
+STANDARD = (0.01, 0.01)  # the learning rate and the scale of the weights in textbooks
 BOLD = (1.0, 1.0)
 FORMATS = {"lr": "g", "scale": "g", "first_loss": ".4f", "loss": ".4f", "accuracy": "%", "one_neuron": "%"}
-GUESS = float(np.log(2))  # the loss of who always says one half
+GUESS = float(np.log(2))  # the loss of always answering one half
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def teach(
     epochs: int = 1000,
     seed: int = 0,
 ) -> Lesson:
-    """data: None shows three sets; lr, scale: None for both compares two starts, otherwise the standard's."""
+    """data: None shows three sets; lr, scale: None for both compares two starts, otherwise None is the standard's."""
     starts = [STANDARD, BOLD]
     if lr is not None or scale is not None:
         starts = [(STANDARD[0] if lr is None else lr, STANDARD[1] if scale is None else scale)]
@@ -90,7 +90,7 @@ def _row(trial: Trial) -> dict[str, object]:
 
 
 def _straight(trial: Trial) -> float:
-    """What a straight line gets on the same points: the baseline."""
+    """The accuracy of a straight line on the same points: the baseline."""
     neuron = Neuron.draw(num_inputs=2, rng=np.random.default_rng(0))
     neuron.train(trial.x_BD, trial.y_B)
     return accuracy(neuron.predict(trial.x_BD), trial.y_B)
@@ -106,22 +106,22 @@ def _verdict(trial: Trial, straight: float) -> str:
 
 
 def _top(losses: list[float]) -> float:
-    """The highest loss that a curve shows: some above a guess, and not where it diverges to."""
+    """The highest loss that a curve shows: a little above a guess, even if it diverges."""
     return max(0.8, min(2.0, 1.05 * losses[0]))
 
 
 def _notes(rows: list[dict[str, object]]) -> list[str]:
-    """What these trials show, and nothing that they do not."""
+    """Notes on what these trials show, and nothing else."""
     seen = {row["learned"] for row in rows}
     notes = {
         "nothing": (
-            f"Nothing: the loss stands at ln 2 = {GUESS:.3f}, a guess. With weights near zero every gradient is near "
+            f"Nothing: the loss stays at ln 2 = {GUESS:.3f}, a guess. With weights near zero every gradient is near "
             "zero too (a saddle): dw1 is a product with w2, dw2 one with the hidden values. Only data that a line "
-            "parts somewhat lead away from there in time. A larger --scale and --lr do on the others."
+            "separates to some degree lead away from there in time. A larger --scale and --lr help on the others."
         ),
-        "a straight line": "A straight line: the hidden units do what one neuron does. Enough for some data.",
-        "a bent line": "A bent line: right where one neuron cannot be, since the hidden units bend it.",
-        "diverged": "Diverged: take a smaller --lr.",
+        "a straight line": "A straight line: the hidden units do what one neuron does. This is enough for some data.",
+        "a bent line": "A bent line: the hidden units bend it, so that it can be right where one neuron cannot.",
+        "diverged": "Diverged: use a smaller --lr.",
     }
     return [text for verdict, text in notes.items() if verdict in seen]
 

@@ -1,4 +1,4 @@
-"""Curves out of characters, several side by side: braille dots, or ' . : where the terminal has none.
+"""Curves made of characters, several side by side: braille dots, or ' . : if the terminal has none.
 
 for line in side_by_side(charts, width=80): print(line)
 """
@@ -18,7 +18,7 @@ BRAILLE = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # the bit of eac
 
 
 def side_by_side(charts: Sequence[Chart], *, width: int, ascii_only: bool = False) -> Iterator[str]:
-    """The lines of all charts, as many in a row as fit; rows are equally full where they can be."""
+    """The lines of all charts, as many in a row as fit; rows are equally full if possible."""
     across = max(1, min(len(charts), (width - 2) // (NARROWEST + GAP)))
     across = math.ceil(len(charts) / math.ceil(len(charts) / across))
     each = min(WIDEST, (width - 2) // across - GAP)

@@ -1,4 +1,4 @@
-"""What the pictures of the lessons have in common: colours, frames, the plane with its two classes."""
+"""The common parts of the lessons' pictures: colours, frames, the plane with its two classes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def dress(axes: Axes, title: str, *, x: str = "", y: str = "") -> None:
 
 
 def draw_plane(axes: Axes, x_BD: Array, y_B: Array, predict: Callable[[Array], Array], title: str) -> None:
-    """The examples over the probability of class 1, with the line where it is a half."""
+    """The examples on top of the probability of class 1, with the line where it is one half."""
     from matplotlib.colors import LinearSegmentedColormap
 
     reach = float(np.abs(x_BD).max()) * 1.1

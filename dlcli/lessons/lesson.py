@@ -1,4 +1,4 @@
-"""What a lesson is made of. A topic's file makes one; showing.py prints it; nothing here imports anything heavy."""
+"""The parts of a lesson. A topic's file makes a lesson; showing.py prints it; nothing here imports anything heavy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """rows: one dict each, the same keys in all, as JSON has them.
+    """rows: one dict each, with the same keys, as in the JSON.
 
     formats: how a column's numbers are written, `.4f`, or `%` for a share in per cent.
-    heads: what stands over a column where it is not the key itself; "" for a column that only JSON has.
+    heads: a column's head if it is not the key itself; "" for a column that is only in the JSON.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Table:
 class Chart:
     """One curve for the terminal.
 
-    x: its first and last place; limits: the lowest and highest value shown, None for the curve's own.
+    x: its first and last place; limits: the lowest and highest value shown; None: those of the curve.
     """
 
     title: str
@@ -55,7 +55,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Lesson:
-    """draw: fills a blank figure of `size` inches; command: does the same through PyTorch, and `does` says what."""
+    """draw: fills a blank figure of `size` inches; command: does the same with PyTorch; `does`: describes it."""
 
     topic: str
     title: str

@@ -1,4 +1,4 @@
-"""`dlcli learn neuron`: one neuron is trained on two classes of points in the plane."""
+"""`dlcli learn neuron`: trains one neuron on two classes of points in the plane."""
 
 from __future__ import annotations
 
@@ -55,18 +55,20 @@ def _row(when: str, neuron: Neuron, x_BD: Array, y_B: Array) -> dict[str, object
 
 def _notes(reached: float, data: str) -> list[str]:
     if reached == 1.0:
-        return ["Every point lies on its side of the line w1 x1 + w2 x2 + b = 0: a neuron can always learn such data."]
+        return ["Every point is on its side of the line w1 x1 + w2 x2 + b = 0: a neuron can always learn such data."]
     if data in ("separable", "clouds"):
-        return [f"{reached:.1%} after these epochs: a line parts these points, so more epochs or a larger lr find it."]
+        return [
+            f"{reached:.1%} after these epochs: a line separates these points, so more epochs or a larger lr find it."
+        ]
     return [
-        f"{reached:.1%}, and more epochs do not help: no straight line parts these points. Two layers can: "
+        f"{reached:.1%}, and more epochs do not help: no straight line separates these points. Two layers can: "
         f"dlcli learn backprop --data {data} --lr 1 --scale 1"
     ]
 
 
 def _rule() -> list[str]:
     return [
-        "The loss is the cross-entropy, ln 2 = 0.693 for who always says one half.",
+        "The loss is the cross-entropy, which is ln 2 = 0.693 if the answer is always one half.",
         "dz = p - y,  dw = dz · x,  db = dz,  each averaged over the points;  w = w - lr dw,  b = b - lr db.",
     ]
 

@@ -1,4 +1,4 @@
-"""`dlcli learn optimizers`: five optimizers go down one long narrow valley, by the same gradient."""
+"""`dlcli learn optimizers`: five optimizers go down the same long narrow valley, with the same gradient."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Descent:
 
 
 def teach(*, lr: float | None = None, steps: int = 100, steepness: float = 100.0) -> Lesson:
-    """lr: None takes for each optimizer the best of RATES; steepness: how many times steeper across than along."""
+    """lr: None uses the best of RATES for each optimizer; steepness: how many times steeper across than along."""
     descents = [_descend_best(name, lr, steps, steepness) for name in OPTIMIZERS]
     rules = [
         {"optimizer": name, "update": make(1.0).rule, "remembers": make(1.0).memory, "torch": TORCH[name]}
@@ -79,7 +79,7 @@ def gradient(w_2: Array, steepness: float) -> Array:
 def descend(name: str, lr: float, steps: int, steepness: float) -> Descent:
     optimizer, w_2 = OPTIMIZERS[name](lr), START
     path = [w_2]
-    with np.errstate(over="ignore", invalid="ignore"):  # a rate that is too large diverges, and is shown to
+    with np.errstate(over="ignore", invalid="ignore"):  # a rate that is too large diverges, and the lesson shows it
         for _ in range(steps):
             w_2 = optimizer.step(w_2, gradient(w_2, steepness))
             path.append(w_2)
@@ -87,7 +87,7 @@ def descend(name: str, lr: float, steps: int, steepness: float) -> Descent:
 
 
 def _descend_best(name: str, lr: float | None, steps: int, steepness: float) -> Descent:
-    """With the rate that arrives soonest; where none arrives, that which comes furthest."""
+    """The descent with the rate that arrives first; if none arrives, the one that gets furthest."""
     tried = [descend(name, rate, steps, steepness) for rate in ([lr] if lr is not None else RATES)]
     return min(tried, key=lambda d: (arrival(d), d.losses[-1] if np.isfinite(d.losses[-1]) else np.inf))
 
@@ -120,19 +120,19 @@ def _notes(descents: list[Descent], lr: float | None, steepness: float) -> list[
     if lost:
         notes = [
             f"{' and '.join(lost)} diverged: on the steep side every step overshoots by more than the last. SGD needs "
-            f"lr < 2 / {steepness:g} = {2 / steepness:.2g}; momentum bears a larger one."
+            f"lr < 2 / {steepness:g} = {2 / steepness:.2g}; momentum allows a larger one."
         ]
     if lr is None:
         notes.append(
-            f"SGD's rate is bounded by the steep side (2 / {steepness:g} = {2 / steepness:.2g}), and with such "
+            f"SGD's rate is limited by the steep side (2 / {steepness:g} = {2 / steepness:.2g}), and with such "
             "a rate the flat side takes long. Momentum gathers speed along it and cancels the swings across."
         )
     return [
         *notes,
         "torch.optim: SGD and Adam are the same. Its momentum is v = β v + g, so that its lr is (1 - β) times this "
-        "one, for Nesterov too; its RMSprop has ρ = 0.99 unless told.",
+        "one, for Nesterov too; its RMSprop has ρ = 0.99 by default.",
         "RMSprop and Adam divide by the usual size of each weight's gradient, so both sides look alike to them. This "
-        "valley lies along the axes, which is their best case; in a slanted one they help less.",
+        "valley is parallel to the axes, which is their best case; in a slanted one they help less.",
         "β = 0.9, ρ = 0.9; Adam 0.9 and 0.999, ε = 1e-8. m̂ and ŝ are m / (1 - 0.9^t) and s / (1 - 0.999^t): both began "
         "at zero, and without this the first step would be 0.1 / √0.001 = 3.2 times too long.",
     ]

@@ -1,4 +1,4 @@
-"""`dlcli learn regularization`: a neuron that could learn few examples by heart, and what keeps it from that."""
+"""`dlcli learn regularization`: a neuron that could learn its few examples by heart, and ways to prevent it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_TRAIN, NUM_TEST, NUM_INPUTS, NUM_USEFUL = 60, 1000, 40, 2
-DRAWS = 20  # data sets that the figures are means over: one alone says little
-SMALL = 0.05  # a weight below counts as zero: the subgradient of L1 swings around zero and seldom hits it
+DRAWS = 20  # the figures are means over so many data sets: one alone says little
+SMALL = 0.05  # a smaller weight counts as zero: the subgradient of L1 swings around zero and seldom hits it
 NORM_EPOCHS, NORM_LR = 100, 0.1
 FORMATS = {
     "train_accuracy": "%",
@@ -51,7 +51,7 @@ def teach(*, strength: float = 0.05, rate: float = 0.5, lr: float = 0.2, epochs:
         f"dropout {rate:g}": lambda neuron, x_BD, y_B, rng: _dropped(rate, neuron, x_BD, y_B, rng),
     }
     seeds = range(seed, seed + DRAWS)
-    with np.errstate(over="ignore", invalid="ignore"):  # settings that are too strong diverge, and are shown to
+    with np.errstate(over="ignore", invalid="ignore"):  # settings that are too strong diverge, and the lesson shows it
         outcomes = {name: [train(step, lr, epochs, s) for s in seeds] for name, step in methods.items()}
     plain, normal = batch_norm_losses(seed)
     return Lesson(
@@ -77,7 +77,7 @@ def teach(*, strength: float = 0.05, rate: float = 0.5, lr: float = 0.2, epochs:
 
 
 def noisy_data(rng: np.random.Generator, num: int) -> tuple[Array, Array]:
-    """The class hangs on the first few inputs, with noise; the other inputs say nothing."""
+    """Data whose class depends on the first few inputs, with noise; the other inputs are useless."""
     x_BD = rng.standard_normal((num, NUM_INPUTS))
     z_B = 2.5 * x_BD[:, :NUM_USEFUL].sum(axis=1)
     return x_BD, (rng.random(num) < sigmoid(z_B)).astype(float)
@@ -98,7 +98,7 @@ def _penalized(
     penalty: Callable[[Array, float], tuple[float, Array]], strength: float, neuron: Neuron, x_BD: Array, y_B: Array
 ) -> Gradients:
     dw_D, db = neuron.gradients(x_BD, y_B)
-    return dw_D + penalty(neuron.w_D, strength)[1], db  # the bias is left alone
+    return dw_D + penalty(neuron.w_D, strength)[1], db  # the bias has no penalty
 
 
 def _dropped(rate: float, neuron: Neuron, x_BD: Array, y_B: Array, rng: np.random.Generator) -> Gradients:
@@ -117,7 +117,7 @@ def _row(name: str, outcomes: list[Outcome]) -> dict[str, object]:
 
 
 def _sizes(outcomes: list[Outcome]) -> Array:
-    """|w| of each input, the mean over the data sets, (D,)."""
+    """|w| of each input, as the mean over the data sets, (D,)."""
     return np.mean([np.abs(o.w_D) for o in outcomes], axis=0)
 
 
@@ -125,11 +125,11 @@ def _sizes(outcomes: list[Outcome]) -> Array:
 
 
 def layers(rate: float, seed: int) -> list[dict[str, object]]:
-    """What dropout and batch norm do to 10,000 values of N(3, 2^2), in training and in evaluation."""
+    """The effect of dropout and batch norm on 10,000 values of N(3, 2^2), in training and in evaluation."""
     rng = np.random.default_rng(seed)
     x_BD = 3 + 2 * rng.standard_normal((10_000, 1))
     norm = BatchNorm(1)
-    for _ in range(60):  # the running statistics come near: 0.9^60 of the start is left
+    for _ in range(60):  # the running statistics get close: 0.9^60 of the start is left
         norm.forward(3 + 2 * rng.standard_normal((100, 1)), training=True)
     evaluated = norm.forward(x_BD, training=False)
     values = {
@@ -171,17 +171,21 @@ def _train_normalized(neuron: Neuron, x_BD: Array, y_B: Array) -> list[float]:
 
 def _notes(outcomes: dict[str, list[Outcome]], plain: list[float], normal: list[float]) -> list[str]:
     losses = {name: float(np.mean([o.test_loss for o in found])) for name, found in outcomes.items()}
-    guess = " (who always says one half has 0.693)" if losses["nothing"] > np.log(2) else ""
+    guess = " (always answering one half gives 0.693)" if losses["nothing"] > np.log(2) else ""
     better = [name for name, value in losses.items() if value < losses["nothing"]]
-    helped = f"It is lower with {', '.join(better)}" if better else "Nothing here lowers it: the strengths do not fit"
+    helped = (
+        f"It is lower with {', '.join(better)}"
+        if better
+        else "Nothing here lowers it: these strengths do not suit the data"
+    )
     useless = NUM_INPUTS - NUM_USEFUL
     return [
-        f"Without help it knows its {NUM_TRAIN} examples by heart and is sure where it should not be: test loss "
+        f"Without help it knows its {NUM_TRAIN} examples by heart and is too sure of itself: test loss "
         f"{losses['nothing']:.2f}{guess}. {helped}.",
         f"L1 pulls every weight by the same force, so most of the {useless} useless ones end near zero; L2 pulls in "
         "proportion, so all shrink and none vanishes; dropout lets none be relied upon.",
         "Inverted dropout divides by 1 - rate in training, so that the mean stays and evaluation changes nothing. "
-        "Batch norm normalizes with the batch in training, with what it remembers in evaluation.",
+        "Batch norm normalizes with the batch in training, with its running statistics in evaluation.",
         f"Batch norm, two inputs of sizes 0.2 and 5, lr {NORM_LR:g}: loss {normal[-1]:.3f} after {NORM_EPOCHS} epochs, "
         f"{plain[-1]:.3f} without.",
     ]

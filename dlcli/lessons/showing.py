@@ -1,4 +1,4 @@
-"""A lesson as it is seen: Rich tables and curves on a terminal, plain text in a pipe, JSON lines for programs."""
+"""Prints a lesson: Rich tables and curves on a terminal, plain text in a pipe, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FOLDER = "learn"  # in the folder of the runs, which git ignores
 
 
 def show(lesson: Lesson, *, picture: str | None, outputs: str | None, as_json: bool) -> None:
-    """Draw the picture and print the lesson, the command that does it for real last."""
+    """Draw the picture and print the lesson; last comes the command that does it for real."""
     path = draw(lesson, picture, outputs)
     if as_json:
         for event in events(lesson, path):
@@ -53,7 +53,7 @@ def show(lesson: Lesson, *, picture: str | None, outputs: str | None, as_json: b
 
 
 def wrapped(text: str, first: str, rest: str = "") -> list[str]:
-    """Broken at the terminal's width, the lines beginning with `first` and `rest`; one line in a pipe."""
+    """The text broken at the terminal's width, with lines that begin with `first` and `rest`; one line in a pipe."""
     if not is_terminal(sys.stdout):
         return [first + clean(text)]
     width = min(width_of(sys.stdout), WIDEST)
@@ -87,7 +87,7 @@ def source_of(topic: str) -> Path:
 
 
 def draw(lesson: Lesson, picture: str | None, outputs: str | None) -> Path | None:
-    """Where the picture was written. A place that was asked for must work; the usual one may not, which is told."""
+    """The path of the written picture. A path that the user gave must work; if the usual one fails, a line says so."""
     from dlcli.reporting.pictures import blank_figure, save_figure
     from dlcli.runs.find import outputs_folder
 
@@ -100,21 +100,21 @@ def draw(lesson: Lesson, picture: str | None, outputs: str | None) -> Path | Non
     except OSError as error:
         reason = f"the picture could not be written to {clean(path)}: {error.strerror or error}"
         if picture:
-            raise EnvironmentFault(reason, hint="--picture PATH.png in a folder that you may write to") from None
+            raise EnvironmentFault(reason, hint="Give --picture PATH.png in a folder that you may write to") from None
         print(f"warning: {reason}", file=sys.stderr)
         return None
     return path
 
 
 def check(picture: str | None, *, data: str | None = None, **numbers: float | None) -> None:
-    """Told before anything is computed: what Typer lets through."""
+    """Reports mistakes that Typer lets through, before anything is computed."""
     for name, number in numbers.items():
         if number is not None and not math.isfinite(number):
             raise ConfigError(f"--{name} {number}: must be a number", hint=f"--{name} 0.1")
     if data is not None and data not in SETS:
         better = nearest(data, SETS)
         raise ConfigError(
-            f"there are no data {printable(data)}",
+            f"there is no data set {printable(data)}",
             hint=f"{f'Did you mean {better}? ' if better else ''}({', '.join(SETS)})",
         )
     if picture is not None and not picture.lower().endswith(".png"):

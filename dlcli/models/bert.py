@@ -117,7 +117,7 @@ class Bert(nn.Module):
         return found
 
     def tensor_parallel_plan(self) -> dict[str, str]:
-        """How its layers may be split over devices: by columns (whole heads each), and then by rows."""
+        """The split of its layers over devices: by columns (whole heads each), and then by rows."""
         split = {f"attention.{name}": "colwise" for name in "qkv"} | {"attention.out": "rowwise"}
         split |= {"feed_forward.up": "colwise", "feed_forward.down": "rowwise"}
         return {f"blocks.{i}.{layer}": how for i in range(len(self.blocks)) for layer, how in split.items()}

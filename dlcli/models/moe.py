@@ -65,7 +65,7 @@ class Mixture(nn.Module):
         return outputs_RD[order_R.argsort()].unflatten(0, picks_TK.shape)
 
     def rows_of_each(self, picks_TK: Tensor) -> list[int]:
-        """How many rows each expert gets. Waits for the device: an expert computes on its rows only."""
+        """The number of rows of each expert. Waits for the device: an expert computes on its rows only."""
         count = len(self.experts)
         if picks_TK.is_meta:  # shapes only: an even load
             return [(picks_TK.numel() + i) // count for i in range(count)]

@@ -73,7 +73,7 @@ class ViT(nn.Module):
         return found
 
     def tensor_parallel_plan(self) -> dict[str, str]:
-        """How its layers may be split over devices: by columns (whole heads each), and then by rows."""
+        """The split of its layers over devices: by columns (whole heads each), and then by rows."""
         split = {"q": "colwise", "k": "colwise", "v": "colwise", "out": "rowwise", "up": "colwise", "down": "rowwise"}
         return {f"blocks.{i}.{layer}": how for i in range(len(self.blocks)) for layer, how in split.items()}
 

@@ -1,4 +1,4 @@
-"""Moving averages of the weights: what is evaluated and kept while the raw weights go on training."""
+"""Moving averages of the weights: they are evaluated and saved while the raw weights go on training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Average:
     """Exponential moving average of the trained parameters (Polyak and Juditsky 1992; decay as in Tarvainen 2017).
 
     The decay starts low, min(decay, (1 + n) / (10 + n)) after n updates, so that the average forgets its random start.
-    Buffers (running statistics of batch norm) are averages already and are taken as they are.
+    Buffers (running statistics of batch norm) are averages already and are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float):
@@ -46,7 +46,7 @@ class Average:
 
 
 class NoAverage:
-    """The null object: the network as it is."""
+    """The null object: uses the network's own weights."""
 
     def __init__(self) -> None:
         self.num_updates = 0

@@ -1,8 +1,8 @@
-"""Parameters that rest: for ever (`from_epoch: never`) or for the first epochs (gradual unfreezing).
+"""Parameters that are frozen: for ever (`from_epoch: never`) or for the first epochs (gradual unfreezing).
 
 Fine-tuning begins with the new head alone; deeper layers follow one after the other (Howard and Ruder 2018, "Universal
-Language Model Fine-tuning", section 3.3). What rests has no gradient, which saves its part of the backward pass, and
-batch norms of which nothing is trained keep their running statistics too: else they would drift away from the weights.
+Language Model Fine-tuning", section 3.3). Frozen parameters have no gradient, which saves their part of the backward
+pass. A batch norm without trained parameters also keeps its running statistics, which would drift from the weights.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ NEVER = "never"
 
 
 class Freezing:
-    """Which parameters of a network are trained at a step: a function of the step alone, nothing to save.
+    """The parameters of a network that are trained at a step: a function of the step alone, with nothing to save.
 
-    groups: an optimizer's; one with `from_step` rests until so many steps are done.
+    groups: an optimizer's; one with `from_step` is frozen until so many steps are done.
     """
 
     def __init__(self, network: nn.Module, groups: Sequence[Mapping[str, Any]]):
@@ -34,7 +34,7 @@ class Freezing:
         return all(id(p) in late or not p.requires_grad for p in norm.parameters(recurse=False))
 
     def at(self, step: int) -> None:
-        """Before the step after `step`, and after the network was put into training mode."""
+        """Call it before the step after `step`, and after the network was put into training mode."""
         for from_step, parameters in self.groups:
             for parameter in parameters:
                 parameter.requires_grad_(step >= from_step)
@@ -43,7 +43,7 @@ class Freezing:
 
 
 def trainable_from(groups: Iterable[Mapping[str, Any]]) -> dict[int, int]:
-    """How many parameters are trained once so many steps are done: {0: 1290, 20: 4289090}, ascending in both.
+    """Steps done -> number of parameters trained from then on: {0: 1290, 20: 4289090}, ascending in both.
 
     groups: of all optimizers.
     """

@@ -12,7 +12,7 @@ from torch import nn
 from dlcli.errors import ConfigError, printable
 from dlcli.optimizers.freezing import NEVER
 
-OWN_KEYS = ("match", "from_epoch")  # of a group, that are no settings of the optimizer
+OWN_KEYS = ("match", "from_epoch")  # keys of a group that are not settings of the optimizer
 
 
 def build_optimizer(
@@ -21,17 +21,17 @@ def build_optimizer(
     patterns: Mapping[str, Mapping[str, Any]],
     steps_per_epoch: int = 1,
 ) -> torch.optim.Optimizer:
-    """An optimizer over the parameters of `network` that are trained.
+    """An optimizer over the trained parameters of `network`.
 
     patterns: group name -> {match: shell pattern of the parameter's name, and the optimizer settings that differ;
-    from_epoch: the first epoch (from 1) that trains the group, or "never", which freezes it here and now}.
-    A parameter that no pattern matches has the optimizer's own settings. Raises ConfigError for a pattern that
-    matches nothing, or a network without anything to train.
+    from_epoch: the first epoch (from 1) that trains the group, or "never", which freezes it at once}.
+    A parameter that no pattern matches has the optimizer's own settings. Raises ConfigError if a pattern matches
+    nothing, or the network has nothing to train.
     """
     parameters = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     if all(_group_of(name, patterns) in _frozen(patterns) for name, _ in parameters):
         raise ConfigError(
-            "the network has no parameters to train", hint="Choose a model that has some: dlcli list model"
+            "the network has no parameters to train", hint="Choose a model with parameters: dlcli list model"
         )
     grouped: dict[str, list[tuple[str, nn.Parameter]]] = {name: [] for name in patterns}
     rest: list[tuple[str, nn.Parameter]] = []
@@ -41,8 +41,11 @@ def build_optimizer(
     for group, members in grouped.items():
         if not members:
             pattern = printable(patterns[group].get("match"))
-            told = f"parameter_groups.{printable(group)}.match={pattern} matches no parameter"
-            raise ConfigError(told, hint=f"The first names are: {', '.join(n for n, _ in parameters[:4])}")
+            message = f"parameter_groups.{printable(group)}.match={pattern} matches no parameter"
+            raise ConfigError(
+                message,
+                hint=f"Use a pattern of the parameters' names; the first are {', '.join(n for n, _ in parameters[:4])}",
+            )
     groups = []
     for group, members in grouped.items():
         if group in _frozen(patterns):
@@ -55,8 +58,8 @@ def build_optimizer(
         groups.append({"params": members, **own})
     if not rest and all("from_step" in group for group in groups):
         first = min(pattern.get("from_epoch", 1) for g, pattern in patterns.items() if g not in _frozen(patterns))
-        told = f"parameter_groups: nothing is trained before epoch {first}"
-        raise ConfigError(told, hint="Give one group, such as the head, no from_epoch.")
+        message = f"parameter_groups: nothing is trained before epoch {first}"
+        raise ConfigError(message, hint="Leave out from_epoch in one group, such as the head.")
     return make([*groups, *([{"params": rest}] if rest else [])])
 
 

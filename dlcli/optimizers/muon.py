@@ -1,7 +1,7 @@
 """Muon: momentum, orthogonalised by Newton-Schulz (Keller Jordan 2024, https://kellerjordan.github.io/posts/muon/).
 
-torch.optim.Muon takes matrices alone. This one takes a whole network: matrices, convolution filters as matrices of
-(out, in * height * width), and vectors (biases, norms), which are moved by plain Nesterov momentum.
+torch.optim.Muon takes only matrices. This one takes a whole network: matrices, convolution filters as matrices of
+(out, in * height * width), and vectors (biases, norms), which it moves by plain Nesterov momentum.
 Letters: N matrices of one shape, R rows, C columns.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x^3, x^5: steepest at 0, for few iterations rather than for exact ones
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x^3, x^5: steepest at 0, which needs few iterations but is not exact
 EPS = 1e-7
 
 
@@ -23,12 +23,12 @@ class Muon(torch.optim.Optimizer):
 
     O(U) has the singular vectors of U, and singular values of about 1 (0.7 to 1.2); s = sqrt(max(1, R / C)), as in the
     author's code. For vectors, and in groups with `orthogonal` false, O(U) is U itself and s is 1.
-    hold_norm: before each update a matrix is scaled to the Frobenius norm sqrt(R). For filters with batch norm behind
-    them, whose length says nothing but how fast they turn.
-    fused: like torch's fused optimizers it skips the update where the tensor `found_inf` is not 0, without waiting.
+    hold_norm: before each update a matrix is scaled to the Frobenius norm sqrt(R). For filters before batch norm, whose
+    length only sets how fast they turn.
+    fused: like torch's fused optimizers, it skips the update if the tensor `found_inf` is not 0, without waiting.
     """
 
-    found_inf: Tensor | None = None  # set by whoever guards a fused optimizer
+    found_inf: Tensor | None = None  # set by the guard of a fused optimizer
 
     def __init__(
         self,
@@ -92,9 +92,9 @@ def hold_norms(filters: list[Tensor]) -> None:
 
 
 def orthogonalised(updates: list[Tensor], iterations: int) -> list[Tensor]:
-    """The updates (R, ...) as matrices (R, C) made orthogonal and scaled by sqrt(max(1, R / C)), in their own shapes.
+    """The updates (R, ...), made orthogonal as matrices (R, C) and scaled by sqrt(max(1, R / C)), in their own shapes.
 
-    Matrices of one shape go through in one pass.
+    Matrices of the same shape are computed together.
     """
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, update in enumerate(updates):
@@ -111,7 +111,7 @@ def orthogonalised(updates: list[Tensor], iterations: int) -> list[Tensor]:
 def newton_schulz(matrices_NRC: Tensor, iterations: int) -> Tensor:
     """Each matrix with its singular values driven towards 1: X <- a X + (b A + c A A) X with A = X X^T.
 
-    bfloat16 on a GPU, as in the author's code, where it is what the cores for matrices take; else float32.
+    bfloat16 on a GPU, as in the author's code, because its matrix units take that; else float32.
     """
     a, b, c = COEFFICIENTS
     is_tall = matrices_NRC.shape[-2] > matrices_NRC.shape[-1]

@@ -18,20 +18,20 @@ class L1:
 
     def __call__(self, network: nn.Module) -> Tensor:
         sums = [p.abs().sum() for p in network.parameters() if p.requires_grad and p.dim() > 1]
-        if not sums:  # they rest until a later epoch
+        if not sums:  # frozen until a later epoch
             return torch.zeros((), device=next(network.parameters()).device)
         return self.weight * torch.stack(sums).sum()
 
 
 def has_auxiliary(network: nn.Module) -> bool:
-    """Whether some layer asks for a loss of its own: it has an attribute `auxiliary_loss`, None or a scalar."""
+    """Whether a layer has its own loss: an attribute `auxiliary_loss`, None or a scalar."""
     return any(hasattr(module, "auxiliary_loss") for module in network.modules())
 
 
 def add_auxiliary(network: nn.Module) -> Tensor:
-    """Sum of what the layers asked for in the forward pass before, e.g. the load balance of a mixture of experts.
+    """The sum of the layers' own losses from the last forward pass, e.g. the load balance of a mixture of experts.
 
-    Each is asked once and forgets it, so that no graph outlives its step.
+    Each layer's loss is read once and cleared, so that no graph outlives its step.
     """
     total = torch.zeros((), device=next(network.parameters()).device)
     for module in network.modules():

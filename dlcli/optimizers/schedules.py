@@ -1,8 +1,8 @@
-"""Learning-rate schedules: pure functions of the position, so there is nothing to save and nothing to resume wrongly.
+"""Learning-rate schedules: pure functions of the position, so there is nothing to save or to resume wrongly.
 
 Each takes a `Position` and its own settings and gives the share of `optimizer.lr` for the next step, in [0, 1].
-`warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) stand in front of any of them, up to its first value;
-below 1 it is a share of all steps, for data whose size is not known beforehand. cosine, one_cycle and triangle are
+`warmup` steps of linear warm-up (Goyal et al. 2017, section 2.2) come before any of them, up to its first value;
+below 1 it is a share of all steps, for data of unknown size. cosine, one_cycle and triangle are
 stretched over the steps that remain; step_decay and plateau count epochs and evaluations.
 """
 
@@ -37,7 +37,7 @@ def warm(at: Position, steps: int) -> float:
 
 
 def progress(at: Position, steps: int) -> float:
-    """Position in the steps behind a warm-up of `steps`, in [0, 1]."""
+    """Position in the steps after a warm-up of `steps`, in [0, 1]."""
     return min(1.0, (at.step - steps) / max(1, at.steps - steps))
 
 
@@ -68,7 +68,7 @@ def one_cycle(
     """Up from `start` to 1 and down to `final`, both along half a cosine (Smith and Topin 2018).
 
     torch's OneCycleLR with div_factor = 1 / start and final_div_factor = start / final, over one step more; the
-    momentum is left alone.
+    momentum does not change.
     """
     steps = warm_steps(at, warmup)
     if at.step < steps:
@@ -95,7 +95,7 @@ def triangle(
 def plateau(
     at: Position, *, lr: float, warmup: float = 0, patience: int = 10, factor: float = 0.5, floor: float = 1e-6
 ) -> float:
-    """`factor` once for each time that more than `patience` evaluations in a row brought no better score.
+    """Multiplied by `factor` each time that more than `patience` evaluations in a row brought no better score.
 
     Never below `floor`, a learning rate. A pure function of the scores so far.
     """

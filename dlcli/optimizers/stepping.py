@@ -1,4 +1,4 @@
-"""torch's optimizers without what only torch.compile and the profiler need of them.
+"""torch's optimizers without the parts that only torch.compile and the profiler need.
 
 The first optimizer of a process imports torch._dynamo, to mark four methods as not to be compiled: 1.5 to 2.3 seconds
 of CPU, half of the way to the first step. dlcli compiles networks, never optimizers, so the marks are set without it.
@@ -14,10 +14,10 @@ import torch
 
 
 def spare_compiler() -> None:
-    """Let torch.optim.Optimizer's methods run as they are. Call it before the first optimizer is made.
+    """Let torch.optim.Optimizer's methods run unmarked. Call it before the first optimizer is made.
 
-    `torch._disable_dynamo` keeps what it calls in `__dynamo_disable` of the function, and imports the compiler where
-    there is nothing yet. A torch that does it otherwise is left alone.
+    `torch._disable_dynamo` keeps the function that it calls in `__dynamo_disable`, and imports the compiler if there is
+    none yet. Versions of torch that work differently are left alone.
     """
     for method in vars(torch.optim.Optimizer).values():
         inner = getattr(method, "__wrapped__", None)
@@ -32,8 +32,8 @@ def _is_disabled(method: Any) -> bool:
 def bare_step(optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
     """`optimizer.step` without the label for the profiler and the break for the compiler that torch wraps around it.
 
-    The label costs 6 us of a tiny network's 250, the break imports torch._dynamo. An optimizer that somebody has hung
-    hooks on, or that is to be differentiated through, keeps the whole.
+    The label costs 6 us of a tiny network's 250; the break imports torch._dynamo. An optimizer with hooks, or one that
+    is to be differentiated, keeps both.
     """
     step = type(optimizer).step
     hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")

@@ -1,6 +1,6 @@
 """Batch norm over the examples of all ranks, on CPUs and GPUs alike (torch's own SyncBatchNorm needs a GPU).
 
-    synchronise(network, ranks)      # in place; names in the checkpoint stay what they were
+    synchronise(network, ranks)      # in place; names in the checkpoint do not change
 
 Shapes: x (B, C) or (B, C, ...); statistics (C,) in float32, or float64 for float64 inputs; R ranks.
 """
@@ -19,8 +19,8 @@ from dlcli.runtime.ranks import Alone, Ranks
 def synchronise(network: nn.Module, ranks: Alone | Ranks) -> None:
     """Replace every batch norm below `network` by one over all ranks, with the same parameters and buffers.
 
-    From then on every rank must run the network forward and backward equally often, if need be on a batch of no
-    examples: the statistics, and their gradients, are exchanged there.
+    From then on every rank must run the network forward and backward equally often, even on a batch without examples:
+    the statistics and their gradients are exchanged there.
     """
     if ranks.world_size == 1:
         return
@@ -32,7 +32,7 @@ def synchronise(network: nn.Module, ranks: Alone | Ranks) -> None:
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """What the batch norm `like` does on the batch of one device, done on the batches of all ranks as one."""
+    """The batch norm `like`, but over the batches of all ranks together instead of the batch of one device."""
 
     def __init__(self, like: _BatchNorm, ranks: Alone | Ranks):
         super().__init__(like.num_features, like.eps, like.momentum, affine=False, track_running_stats=False)
@@ -47,7 +47,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        """x (B, C, ...) -> the same shape and dtype. In evaluation, or without running statistics, as any other."""
+        """x (B, C, ...) -> the same shape and dtype. In evaluation it works like any batch norm."""
         if not self.training:
             return super().forward(input)
         x = input if input.dtype == torch.float64 else input.float()
@@ -61,10 +61,10 @@ class SynchronisedBatchNorm(_BatchNorm):
         return torch.addcmul(shift_C.view(shape), x, scale_C.view(shape)).to(input.dtype)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and biased variance (C,) of all ranks' x, and how many numbers each channel has over all ranks, ().
+        """Mean and biased variance (C,) of all ranks' x, and the count () of numbers of each channel over all ranks.
 
-        Each rank gives its own mean and its sum of squared deviations from that; they are merged as Chan, Golub and
-        LeVeque do (1979, eq. 2.1), which loses no digits where the mean is large, as a sum of squares would.
+        Each rank gives its mean and its sum of squared deviations from it; they are merged as in Chan, Golub and
+        LeVeque (1979, eq. 2.1), which loses no digits if the mean is large, unlike a sum of squares.
         """
         dims = [0, *range(2, x.dim())]
         count = x.numel() // x.shape[1]
@@ -79,7 +79,7 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean_C: Tensor, variance_C: Tensor, count: Tensor) -> None:
-        """Running statistics, with the unbiased variance, as torch's batch norm keeps them."""
+        """Update the running statistics (C,), with the unbiased variance, like torch's batch norm."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -90,16 +90,16 @@ class SynchronisedBatchNorm(_BatchNorm):
 
 
 def gather(own_K: Tensor, ranks: Alone | Ranks, num_examples: int) -> Tensor:
-    """Every rank's numbers (R, K), with a gradient to this rank's own. num_examples: in this rank's batch."""
+    """Every rank's numbers (R, K), with a gradient to this rank's own (K,). num_examples: in this rank's batch."""
     return _Gather.apply(own_K, ranks, num_examples)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of zeros but for the rank's own, summed over the ranks: exact, and every backend can do it.
+    """Gathers (K,) -> (R, K): rows of zeros except the rank's own, summed over ranks: exact, and any backend can do it.
 
-    Each rank differentiates the mean loss of its own n examples, but what a rank shows the others enters their losses
-    too. The gradient of the mean over all examples is what the average of the ranks' gradients, weighted by n, must
-    give: so a rank's own row takes sum_r(n_r * gradient_r) / n.
+    Each rank differentiates the mean loss of its own n examples, but its numbers also enter the other ranks' losses.
+    The average of the ranks' gradients, weighted by n, must be the gradient of the mean over all examples: so the
+    gradient (K,) of a rank's own row is sum_r(n_r * gradient_r) / n.
     """
 
     @staticmethod

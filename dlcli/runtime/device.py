@@ -1,4 +1,4 @@
-"""What the tensors live on and how they are computed: device, precision, threads, seeds, random states."""
+"""The device of the tensors and how they are computed: precision, threads, seeds, random states."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.nn import Module
 
 from dlcli.errors import EnvironmentFault, OutOfMemory
 
-TORCHS_THREADS = torch.get_num_threads()  # before any run has set them: a process may train several, one by one
+TORCHS_THREADS = torch.get_num_threads()  # before any run has set them: a process may train several runs, one by one
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -34,7 +34,7 @@ class Runtime:
     channels_last: bool = False
 
     def place(self, module: Module) -> None:
-        """Move a module to the device, filters in the chosen memory format: what they make of images follows it."""
+        """Move a module to the device, with filters in the chosen memory format; their outputs follow it."""
         module.to(self.device)
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -43,7 +43,7 @@ class Runtime:
         torch.set_num_threads(self.threads)
 
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
-        """Makes contexts of the precision, to be put around a forward pass."""
+        """Gives contexts of the precision, for a forward pass."""
         if self.precision in ("fp32", "tf32"):
             return nullcontext
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
@@ -54,7 +54,7 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def device_name(self) -> str:
-        """The GPU's or the processor's model; empty where the system does not tell."""
+        """The GPU's or the processor's model; empty if the system does not give it."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         try:
@@ -64,7 +64,7 @@ class Runtime:
             return platform.processor()
 
     def fingerprint(self) -> dict[str, Any]:
-        """What bits depend on besides the seed: a resume where any of it differs is not bit-exact, and says so."""
+        """The facts besides the seed that bits depend on: if any differs, a resume is not bit-exact, and says so."""
         return {
             "torch": torch.__version__,
             "device": self.device.type if self.device.type == "cpu" else self.device_name(),
@@ -75,7 +75,7 @@ class Runtime:
         }
 
     def peak_memory_mb(self) -> float:
-        """Of the device where it has memory of its own, otherwise of this process."""
+        """The peak memory of the device if it has its own memory, otherwise of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         with contextlib.suppress(OSError, StopIteration):  # since reset_peak_memory; ru_maxrss is since the start
@@ -88,11 +88,11 @@ class Runtime:
 def start_runtime(
     settings: Mapping[str, Any], *, stored: Mapping[str, Any] | None = None, local_rank: int = 0
 ) -> Runtime:
-    """Choose the device and set all that is global to a process, whatever ran in it before.
+    """Choose the device and set everything that is global to a process, whatever ran in it before.
 
-    local_rank: whose GPU it is, where several work together.
-    stored: `fingerprint()` of the run that goes on or is looked at; its choices win where the settings leave one open.
-    Raises EnvironmentFault for a device that is not there.
+    local_rank: the rank whose GPU it is, if several work together.
+    stored: `fingerprint()` of the run that is resumed or inspected; its choices win if the settings leave one open.
+    Raises EnvironmentFault for a device that does not exist.
     """
     device = choose_device(settings["device"], local_rank)
     keep_memory()
@@ -103,20 +103,20 @@ def start_runtime(
     if settings["deterministic"] != torch.are_deterministic_algorithms_enabled():
         import os
 
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its bits only with this
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS gives the same bits only with this
         torch.use_deterministic_algorithms(settings["deterministic"])
     precision = before.get("precision", "auto") if settings["precision"] == "auto" else settings["precision"]
     precision = choose_precision(precision, device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = not settings["deterministic"]
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    channels_last = settings.get("channels_last", False)  # a run of an older dlcli does not say
+    channels_last = settings.get("channels_last", False)  # runs of an older dlcli do not store it
     channels_last = before.get("channels_last", False) if channels_last == "auto" else channels_last
     return Runtime(device, precision, torch.get_num_threads(), channels_last)
 
 
 def _choices(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stored fingerprint says of the choices, held to their kinds: it comes from a file."""
+    """The choices in a stored fingerprint, checked for their types, because it comes from a file."""
     kinds = {"threads": int, "precision": str, "channels_last": bool}
     found = {key: stored[key] for key, kind in kinds.items() if type(stored.get(key)) is kind}
     if found.get("precision", "fp32") not in ("fp32", "tf32", "bf16"):
@@ -127,7 +127,7 @@ def _choices(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """So that a peak is of one run, where a process trains several; where that cannot be, it is of all so far."""
+    """Start a new peak, so that it is of one run if a process trains several; if that fails, it is of all so far."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -135,9 +135,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory: larger activations are otherwise mapped, faulted in and unmapped at every step.
+    """Let glibc keep freed memory: otherwise large activations are mapped, faulted in and unmapped at every step.
 
-    Measured at batch 256 on a CPU: 1.3 to 1.5 times the speed. Other C libraries are left as they are.
+    Measured at batch 256 on a CPU: 1.3 to 1.5 times the speed. Other C libraries are not changed.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
@@ -154,19 +154,19 @@ def choose_device(setting: str, local_rank: int = 0) -> torch.device:
     here = ", ".join(["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count))])
     number = local_rank if device.index is None else device.index
     if device.type == "cuda" and number >= count:
-        told = f"runtime.device={setting}: there is no GPU {number} here; there is {here}"
-        raise EnvironmentFault(told, hint="runtime.device=cpu, or runtime=auto for whatever there is")
+        message = f"runtime.device={setting}: there is no GPU {number} here; there is {here}"
+        raise EnvironmentFault(message, hint="runtime.device=cpu, or runtime=auto to use what there is")
     return torch.device("cuda", number) if device.type == "cuda" else device
 
 
 def choose_precision(setting: str, device: torch.device) -> str:
-    """auto: bfloat16 on a GPU that has it, otherwise single precision (on a CPU, until it has been measured).
+    """auto: bfloat16 on a GPU that has it, otherwise single precision (on a CPU, until it is measured).
 
     fp16 and tf32 need a GPU: EnvironmentFault without.
     """
     if setting in ("fp16", "tf32") and device.type == "cpu":
-        told = f"runtime.precision={setting} needs a GPU; this run is on the CPU"
-        raise EnvironmentFault(told, hint="runtime.precision=bf16 or fp32")
+        message = f"runtime.precision={setting} needs a GPU; this run is on the CPU"
+        raise EnvironmentFault(message, hint="runtime.precision=bf16 or fp32")
     if setting != "auto":
         return setting
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
@@ -198,17 +198,19 @@ def _brief(error: BaseException) -> str:
 
 @contextmanager
 def compile_faults() -> Iterator[None]:
-    """A network that cannot be compiled here is no bug of ours: often there is no C++ compiler."""
+    """Reports a network that cannot be compiled here: not a bug of dlcli; often there is no C++ compiler."""
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise
-        told = f"the network cannot be compiled: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise EnvironmentFault(told, hint="runtime.compile=false, or install a C++ compiler.") from error
+        message = (
+            f"the network cannot be compiled: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
+        raise EnvironmentFault(message, hint="runtime.compile=false, or install a C++ compiler.") from error
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done all that it was given: before a clock is read."""
+    """Wait until the device has finished all its work: before a clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

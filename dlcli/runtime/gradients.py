@@ -1,4 +1,8 @@
-"""Gradients side by side in one buffer, so that ranks exchange all of them, and the loss, in one go."""
+"""Puts gradients side by side in one flat buffer, so that ranks exchange all of them, and the loss, in one message.
+
+Shapes: a parameter and its gradient (*shape); P parameters of one dtype, S numbers of all their gradients together
+(padded); the buffer is (S + P + 2,): gradients, one flag per parameter, the loss and a count. The mean loss is ().
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,16 @@ from torch import Tensor, nn
 
 from dlcli.errors import EnvironmentFault
 
-ALIGNMENT = 16  # elements: every gradient begins where vectorised kernels like it
+ALIGNMENT = 16  # elements: every gradient begins at a place that suits vectorised kernels
 
 
 class FlatGradients:
-    """A buffer for the gradients of `parameters`, which are of one device.
+    """A flat buffer for the gradients of `parameters`, which are on one device.
 
-    It holds the gradients, one flag per parameter (has it a gradient?), the loss and a one, all multiplied by the
-    rank's number of examples. The sum over ranks, divided by the sum of the ones, is what one device would have had.
-    float16 and bfloat16 gradients are summed in float32. Averaged gradients of the buffer's own dtype stay views of
-    it, laid out like their parameter: nothing is copied back, and nothing allocated per step.
+    It holds the gradients, one flag per parameter (1 if it has a gradient), the loss and a 1, all multiplied by the
+    rank's number of examples. The sum over ranks, divided by the sum of the ones, is the result of one device.
+    float16 and bfloat16 gradients are summed in float32. Averaged gradients of the buffer's own dtype stay views of it
+    in the shape and layout of their parameter: nothing is copied back, and nothing is allocated per step.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], dtype: torch.dtype):
@@ -42,8 +46,8 @@ class FlatGradients:
     def average(self, loss: Tensor, num_examples: int, sum_over_ranks: Callable[[Tensor], None]) -> Tensor:
         """Give every rank the gradient, and the mean loss () float, of the examples of all of them.
 
-        loss: of this rank's num_examples, its mean. Where these are 0, its gradients count for nothing whatever they
-        are. A parameter without a gradient on any rank keeps none.
+        loss: (), the mean over this rank's num_examples. If there are 0, its gradients count for nothing, whatever
+        they are. A parameter without a gradient on any rank keeps none.
         """
         self._pack(loss, num_examples)
         sum_over_ranks(self.buffer)
@@ -70,10 +74,10 @@ class FlatGradients:
         self.buffer.mul_(num_examples)
 
     def _unpack(self, *, is_counted: bool) -> None:
-        """The averaged gradients, to the parameters that some rank has one for; is_counted: what is here counted."""
+        """Give the averaged gradients (*shape) to parameters for which a rank has one. is_counted: this rank counts."""
         is_fresh = self.taking_part is None or self.buffer.device.type == "cpu"
         if is_fresh:
-            self.taking_part = (self.flags > 0).tolist()  # on a GPU it waits for the device: at the first step only
+            self.taking_part = (self.flags > 0).tolist()  # waits for a GPU: at the first step only
         copied: list[tuple[Tensor, Tensor]] = []
         for parameter, slot, takes_part in zip(self.parameters, self.slots, self.taking_part or (), strict=True):
             if not takes_part:
@@ -94,12 +98,12 @@ def late_gradient(parameter: nn.Parameter) -> EnvironmentFault:
     return EnvironmentFault(
         f"a parameter of shape {list(parameter.shape)} has its first gradient after the first step, which several "
         "GPUs cannot agree on without waiting for each other at every step",
-        hint="Let every trained parameter take part in the first step's loss, or train it on one device.",
+        hint="Let every trained parameter take part in the first step's loss, or use runtime.devices=1.",
     )
 
 
 def flat_gradients(parameters: Sequence[nn.Parameter]) -> list[FlatGradients]:
-    """One buffer for the parameters summed in float32, and one for those in float64, where there are some."""
+    """One buffer for the parameters summed in float32, and one for those in float64 if there are any."""
     wide = [p for p in parameters if p.dtype == torch.float64]
     narrow = [p for p in parameters if p.dtype != torch.float64]
     groups = ((narrow, torch.float32), (wide, torch.float64))

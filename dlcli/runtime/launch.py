@@ -1,10 +1,10 @@
-"""Start one process per device, watch over them, and make one exit code of theirs.
+"""Starts one process per device, watches them, and combines their exit codes into one.
 
-A rank is `python -m dlcli ARGUMENTS` with the variables that torchrun gives its ranks, so that dlcli finds its place
-in one way only. torchrun itself (torch 2.15) was tried for it: it costs 1.3 CPU-seconds and torch's memory in a process
-that only waits; it starts a group again after any failure, a misspelt setting too; a Ctrl-C loses the ranks' exit codes
-in a traceback, and they have 30 s; and when it is killed itself the ranks train on. Its meeting point is open to the
-network; here it is a socket of this machine alone, handed open to rank 0: no port can be lost on the way.
+A rank is `python -m dlcli ARGUMENTS` with the variables that torchrun gives its ranks, so that dlcli has a single way
+to find its place. torchrun itself (torch 2.15) was tried: it costs 1.3 CPU-seconds and torch's memory in a process that
+only waits; it starts a group again after any failure, even a misspelt setting; a Ctrl-C loses the ranks' exit codes in
+a traceback, and they have 30 s; and if torchrun is killed, the ranks train on. Its meeting point is open to the
+network; here it is a socket of this machine alone, handed to rank 0 already open: no other process can take its port.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ from dlcli.runtime.rendezvous import LISTEN_FD
 from dlcli.runtime.signals import WATCHED
 
 POLL_S = 0.05
-SETTLE_S = 2.0  # after the first failure: a rank that was killed takes others with it, and they may be seen first
-GRACE_S = 30.0  # for the others to end when one is lost; one that hangs in an exchange on a GPU never does
+SETTLE_S = 2.0  # after the first failure: a killed rank takes others with it, and they may be noticed first
+GRACE_S = 30.0  # time for the others to end if one is lost; one that hangs in an exchange on a GPU never ends
 FAULT = 70
 PROGRAM = ("-m", "dlcli")
 
 
 def launch(argv: list[str], *, devices: int, max_restarts: int, program: Sequence[str] = PROGRAM) -> int:
-    """Run `dlcli ARGV` once per device, on this machine; the exit code. program: what python runs, if not dlcli.
+    """Run `dlcli ARGV` once per device, on this machine; the exit code. program: for python to run instead of dlcli.
 
-    A rank that dies (by a signal, or with 70) ends the others, and all are started again, max_restarts times at most:
-    they find their number in TORCHELASTIC_RESTART_COUNT, and TORCHELASTIC_RUN_ID stays. A rank that ends with an error
-    of the user's ends the others for good. SIGINT, SIGTERM and SIGHUP are handed on, and the ranks' clean end is waited
-    for; a second one gives them some seconds. Raises EnvironmentFault when ranks are lost and no restart is left.
+    A rank that dies (by a signal, or with 70) ends the others, and all are started again, at most max_restarts times:
+    TORCHELASTIC_RESTART_COUNT counts the restarts, and TORCHELASTIC_RUN_ID stays the same. A rank that ends with a
+    user's error ends the others for good. SIGINT, SIGTERM and SIGHUP are passed on, and the launcher waits for the
+    ranks' clean end; after a second signal it waits only some seconds. Raises EnvironmentFault when ranks
+    are lost and no restart is left.
     """
     run_id = uuid.uuid4().hex
     with Forwarding() as forwarding:
@@ -51,16 +52,16 @@ def launch(argv: list[str], *, devices: int, max_restarts: int, program: Sequenc
                 return code
             if restart < max_restarts:
                 tell(f"{group.what_was_lost()}; all ranks start again ({restart + 1} of {max_restarts})")
-    hint = "dlcli resume goes on from the last checkpoint; dlcli train --max-restarts=3 does so by itself."
+    hint = "dlcli resume continues from the last checkpoint; dlcli train --max-restarts=3 does so automatically."
     raise EnvironmentFault(f"{group.what_was_lost()}; the run has stopped", hint=hint)
 
 
 class Group:
-    """The ranks of one start. command: what python runs; environment: what they find besides their place."""
+    """The ranks of one start. command: for python to run; environment: variables besides those of their place."""
 
     def __init__(self, command: list[str], devices: int, environment: dict[str, str]):
         self.codes: list[int | None] = [None] * devices
-        self.was_ended = [False] * devices  # by us: what they die of then tells nothing
+        self.was_ended = [False] * devices  # ended by us: their exit codes then mean nothing
         with socket.create_server(("127.0.0.1", 0)) as listener:
             shared = {"OMP_NUM_THREADS": str(max(1, usable_cores() // devices))} | os.environ | environment
             shared |= {"WORLD_SIZE": str(devices), "LOCAL_WORLD_SIZE": str(devices), "MASTER_ADDR": "127.0.0.1"}
@@ -71,7 +72,7 @@ class Group:
             ]
 
     def watch(self, forwarding: Forwarding) -> int:
-        """Wait for all to end, handing signals on; the group's exit code."""
+        """Wait for all to end and pass signals on; the group's exit code."""
         deadline: float | None = None
         while self._poll():
             for number in forwarding.take():
@@ -91,7 +92,7 @@ class Group:
         return self._lost_rank() is not None
 
     def what_was_lost(self) -> str:
-        """`rank 1 of 2 was ended by SIGKILL`."""
+        """A clause on the lost rank: `rank 1 of 2 was ended by SIGKILL`."""
         rank = self._lost_rank()
         assert rank is not None
         code = self.codes[rank] or 0
@@ -99,14 +100,14 @@ class Group:
         return f"rank {rank} of {len(self.codes)} {how}"
 
     def _lost_rank(self) -> int | None:
-        """The first that died of itself: by a signal that asks nobody, or of a fault."""
+        """The first rank that died on its own: by a signal it could not catch, or of a fault."""
         for rank, code in enumerate(self.codes):
             if code is not None and not self.was_ended[rank] and (code == FAULT or (code < 0 and -code not in WATCHED)):
                 return rank
         return None
 
     def _poll(self) -> bool:
-        """Note who has ended; whether somebody is left."""
+        """Note which ranks have ended; whether any is left."""
         self.codes = [process.poll() for process in self.ranks]
         return None in self.codes
 
@@ -121,12 +122,12 @@ class Group:
 
     def _send(self, number: int) -> None:
         for process in self.ranks:
-            with suppress(ProcessLookupError):  # it has ended meanwhile
+            with suppress(ProcessLookupError):  # it has ended in the meantime
                 process.send_signal(number)
 
     def _code(self, forwarding: Forwarding) -> int:
-        """0 when all ended well; the signal's after one; else what a rank that ended of itself says: rather its own
-        mistake than that others were lost.
+        """0 if all ended well; after a signal, the signal's code; else the code of a rank that ended on its own: rather
+        one for its own mistake than one for the loss of others.
         """
         failed = [code for code, ended in zip(self.codes, self.was_ended, strict=True) if code and not ended]
         said = [128 - code if code < 0 else code for code in failed]
@@ -137,8 +138,8 @@ class Group:
 
 
 class Forwarding:
-    """Within the block signals are noted, to be handed on to the ranks, once each: they are in sessions of their own,
-    where a terminal's Ctrl-C does not reach them a second time. What was ignored (nohup) stays ignored.
+    """Within the block signals are noted, to be passed on to the ranks once each: the ranks have their own sessions, so
+    that a terminal's Ctrl-C does not reach them a second time. Signals that were ignored (nohup) stay ignored.
     """
 
     def __init__(self) -> None:
@@ -170,12 +171,14 @@ class Forwarding:
 def start_rank(
     command: list[str], rank: int, environment: dict[str, str], listen_fd: int | None
 ) -> subprocess.Popen[Any]:
-    """One rank, in a session of its own; rank 0 alone reads what is typed, and gets the open socket."""
+    """One rank, in its own session; only rank 0 reads the keyboard and gets the open socket."""
     own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     own.pop(LISTEN_FD, None)
     if listen_fd is not None:
         own[LISTEN_FD] = str(listen_fd)
-    safe_path = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]  # as this process was: with the folder, or without
+    safe_path = (
+        [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+    )  # like this process: with the current folder on the path, or without
     return subprocess.Popen(
         [sys.executable, *safe_path, *command],
         env=own,
@@ -187,7 +190,7 @@ def start_rank(
 
 
 def dying_with(parent: int) -> Callable[[], None] | None:
-    """Run in a child before its program: it gets SIGTERM, and saves, when the launcher is killed. Linux only."""
+    """Run in a child before its program: it gets SIGTERM, and saves, if the launcher is killed. Linux only."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up here: nothing is loaded between fork and exec

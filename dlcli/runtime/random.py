@@ -17,14 +17,14 @@ from dlcli.errors import CheckpointError
 
 
 def seed_everything(seed: int) -> None:
-    """Python's, NumPy's and torch's global generators, on every device."""
+    """Seed Python's, NumPy's and torch's global generators, on every device."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def random_tensors(device: torch.device) -> dict[str, Tensor]:
-    """The state of every global generator, as tensors: uint8 of torch's own, int64 words of Python's and NumPy's."""
+    """The state of every global generator, as tensors: uint8 for torch's, int64 words for Python's and NumPy's."""
     _, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=True)
     states = {
@@ -40,7 +40,7 @@ def random_tensors(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random(states: dict[str, Tensor], device: torch.device) -> None:
-    """Set every global generator. Call it last: building and loading may draw. Raises CheckpointError when damaged."""
+    """Set every global generator. Call it last: building and loading may draw. Raises CheckpointError if damaged."""
     try:
         gauss = states["random/python_gauss"]
         words = tuple(states["random/python"].tolist())
@@ -61,7 +61,7 @@ def _optional(number: float | None) -> Tensor:
 
 @contextmanager
 def unchanged_random(device: torch.device) -> Iterator[None]:
-    """What is drawn within the block leaves no trace outside: evaluating more often does not change the training."""
+    """Draws within the block have no effect outside it: evaluating more often does not change the training."""
     states = random_tensors(device)
     try:
         yield

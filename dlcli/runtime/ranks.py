@@ -1,11 +1,13 @@
-"""Processes that train one network together: who they are, how they meet, and what they tell each other.
+"""Processes (ranks) that train one network together: how each finds its place, meets the others and exchanges tensors.
 
 ranks = Alone()                                # one process: the null object, torch.distributed is never imported
 if place := find_ranks():                      # torchrun, Slurm, or runtime.devices=N started several
     ranks = join_ranks(place, device)
 loss = ranks.average_gradients(parameters, loss, num_examples)      # before clipping and the update
 
-Nothing here imports torch before ranks are joined: where a process stands is known before torch is needed.
+Nothing here imports torch before ranks are joined: a process knows its place before it needs torch.
+
+Shapes: a parameter, its gradient and its buffers have the same shape (*shape) on every rank; losses and norms are ().
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from dlcli.runtime.gradients import FlatGradients
 
-TIMEOUT_S = 600.0  # for the peers to come, and to answer in any exchange
+TIMEOUT_S = 600.0  # time for the other ranks to come, and to answer in any exchange
 
 
 class Alone:
@@ -82,10 +84,10 @@ class Alone:
 
 
 class Ranks:
-    """The processes of torch's default group, which `join_ranks` made: gloo for what lies on the CPU, nccl on GPUs.
+    """The processes of torch's default group, made by `join_ranks`: gloo for tensors on the CPU, nccl for GPUs.
 
-    Every method is called by all ranks, in the same order. What it gives has the same bits on all of them, since each
-    sum is made in one place and sent to the others. A rank that is lost ends the wait of the others with an
+    All ranks call every method, in the same order. Results have the same bits on all of them, since each sum is
+    computed in one place and sent to the others. A lost rank ends the wait of the others with an
     EnvironmentFault: at once on CPUs; on GPUs nccl's watchdog ends the process when the timeout is over.
     """
 
@@ -100,10 +102,10 @@ class Ranks:
         self._flat: dict[tuple[int, ...], list[FlatGradients]] = {}
 
     def average_gradients(self, parameters: Iterable[nn.Parameter], loss: Tensor, num_examples: int) -> Tensor:
-        """Give each parameter the gradient of the examples of all ranks, in one exchange; their mean loss, ().
+        """Give each parameter the gradient (*shape) over the examples of all ranks, in one exchange; the mean loss, ().
 
-        loss: the mean over this rank's num_examples, which may be 0. It comes back as NaN or infinite on all ranks
-        when it is so on one. Nothing waits for a GPU after the first step.
+        loss: (), the mean over this rank's num_examples, which may be 0. If it is NaN or infinite on one rank, it
+        comes back so on all. Nothing waits for a GPU after the first step.
         """
         trained = [p for p in parameters if p.requires_grad]
         key = tuple(map(id, trained))
@@ -115,17 +117,17 @@ class Ranks:
         return means[0]
 
     def weigh(self, loss: Tensor, num_examples: int) -> Tensor:
-        """The loss to call backward on, of a step with that many examples on this rank: as it is, here."""
+        """The loss () to call backward on, for a step with so many examples on this rank; here it does not change."""
         return loss
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
-        """Scale gradients down to a norm of clip_norm, all together; what their norm was, ()."""
+        """Scale all gradients together down to a norm of clip_norm; returns the norm before, ()."""
         from torch.nn.utils import clip_grad_norm_
 
         return clip_grad_norm_(parameters, clip_norm)
 
     def sum_in_place(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over all ranks."""
+        """Replace a tensor of any shape by its sum over all ranks, in place."""
         with self.peer_faults():
             self._dist.all_reduce(tensor)
 
@@ -134,7 +136,7 @@ class Ranks:
         return self._reduce(numbers, self._dist.ReduceOp.SUM)
 
     def pool(self, numbers: list[float]) -> list[float]:
-        """The sums over all examples of the sums over this rank's."""
+        """Turn sums over this rank's examples into sums over the examples of all ranks."""
         return self.sum(numbers) if self.num_data_ranks > 1 else numbers
 
     def agree(self, numbers: list[float]) -> list[float]:
@@ -142,7 +144,7 @@ class Ranks:
         return self._reduce(numbers, self._dist.ReduceOp.MAX)
 
     def same(self, value: Any) -> Any:
-        """Rank 0's value, which JSON can say, on every rank."""
+        """Rank 0's value on every rank; it must be JSON data."""
         data = self._bytes(value) if self.is_primary else None
         size = int(self.sum([0.0 if data is None else len(data)])[0])
         data = self._empty_bytes(size) if data is None else data
@@ -151,7 +153,7 @@ class Ranks:
         return json.loads(bytes(data.tolist()))
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, which JSON can say, in the order of the ranks."""
+        """Every rank's value, in the order of the ranks; each must be JSON data."""
         data = self._bytes(value)
         sizes = [0.0] * self.world_size
         sizes[self.rank] = len(data)
@@ -164,7 +166,7 @@ class Ranks:
         return [json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)]
 
     def gather_tensors(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Every rank's tensors, on the CPU, for rank 0 in the order of the ranks; the others get an empty list."""
+        """Every rank's tensors (any shapes) on the CPU, in order of ranks, for rank 0; the others get an empty list."""
         import torch
         from safetensors.torch import load, save
 
@@ -185,7 +187,9 @@ class Ranks:
             return found
 
     def average_buffers(self, network: nn.Module) -> None:
-        """Running statistics become their mean over the ranks; counters the largest. Equal ones keep their bits."""
+        """Replace running statistics (C,) by their mean over the ranks, and counters () by the largest. Equal ones keep
+        their bits.
+        """
         import torch
 
         for buffer in network.buffers():
@@ -196,7 +200,7 @@ class Ranks:
             first = buffer.detach().clone()
             with self.peer_faults():
                 self._dist.broadcast(first, 0)
-            difference = torch.where(buffer == first, 0, buffer - first)  # infinity less infinity is 0 here
+            difference = torch.where(buffer == first, 0, buffer - first)  # infinity minus infinity is 0 here
             self.sum_in_place(difference)
             buffer.copy_(first + difference / self.world_size)
 
@@ -205,17 +209,17 @@ class Ranks:
         self.sum([0.0])
 
     def close(self) -> None:
-        """Leave the group; waits for nobody, so it may follow a fault. To be called before the process ends."""
+        """Leave the group. It does not wait for others, so it may follow a fault. Call it before the process ends."""
         self._flat.clear()
         if self._dist.is_initialized():
             self._dist.destroy_process_group()
             # gloo's threads may still hold Python objects of the last exchange (of sharded networks), and abort the
-            # process when they let go of them after the interpreter has ended: seen in 4 of 16 ends without this rest.
+            # process if they release them after the interpreter has ended: seen in 4 of 16 ends without this pause.
             time.sleep(0.1)
 
     @contextmanager
     def peer_faults(self) -> Iterator[None]:
-        """Within the block a lost rank is an EnvironmentFault. For whatever else talks to the other ranks."""
+        """Within the block a lost rank raises EnvironmentFault. For all other code that talks to the other ranks."""
         try:
             yield
         except RuntimeError as error:
@@ -247,10 +251,10 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among the ranks, and where they meet.
+    """The place of this process among the ranks, and their meeting point.
 
-    rank: 0 to world_size - 1; local_rank: on its own machine, the number of its GPU. attempt: starts of the group
-    before this one. is_hosted: torchrun keeps the meeting point, not rank 0; listen_fd: rank 0's socket, opened ahead.
+    rank: 0 to world_size - 1; local_rank: the number on its own machine, and of its GPU. attempt: earlier starts of the
+    group. is_hosted: torchrun keeps the meeting point, not rank 0; listen_fd: rank 0's socket, opened beforehand.
     """
 
     rank: int
@@ -264,7 +268,7 @@ class Place:
 
 
 def says_a_rank_is_lost(text: str) -> bool:
-    """Whether gloo or nccl speaks of a connection; `enforce fail` is about tensors that differ: a fault of ours."""
+    """Whether gloo or nccl reports a lost connection; `enforce fail` is about tensors that differ: a bug of dlcli."""
     lost = r"gloo/transport|closed by peer|reset by peer|Broken pipe|Timed out waiting|NCCL|timed out after"
     return bool(re.search(lost, text)) and "enforce fail" not in text
 
@@ -272,14 +276,14 @@ def says_a_rank_is_lost(text: str) -> bool:
 def lost_rank(rank: int, world_size: int, error: BaseException) -> DlcliError:
     others = "the other rank" if world_size == 2 else f"one of the other {world_size - 1} ranks"
     return EnvironmentFault(
-        f"{others} was lost, or has not answered in time (this is rank {rank}): {first_line(error)}",
+        f"{others} was lost, or did not answer in time (this is rank {rank}): {first_line(error)}",
         hint="Its own last words, or the system's log if it was killed, say why. dlcli resume goes on from the last "
         "checkpoint; dlcli train --max-restarts=3 does so by itself.",
     )
 
 
 def first_line(error: BaseException) -> str:
-    """What torch says, without the place in its source and without its advice."""
+    """torch's message, without the place in its source and without its advice."""
     line = (str(error).splitlines() or [""])[0]
     line = re.sub(r"^\[[^\]]*\.(cc|cpp|h):\d+\] ", "", line)
     return printable(line.split(". ")[0], limit=160)

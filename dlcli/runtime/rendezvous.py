@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 LISTEN_FD = "DLCLI_MASTER_LISTEN_FD"  # rank 0's end of the meeting point, opened by `dlcli.runtime.launch`
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-FIRST_SPECIAL_STEP = 0xFFFFFFF0  # Slurm's numbers for a batch script and an interactive shell: no tasks of srun's
+FIRST_SPECIAL_STEP = (
+    0xFFFFFFF0  # Slurm's numbers for a batch script and an interactive shell, which are not tasks of srun
+)
 
 
 def find_ranks(env: Mapping[str, str] = os.environ) -> Place | None:
-    """The place that torchrun, `dlcli.runtime.launch` or Slurm's srun gave this process; None when it is alone.
+    """The place that torchrun, `dlcli.runtime.launch` or Slurm's srun gave this process; None if it is alone.
 
-    Raises EnvironmentFault when only some of the variables are there.
+    Raises EnvironmentFault if only some of the variables are set.
     """
     if any(name in env for name in TORCHRUN[:3]):
         return _torchrun(env)
@@ -40,7 +42,7 @@ def _torchrun(env: Mapping[str, str]) -> Place | None:
     if missing:
         given = ", ".join(f"{name}={printable(env[name], limit=40)}" for name in TORCHRUN if env.get(name))
         raise EnvironmentFault(
-            f"{given or 'RANK'} without {', '.join(missing)}: no rank can be found",
+            f"{given or 'RANK'} is set without {', '.join(missing)}: no rank can be found",
             hint=f"torchrun sets all five; for one process: env -u {' -u '.join(TORCHRUN[:3])} dlcli ...",
         )
     rank, world_size, local_rank = (_number(env, name, 0) for name in TORCHRUN[:3])
@@ -64,8 +66,8 @@ def _slurm(env: Mapping[str, str], step: int) -> Place | None:
     missing = [name for name in ("SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID") if not env.get(name)]
     if missing:
         raise EnvironmentFault(
-            f"{tasks}={printable(env[tasks], limit=40)} without {', '.join(missing)}: no rank can be found",
-            hint="Start every rank by srun: srun --ntasks=2 dlcli train ...; or alone: srun --ntasks=1 dlcli train ...",
+            f"{tasks}={printable(env[tasks], limit=40)} is set without {', '.join(missing)}: no rank can be found",
+            hint="Start all ranks with srun: srun --ntasks=2 dlcli train ...; or one: srun --ntasks=1 dlcli train ...",
         )
     job = _number(env, "SLURM_JOB_ID", 0)
     port = _number(env, "MASTER_PORT", 1, 65_535) if env.get("MASTER_PORT") else port_of(job, step)
@@ -82,20 +84,20 @@ def _number(env: Mapping[str, str], name: str, low: int, high: int = 2**31 - 1) 
     text = env.get(name, "")
     if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
         raise EnvironmentFault(
-            f"{name}={printable(text, limit=40)} is no whole number from {low} to {high:,}",
-            hint="torchrun and srun set it; who sets it by hand writes a plain number.",
+            f"{name}={printable(text, limit=40)} is not a whole number from {low} to {high:,}",
+            hint="torchrun and srun set it; if you set it by hand, give a plain number.",
         )
     return int(text)
 
 
 def first_host(nodes: str) -> str:
-    """`n[03-12,20],m1` -> n03, as Slurm writes lists of hosts."""
+    """The first host of a list in Slurm's notation: `n[03-12,20],m1` -> n03."""
     found = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", found.group() if found else nodes)
 
 
 def port_of(job: int, step: int) -> int:
-    """The same for all ranks of a job's step, others for its neighbours; below the ports a system gives away itself."""
+    """The port: the same for all ranks of a job's step, another for other steps; below those that systems assign."""
     return 10_000 + (job * 97 + step) % 20_000
 
 
@@ -103,14 +105,16 @@ def port_of(job: int, step: int) -> int:
 
 
 def join_ranks(place: Place, device: torch.device, *, timeout_s: float = TIMEOUT_S) -> Ranks:
-    """Meet the other ranks. device: this rank's own. Raises EnvironmentFault when they do not come in time."""
+    """Meet the other ranks. device: this rank's own. Raises EnvironmentFault if they do not come in time."""
     import torch
     import torch.distributed as dist
 
     if place.master_addr in ("127.0.0.1", "localhost", "::1") and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo goes by the host's name, and needs it resolved
+        os.environ.setdefault(
+            "GLOO_SOCKET_IFNAME", "lo"
+        )  # otherwise gloo uses the host's name, which must then resolve
     if place.listen_fd is not None:
-        os.set_inheritable(place.listen_fd, False)  # to processes that this rank starts
+        os.set_inheritable(place.listen_fd, False)  # not inherited by processes that this rank starts
     if device.type == "cuda":
         torch.cuda.set_device(device)
     wait = timedelta(seconds=timeout_s)
@@ -134,7 +138,7 @@ def join_ranks(place: Place, device: torch.device, *, timeout_s: float = TIMEOUT
         raise EnvironmentFault(
             f"rank {place.rank} could not meet the other {place.world_size - 1} at {printable(place.master_addr)}:"
             f"{place.master_port} in {timeout_s:g} s: {first_line(error)}",
-            hint="Start all ranks together; where they run on several machines, MASTER_ADDR must be the first one's "
-            "name, seen from all, and MASTER_PORT free there.",
+            hint="Start all ranks together; on several machines, MASTER_ADDR must be the name of the first one, as all "
+            "of them see it, and MASTER_PORT must be free there.",
         ) from error
     return Ranks(place, timeout_s=timeout_s)

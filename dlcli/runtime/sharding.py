@@ -1,11 +1,14 @@
-"""Networks that one device cannot hold, over all ranks: weights, gradients and optimizer states in shards.
+"""Splits networks that one device cannot hold over all ranks: weights, gradients and optimizer states in shards.
 
-    ranks = shard(task, task.phases, ranks)                          # by torch's fully_shard: each rank its own batches
+    ranks = shard(task, task.phases, ranks)                          # by torch's fully_shard: each rank has its batches
     ranks = parallelize(network, network.tensor_parallel_plan(), ranks)  # by layers: all ranks the same batches
 
-Both work in place, after the network stands on its device and before optimizers are built; names stay what they were.
-A checkpoint holds whole tensors: `full_tensors` makes them of the shards, `load_full` and `shard_like` the reverse, so
-that one device can load what many have saved.
+Both work in place, after the network is on its device and before optimizers are built; names do not change. A
+checkpoint holds whole tensors: `full_tensors` gathers them from the shards, `load_full` and `shard_like` do the
+reverse, so that one device can load what many have saved.
+
+Shapes: a whole tensor is (N, ...), its shard about (N / R, ...) on each of R ranks; a linear layer's weight (O, I) is
+(O / R, I) if split "colwise", (O, I / R) if split "rowwise". Losses and norms are ().
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from dlcli.errors import ConfigError
 from dlcli.runtime.ranks import Alone, Ranks
 
-SMALLEST_SHARD = 100_000  # parameters: what is gathered by itself, so that few are whole at a time
+SMALLEST_SHARD = 100_000  # parameters: a layer that large is gathered separately, so that few are whole at a time
 
 
 class Sharded(Ranks):
@@ -31,10 +34,10 @@ class Sharded(Ranks):
     _typical_examples: float | None = None
 
     def weigh(self, loss: Tensor, num_examples: int) -> Tensor:
-        """The loss times this rank's examples, over the usual number of them, which keeps it in fp16's range.
+        """The loss (), times this rank's examples, over their usual number, which keeps it in fp16's range.
 
-        fully_shard gives every rank's gradient the same weight: what a rank has more or fewer examples than the others
-        must stand in its loss.
+        fully_shard gives every rank's gradient the same weight: so the loss must carry the weight of a rank with more
+        or fewer examples than the others.
         """
         if self._typical_examples is None:
             self._typical_examples = max(1.0, self.agree([num_examples])[0])
@@ -53,7 +56,7 @@ class Sharded(Ranks):
 
     @torch.no_grad()
     def clip_gradients(self, parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
-        """As torch's clip_grad_norm_, which cannot mix sharded parameters with whole ones."""
+        """Like torch's clip_grad_norm_, which cannot mix sharded parameters with whole ones; the norm before, ()."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         squares = torch.stack([g.square().sum().double() for g in norms_of_shards(gradients)])
         self.sum_in_place(squares[:1])
@@ -64,7 +67,7 @@ class Sharded(Ranks):
 
 
 class Split(Sharded):
-    """Ranks that hold parts of each layer: all see the same batches, and whole parameters get the same gradients."""
+    """Ranks with a part of every layer each: all see the same batches, and whole parameters get the same gradients."""
 
     def __init__(self, ranks: Ranks):
         super().__init__(ranks.place, timeout_s=ranks.timeout_s)
@@ -78,7 +81,7 @@ class Split(Sharded):
 
 
 def norms_of_shards(gradients: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Norms of the gradients that are parts here, and of those that every rank has whole: (k,), (n,)."""
+    """The norms of the gradients of which this rank has a part, (k,), and of those that every rank has whole, (n,)."""
     parts: list[Tensor] = []
     wholes: list[Tensor] = []
     for gradient in gradients:
@@ -90,7 +93,7 @@ def norms_of_shards(gradients: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What of a tensor lies here; it shares the memory."""
+    """This rank's part of a tensor (N, ...); it shares the memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -100,8 +103,8 @@ def local(tensor: Tensor) -> Tensor:
 def shard(task: nn.Module, phases: Iterable[str], ranks: Alone | Ranks) -> Alone | Ranks:
     """Shard each phase's network over the ranks; the ranks to train with from now on.
 
-    Members of lists of layers (Transformer blocks, stages) that are large enough are gathered one at a time, the rest
-    at once. From then on all ranks run the network equally often, evaluation too: each use gathers its weights.
+    Large members of lists of layers (Transformer blocks, stages) are gathered one at a time, the rest at once. From
+    then on all ranks must run the network equally often, in evaluation too: each use gathers its weights.
     """
     if isinstance(ranks, Alone):
         return ranks
@@ -114,8 +117,8 @@ def shard(task: nn.Module, phases: Iterable[str], ranks: Alone | Ranks) -> Alone
 
 
 def large_members(network: nn.Module) -> list[nn.Module]:
-    """Members of lists and sequences of layers, at any depth, inner ones first, that are worth a gathering of their
-    own.
+    """The members of lists and sequences of layers, at any depth and inner ones first, that are large enough to be
+    gathered separately.
     """
     lists = [module for module in network.modules() if isinstance(module, nn.ModuleList | nn.Sequential)]
     members = [member for module in reversed(lists) for member in module.children()]
@@ -125,8 +128,8 @@ def large_members(network: nn.Module) -> list[nn.Module]:
 def parallelize(network: nn.Module, plan: Mapping[str, str], ranks: Alone | Ranks) -> Alone | Ranks:
     """Split linear layers over the ranks; the ranks to train with from now on. All see the same batches.
 
-    plan: name of a layer -> "colwise" (its outputs are split) or "rowwise" (its inputs are, and the outputs summed).
-    The network's `heads`, which a part has whole, must be a multiple of the ranks. Raises ConfigError otherwise.
+    plan: name of a layer -> "colwise" (its outputs are split) or "rowwise" (its inputs are split, its outputs summed).
+    The network's `heads` must be a multiple of the ranks, since each part has whole heads; otherwise ConfigError.
     """
     if isinstance(ranks, Alone):
         return ranks
@@ -145,8 +148,10 @@ def parallelize(network: nn.Module, plan: Mapping[str, str], ranks: Alone | Rank
         assert isinstance(layer, nn.Linear)
         split = layer.out_features if how == "colwise" else layer.in_features
         if split % size:
-            told = f"{name} has {split} {'outputs' if how == 'colwise' else 'inputs'}, not a multiple of {size} devices"
-            raise ConfigError(told, hint="Choose the model's widths as multiples of runtime.devices.")
+            message = (
+                f"{name} has {split} {'outputs' if how == 'colwise' else 'inputs'}, not a multiple of {size} devices"
+            )
+            raise ConfigError(message, hint="Choose the model's widths as multiples of runtime.devices.")
     parallelize_module(network, mesh_of(network, ranks), layers)
     return Split(ranks)
 
@@ -156,8 +161,8 @@ def mesh_of(network: nn.Module, ranks: Ranks) -> DeviceMesh:
 
 
 def optimizer_settings(parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
-    """How an optimizer must be told to go over them: fused kernels know no shards (SGD's in 2.15), and `foreach` ones
-    no mixture of sharded and whole parameters; torch would take the slow way for sharded ones by itself.
+    """The optimizer options for such parameters: fused kernels do not support shards (SGD's in 2.15), and `foreach`
+    ones no mixture of sharded and whole parameters; by itself, torch would take the slow way for sharded ones.
     """
     return {"fused": False, "foreach": len({isinstance(p, DTensor) for p in parameters}) == 1}
 
@@ -167,7 +172,7 @@ def optimizer_settings(parameters: Iterable[nn.Parameter]) -> dict[str, bool]:
 
 @torch.no_grad()
 def full_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, copies. Called by all ranks together, with the same names in the same order."""
+    """Copies of the whole tensors (N, ...) on the CPU. All ranks call it, with the same names in the same order."""
     full = {}
     for name, tensor in named.items():
         whole = tensor.detach()
@@ -179,17 +184,18 @@ def full_tensors(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_full(live: nn.Module | Mapping[str, Tensor], full: Mapping[str, Tensor]) -> None:
-    """Copy whole tensors into the parameters and buffers of a module, sharded or not, each rank its own part."""
+    """Copy whole tensors (N, ...) into a module's parameters and buffers, sharded or not; each rank takes its part."""
     for name, tensor in (live.state_dict() if isinstance(live, nn.Module) else live).items():
         tensor.copy_(shard_like(full[name], tensor))
 
 
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, where `like` is sharded and has its shape; otherwise the tensor itself.
+    """This rank's part of a whole tensor (N, ...), if `like` is sharded and has its shape; otherwise the tensor itself.
 
-    An optimizer's state has the shape of its parameter, but for counters. Nothing is sent: every rank has the whole.
+    An optimizer's state has the shape of its parameter, except for counters (). Nothing is sent: every rank has the
+    whole.
     """
     if not isinstance(like, DTensor) or full.shape != like.shape:
         return full
     part = distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return part.clone()  # a view would keep the whole in memory
+    return part.clone()  # a view would keep the whole tensor in memory

@@ -12,13 +12,13 @@ WATCHED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):
-    """Raised where work can be left, between batches of evaluation for instance, never by a handler."""
+    """Raised at a place where work can stop, for instance between batches of an evaluation, never by a handler."""
 
 
 class Signals:
     """Within the block a signal is noted in `received`; raise_if_received() turns it into Interrupted.
 
-    A block within a block of the same is one with it: of a process that has more to do, the inner one is one run.
+    A block inside another block of the same object joins it: in a process with more to do, the inner one is one run.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,10 @@ class Signals:
         if self._depth > 1:
             return self
         for number in WATCHED:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup, background jobs: ignored stays ignored
+            if signal.getsignal(number) not in (
+                signal.SIG_IGN,
+                None,
+            ):  # nohup, background jobs: an ignored signal stays ignored
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -57,7 +60,7 @@ class Signals:
 
 
 def leave(number: int) -> None:
-    """End the process now, with the cursor shown again: what is being saved stays a temporary file."""
+    """End the process now, with the cursor shown again: a file that is being saved stays a temporary file."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None and stream.isatty():
             os.write(stream.fileno(), b"\x1b[?25h\n")

@@ -70,8 +70,7 @@ class Classification(Task):
 
     def answer(self, *inputs: Tensor) -> Tensor:
         """Logits (B, K) of held-out examples: the model's, or with test-time augmentation the mean over several views
-        of
-        each image.
+        of each image.
 
         The views of cifar10-airbench: the image for one half, its copies moved up-left and down-right for the other;
         with `mirrors` each of these as it is and mirrored, in equal parts.

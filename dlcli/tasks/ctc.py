@@ -86,8 +86,7 @@ class CTC(Task):
     @torch.no_grad()
     def transcribe_greedily(self, *inputs: Tensor) -> list[list[Reading]]:
         """One reading of each recording, from the likeliest character of every frame, and the log-probability of its
-        text,
-        summed over all alignments as in a beam search.
+        text, summed over all alignments as in a beam search.
         """
         log_probs_BFV, frames_B = self.read(*inputs)
         found = []

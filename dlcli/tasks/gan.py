@@ -26,7 +26,7 @@ class GAN(Task):
         self.generator, self.discriminator = generator, discriminator
 
     def sample(self, num_images: int, generator: torch.Generator | None = None) -> Tensor:
-        """Images (num_images, C, H, W) float, normalised like the data; `generator` (or torch's) draws the noise."""
+        """(num_images, C, H, W) float, normalised like the data. The noise is from `generator` or the global one."""
         device = next(self.generator.parameters()).device
         noise_device = device if generator is None else "cpu"  # a private generator lives on the CPU
         noise_BZ = torch.randn(num_images, self.generator.latent, device=noise_device, generator=generator)  # type: ignore[call-overload]

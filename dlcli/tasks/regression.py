@@ -22,8 +22,7 @@ class Regression(Task):
 
     A batch has `inputs`, the model's arguments, `targets` (B,) float, standardised, and `unit`, the size of 1 of them
     in the unit of the data; the model gives (B, 1). The loss is of standardised numbers; rmse and mae are in the unit
-    of
-    the data.
+    of the data.
     """
 
     def __init__(self, model: nn.Module, *, loss: str = "mse"):

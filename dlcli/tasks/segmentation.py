@@ -40,8 +40,7 @@ class Segmentation(Task):
     @torch.no_grad()
     def statistics(self, source: Iterable[Any]) -> Sums:
         """mean_iou: intersection over union, each summed over all pixels of the set; the mean over the classes that
-        occur
-        in masks or answers. accuracy: share of right pixels. loss. Counted on the device, read once.
+        occur in masks or answers. accuracy: share of right pixels. loss. Counted on the device, read once.
         """
         losses, counts = zip(*(self._measure(batch) for batch in source), strict=True)
         true_NK, answered_NK, both_NK = torch.cat(counts).cpu().double().unbind(1)

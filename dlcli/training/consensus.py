@@ -1,4 +1,4 @@
-"""What ranks must agree on besides gradients: when to stop for a signal, and whose random numbers are whose."""
+"""Agreement of ranks besides gradients: when to stop for a signal, and which random numbers each rank has."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MOST_STEPS = 100
 
 
 class Agreement:
-    """Signals, as all ranks have heard of them: one that only some have received stops none of them alone.
+    """Signals that all ranks know of: a signal that only some ranks received does not stop these alone.
 
-    received: the signal to stop for, None while there is none. Alone it is looked up at once; among ranks it changes
+    received: the signal to stop for, None if there is none. A single process reads it at once; among ranks it changes
     only in `come_to`, which all call at the same steps, about every half second.
     """
 
@@ -35,7 +35,7 @@ class Agreement:
         return self.signals.received if self.is_alone else self._agreed
 
     def steps_left(self, step: int) -> int:
-        """Until the ranks ask one another again."""
+        """The steps until the ranks ask one another again."""
         return MOST_STEPS if self.is_alone else max(1, self._next - step)
 
     def come_to(self, step: int) -> None:
@@ -51,7 +51,7 @@ class Agreement:
 
 
 def seed_of_rank(seed: int, rank: int) -> int:
-    """Of dropout and noise on the ranks but the first, whose numbers are those of a run on one device."""
+    """The seed for dropout and noise on a rank; the first rank has the numbers of a run on one device."""
     return splitmix((splitmix(seed) + rank) % 2**64) % 2**32
 
 
@@ -65,7 +65,7 @@ def all_random_tensors(ranks: Alone | Ranks, device: torch.device) -> dict[str, 
 
 
 def random_tensors_of(ranks: Alone | Ranks, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """This rank's random states of a checkpoint; where it was saved by fewer ranks, what the rank has begun with."""
+    """This rank's random states of a checkpoint; if fewer ranks saved it, those that the rank began with."""
     prefix = _prefix(ranks.data_rank)
     names = [name for name in state if name.startswith(f"{prefix}random/")]
     if names:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 def best_index(
     scores: Sequence[float | None], losses: Sequence[float | None] = (), *, min_delta: float = 0.0
 ) -> int | None:
-    """Position of the best score, larger is better; None stands for NaN and is never best.
+    """Position of the best score, larger is better; None means NaN and is never best.
 
-    Better means by more than min_delta. losses: of the same evaluations; among equal scores the lower one is better, so
-    that of a network whose BLEU is 0 for three epochs not the first one is kept.
+    Better means by more than min_delta. losses: of the same evaluations; among equal scores the lower loss is better,
+    so that a network whose BLEU is 0 for three epochs is not kept as it was after the first.
     """
     best: int | None = None
     highest = float("-inf")
@@ -22,7 +22,7 @@ def best_index(
 
 
 def is_lower(losses: Sequence[float | None], i: int, best: int, scores: Sequence[float | None]) -> bool:
-    """Whether the loss at i is below that at `best`, at equal scores."""
+    """Whether the scores are equal and the loss at i is below that at `best`."""
     if scores[i] != scores[best] or not losses:
         return False
     mine, other = losses[i], losses[best]

@@ -1,7 +1,7 @@
-"""The training loop, read from top to bottom. Tensors only: it knows neither configs nor files nor screens.
+"""The training loop, from top to bottom. It works on tensors only: it knows no configs, files or screens.
 
-for done in train(task, batches, optimizers, ...):      # the loop stands still at a clean step
-    ...evaluate, save, stop: between steps, by whoever asked for them
+for done in train(task, batches, optimizers, ...):      # the loop pauses after a complete step
+    ...evaluate, save, stop: the caller does these between steps
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SMALLEST_SCALE = 2.0**-10  # of the gradient scaler, which begins at 2^16 and ha
 
 
 class StepDone(NamedTuple):
-    """step: updates done so far; values: of this step, as a task gives them; weight: of its batch in means."""
+    """step: updates done so far; values: of this step, from the task; weight: of its batch in means."""
 
     step: int
     values: Values
@@ -52,8 +52,8 @@ def train(
 ) -> Iterator[StepDone]:
     """Update every phase of the task once per step, for ever; yields after each step.
 
-    batches: the micro-batches of each step, from step `first_step` on; of several ranks, each its own. A step's
-    gradient is that of its whole batch, over all ranks: a micro-batch counts by its `weight_of`.
+    batches: the micro-batches of each step, from step `first_step` on; each rank has its own. A step's gradient is that
+    of its whole batch, over all ranks: a micro-batch counts by its `weight_of`.
     """
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     guard = guard or Guard(optimizers, scaler)
@@ -95,7 +95,7 @@ def train(
 
 
 def weight_of(batch: Any) -> int:
-    """What a batch counts in a mean over several: its targets, where its loss is a mean over them, else its examples.
+    """The weight of a batch in a mean over several: its targets if its loss is a mean over them, else its examples.
 
     Batches of sentences have different numbers of words: a mean of their means would favour the words of short ones.
     """
@@ -123,13 +123,12 @@ class Phase:
 
 
 class Guard:
-    """Lets no update through whose loss, over all ranks, is not finite.
+    """Stops every update whose loss, over all ranks, is not finite.
 
-    On a CPU the loss is read at once, which costs nothing. On a GPU a read would wait for the device at every step, so
-    fused optimizers get a flag on the device that makes them skip the update, this one and all that follow, and
-    `check` reads it when values are read anyway. An optimizer that cannot skip is waited for. With a gradient scaler,
-    which skips updates by infinite gradients itself, the unscaled loss is judged all the same, and a scale that has
-    fallen to nothing too.
+    On a CPU the loss is read at once, which costs nothing. On a GPU a read would wait for the device at every step. So
+    fused optimizers get a flag on the device that makes them skip this update and all that follow, and `check` reads it
+    when values are read anyway. If an optimizer cannot skip, the guard waits for the device. A gradient scaler skips
+    updates with infinite gradients itself; the guard still checks the unscaled loss, and a scale that has fallen to 0.
     """
 
     def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer], scaler: torch.amp.GradScaler | None = None):
@@ -144,9 +143,9 @@ class Guard:
                 optimizer.grad_scale, optimizer.found_inf = None, self.skip  # type: ignore[attr-defined]
 
     def admit(self, loss: Tensor, step: int, lr_scale: float) -> None:
-        """Raise DivergedError before the update where the loss can be read, otherwise note it on the device."""
+        """Raise DivergedError before the update if the loss can be read, otherwise note it on the device."""
         if self.reads:
-            value = loss.item()  # waits for the device only where a GPU optimizer is not fused
+            value = loss.item()  # waits for the device only if a GPU optimizer is not fused
             if not math.isfinite(value):
                 raise diverged(step, value, lr_scale)
             return
@@ -155,13 +154,13 @@ class Guard:
         self.skip.copy_(torch.maximum(self.skip, is_bad.float()))
 
     def check(self) -> None:
-        """Raise DivergedError when a loss was not finite. Waits for the device: call it where values are read."""
+        """Raise DivergedError if a loss was not finite. Waits for the device: call it where values are read."""
         if not self.reads and self.skip.item():
             raise diverged(int(self.bad_step.item()), math.nan, None)
         if self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE:
             raise DivergedError(
                 f"the gradients overflow fp16 at every step: the loss scale has fallen to {self.scaler.get_scale():g}",
-                hint="runtime.precision=bf16 or fp32 has room for them; a smaller optimizer.lr may help too.",
+                hint="runtime.precision=bf16 or fp32 can hold them; a smaller optimizer.lr may help too.",
             )
 
 
@@ -169,12 +168,12 @@ def diverged(step: int, value: float, lr_scale: float | None) -> DivergedError:
     at = "" if lr_scale is None else f", at {lr_scale:.3g} of optimizer.lr"
     return DivergedError(
         f"the loss is {value} at step {step}{at}; the update was not made",
-        hint="A smaller optimizer.lr, schedule.warmup=100 or regularization.clip_norm=1.0 is the likely remedy.",
+        hint="Use a smaller optimizer.lr, schedule.warmup=100 or regularization.clip_norm=1.0",
     )
 
 
 def add_values(values: Values, new: Values, share: float) -> None:
-    """Add a micro-batch's values to the batch's: means by their share, answers behind one another."""
+    """Add a micro-batch's values to the batch's: means by their share, answers one after the other."""
     for name, value in new.items():
         before = values.get(name)
         if isinstance(value, Answers):
@@ -190,7 +189,7 @@ def join(answers: Sequence[Answers]) -> Answers:
 
 
 def mean(value: Value) -> float:
-    """What is recorded of a value of one step. Waits for the device."""
+    """The recorded number for a value of one step. Waits for the device."""
     return value.is_right().double().mean().item() if isinstance(value, Answers) else value.item()
 
 
@@ -203,9 +202,9 @@ def evaluate(
     averages: Mapping[str, Average | NoAverage] | None = None,
     ranks: Alone | Ranks = ALONE,
 ) -> dict[str, float]:
-    """Scores of the task on held-out data, with the averaged weights where there are some; the task stays as it was.
+    """Scores of the task on held-out data, with the averaged weights if there are any; the task does not change.
 
-    source: this rank's share of the examples, where the task's scores are means; otherwise all of them.
+    source: this rank's share of the examples if the task's scores are means, otherwise all of them.
     """
     was_training = task.training
     task.eval()
@@ -227,5 +226,5 @@ def has_mean_scores(task: Task) -> bool:
 
 
 def has_statistics(task: Task) -> bool:
-    """Whether its scores are made of what each example adds, as `statistics` says, and of nothing else."""
+    """Whether its scores are computed only from what each example adds to `statistics`."""
     return type(task).evaluate is Task.evaluate and type(task).statistics is not Task.statistics

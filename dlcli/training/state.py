@@ -1,7 +1,10 @@
-"""What of a training goes into a checkpoint besides the weights to use, and how it is put back, by name.
+"""The training state that a checkpoint holds besides the weights to use, and how it is restored, by name.
 
-Everything that is read is held to the names, shapes and kinds that the training built for it has: a state that fits
-only nearly would go on silently wrong.
+Everything read is checked against the names, shapes and types of the training that was built for it: a state that
+almost fits would continue silently wrong.
+
+Shapes: tensors are whole, never shards: a weight, its raw or averaged copy and its optimizer state (momentum and the
+like) are (*shape) of the parameter; an optimizer's counters are ().
 """
 
 from __future__ import annotations
@@ -30,11 +33,11 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 @dataclass
 class Progress:
-    """Where a training is, all of it saved with a checkpoint.
+    """The progress of a training; a checkpoint saves all of it.
 
     step: updates done; evaluated: step of the last evaluation; scores: monitored scores, larger is better, None for
     NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by the weights of
-    their batches (loop.weight_of), which add up to `examples`; best: which evaluation the checkpoint `best` is of, None
+    their batches (loop.weight_of), which add up to `examples`; best: the evaluation of the checkpoint `best`, None
     before there is one; seconds: of training so far.
     """
 
@@ -49,7 +52,7 @@ class Progress:
 
     @property
     def losses(self) -> list[float | None]:
-        """On the validation split, of each evaluation; None where the task has none."""
+        """The losses on the validation split, one per evaluation; None if the task has none."""
         return [evaluation["scores"].get("loss") for evaluation in self.evaluations]
 
     def epochs_since_evaluation(self, steps_per_epoch: int) -> float:
@@ -63,9 +66,9 @@ class Progress:
 def gather(
     task: Task, averages: Averages, optimizers: Optimizers
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """Weights to use (averaged where there is an average), the other tensors, and the optimizers' groups by phase.
+    """Weights to use (averaged if there is an average), the other tensors, and the optimizers' groups by phase.
 
-    Copies on the CPU: training may go on while they are written.
+    They are copies on the CPU, each (*shape) of its parameter or buffer: training may go on while they are written.
     """
     weights = {name: copied(tensor) for name, tensor in task.state_dict().items()}
     state: dict[str, Tensor] = {}
@@ -80,13 +83,13 @@ def gather(
 
 
 def copied(tensor: Tensor) -> Tensor:
-    """The whole tensor on the CPU; of a shard, which all ranks ask for together, the whole that it is a part of."""
+    """The whole tensor (*shape) on the CPU; for a shard, all ranks call it together and get the whole tensor."""
     whole = tensor.detach()
     return (whole.full_tensor() if hasattr(whole, "full_tensor") else whole).to("cpu", copy=True)
 
 
 def optimizer_tensors(phase: str, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as tensors by parameter name, and its groups as plain data."""
+    """An optimizer's state as tensors (*shape) or () by parameter name, and its groups as plain data."""
     tensors = {}
     groups = []
     for group in optimizer.param_groups:
@@ -106,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Raise CheckpointError unless names, shapes and dtypes are those of the module (on the meta device, say)."""
+    """Raise CheckpointError unless names, shapes and dtypes are those of the module (it may be on the meta device)."""
     wanted = module.state_dict()
     wrong = [f"{printable(n)} is missing" for n in wanted if n not in weights]
     wrong += [f"{printable(n)} is not of this model" for n in weights if n not in wanted]
@@ -125,7 +128,7 @@ def _shape(tensor: Tensor) -> str:
 
 @torch.no_grad()
 def restore_weights(task: Task, averages: Averages, saved: Checkpoint) -> None:
-    """The weights, and behind them the raw ones that go on training. Raises ValueError where they do not fit."""
+    """Restore the averages, and the raw weights (*shape) that go on training. ValueError if they do not fit."""
     load_weights(task, saved.weights)
     for phase, average in averages.items():
         average.num_updates = int(saved.manifest.state["averages"][phase])
@@ -138,12 +141,12 @@ def restore_weights(task: Task, averages: Averages, saved: Checkpoint) -> None:
 
 
 def are_scores(plain: Any) -> bool:
-    """Whether it is a dict of numbers; None stands for NaN."""
+    """Whether it is a dict of numbers; None means NaN."""
     return isinstance(plain, dict) and all(value is None or type(value) in (int, float) for value in plain.values())
 
 
 def stored_progress(plain: Any, step: int) -> Progress:
-    """A Progress from a checkpoint of `step`, held to its types. Raises ValueError when it is none."""
+    """A Progress from a checkpoint of `step`, checked for its types. Raises ValueError if it is not one."""
     progress = TypeAdapter(Progress).validate_json(json.dumps(plain), strict=True)
     numbers = [e.get(key) for e in progress.evaluations for key in ("step", "epoch")]
     scores = [e.get("scores") for e in progress.evaluations]
@@ -161,7 +164,7 @@ def stored_progress(plain: Any, step: int) -> Progress:
 def restore_optimizer(
     phase: str, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], groups: Any, where: Path
 ) -> None:
-    """The reverse of `optimizer_tensors`, by name. Raises CheckpointError when the parameters are not the same ones."""
+    """The reverse of `optimizer_tensors`, by name. Raises CheckpointError if the parameters are not the same."""
     try:
         names = [name for group in optimizer.param_groups for name in group["param_names"]]
         if [name for group in groups for name in group["param_names"]] != names:
@@ -192,8 +195,8 @@ def restore_optimizer(
 
 
 def laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """In the parameter's memory format, or as this rank's shard, where the shape is its own: fused optimizers walk both
-    in memory's order.
+    """A state tensor of the parameter's shape, in its memory format, or as this rank's shard: fused optimizers walk
+    both in the order of memory. Other shapes, such as counters (), do not change.
     """
     if tensor.shape != parameter.shape:
         return tensor
@@ -205,7 +208,7 @@ def laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 
 def load_weights(task: Task, weights: Mapping[str, Tensor]) -> None:
-    """Whole tensors into the task, each rank its own part. Raises RuntimeError where they do not fit."""
+    """Load whole tensors (*shape) into the task; each rank takes its part. Raises RuntimeError if they do not fit."""
     if not any(hasattr(p, "full_tensor") for p in task.parameters()):
         task.load_state_dict(weights)
         return
@@ -255,7 +258,7 @@ def _is_alike(saved: Any, own: Any) -> bool:
 
 
 def check_same_data(saved: Checkpoint, data: Data) -> None:
-    """A training goes on with the data it began with, or not at all: another validation split would mix two scores.
+    """Raise an error unless the data are those that the training began with: another split would mix two scores.
 
     The test split may differ: nothing is selected on it, and `dlcli eval` says so.
     """

@@ -1,4 +1,4 @@
-"""The values of many steps, read at once: a read waits for the device; at every step it costs a tiny network 4 %."""
+"""Reads the values of many steps at once: each read waits for the device, which costs a tiny network 4 % per step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PENDING = 100  # steps
 
 
 def answers_per_step(tree: Mapping[str, Any]) -> int:
-    """Logits that a step keeps for its accuracy, where the task has one."""
+    """Logits that a step keeps for its accuracy, if the task has one."""
     settings = tree["dataset"]
     return settings["batch_size"] * tree["trainer"]["accumulate_grad_batches"] * (settings.get("num_classes") or 1)
 
@@ -36,8 +36,8 @@ class Tally:
     def fold(self, progress: Progress) -> None:
         """Add the pending values of all ranks to the epoch's sums, one after another in Python's float64.
 
-        However the steps are grouped, the sums are the same to the last bit: counts are whole numbers, and means are
-        added in the order of their steps.
+        The grouping of the steps does not change a bit of the sums: counts are whole numbers, and means are added in
+        the order of their steps.
         """
         counts = [done.weight for done in self.pending]
         own = {name: self._totals(name, counts) for name in (self.pending[0].values if self.pending else ())}
@@ -50,15 +50,15 @@ class Tally:
         self.pending.clear()
 
     def _totals(self, name: str, counts: list[int]) -> list[float]:
-        """Sums over this rank's examples: one of right answers, or one of a mean for each pending step."""
+        """Sums over this rank's examples: one of right answers, or one of the mean of each pending step."""
         values: list[Any] = [done.values[name] for done in self.pending]
         if isinstance(values[0], Answers):
             return [loop.join(values).is_right().sum().item()]
-        means = torch.stack(values).tolist()  # one that is not finite: a gradient that overflowed fp16, no step
+        means = torch.stack(values).tolist()  # not finite: a gradient overflowed fp16, and there was no step
         return [mean * count if isfinite(mean) else 0.0 for mean, count in zip(means, counts, strict=True)]
 
     def last_values(self) -> dict[str, float]:
-        """Of the last step, over all ranks."""
+        """The values of the last step, over all ranks."""
         if self.last is None:
             return {}
         own = {name: loop.mean(value) for name, value in self.last.values.items()}
@@ -68,7 +68,7 @@ class Tally:
         return {name: total / count for name, total in zip(own, totals, strict=True)}
 
     def shown_loss(self) -> float:
-        """The loss that a progress bar shows; of several phases, their sum."""
+        """The loss that a progress bar shows; the sum if there are several phases."""
         values = self.pending[-1].values
         parts = ["loss"] if "loss" in values else [name for name in values if name.startswith("loss/")]
         return sum(loop.mean(values[name]) for name in parts)

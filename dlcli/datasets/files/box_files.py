@@ -166,7 +166,7 @@ def chosen(found: Iterable[str], wanted: Sequence[str] | None, place: Path) -> t
     """The classes: all that occur, or those of dataset.classes."""
     found = list(dict.fromkeys(found))
     if not found:
-        raise DataError(f"{place} holds no boxes", hint="Is it annotated?")
+        raise DataError(f"{place} holds no boxes", hint="Give annotations with boxes, as .xml or JSON.")
     if strange := [name for name in wanted or () if name not in found]:
         message = f"dataset.classes names {printable(', '.join(strange))}, but {place} has no box of that class"
         raise DataError(message, hint=f"It has {printable(', '.join(found))}.")

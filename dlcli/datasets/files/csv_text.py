@@ -161,7 +161,7 @@ def is_missing(cell: str) -> bool:
 def _gathered(
     reader: Iterator[list[str]], source: str, has_header: bool, names: Sequence[str], delimiter: str
 ) -> TextTable:
-    first = next((row for row in reader if row), None)  # a blank line is no row
+    first = next((row for row in reader if row), None)  # a blank line is not a row
     if first is None:
         raise DataError(f"{printable(source)} holds no rows.", hint="Give a file with one row per line.")
     if names and len(names) != len(first):

@@ -185,7 +185,7 @@ def is_image(name: str) -> bool:
 
 
 def wrapper_depth(names: Iterable[str]) -> int:
-    """How many folders lie around the classes or splits: every image is in them, and they are not splits."""
+    """The number of folders around the classes or splits: every image is in them, and they are not splits."""
     paths = [PurePosixPath(name).parts for name in names]
     depth = 0
     while min(len(parts) for parts in paths) - depth >= 3:

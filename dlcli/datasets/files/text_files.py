@@ -53,7 +53,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def num_characters(tokenizer: Tokenizer) -> list[int]:
-    """How many characters each token covers: over a text's tokens, they add up to the text's length.
+    """The number of characters that each token covers: over a text's tokens, they add up to the text's length.
 
     A byte pair may end within a character: it counts the characters that begin in it.
     """

@@ -84,7 +84,7 @@ class Tokenizer:
         return (" " if self.kind == "words" else "").join(pieces)
 
     def name(self, token: int) -> str:
-        """How one token is shown in a list, a special one too."""
+        """The text that shows one token in a list, a special one too."""
         return SPECIALS[token] if token < FIRST else self.decode([token])
 
     def cut(self, ids: list[int], max_length: int) -> list[int]:

@@ -1,8 +1,8 @@
-"""Activation functions: what bends a weighted sum, so that a second layer can do what one cannot.
+"""Activation functions: they bend a weighted sum, so that a second layer can do what one cannot.
 
 sigmoid(z)          the value, for z of any shape
 sigmoid_slope(z)    its derivative at z
-ACTIVATIONS         the four with range, strength and weakness
+ACTIVATIONS         the four, with range, strength and weakness
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-LEAK = 0.01  # what leaky ReLU lets through of a negative sum
+LEAK = 0.01  # the share of a negative sum that leaky ReLU lets through
 
 
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + e^-z), as e^-log(1 + e^-z): the plain form overflows where z is below -709."""
+    """1 / (1 + e^-z), as e^-log(1 + e^-z): the plain form overflows for z below -709."""
     return np.exp(-np.logaddexp(0.0, -z))
 
 
@@ -40,7 +40,7 @@ def relu(z: Array) -> Array:
 
 
 def relu_slope(z: Array) -> Array:
-    return np.where(z > 0, 1.0, 0.0)  # at the kink any slope from 0 to 1 would do; PyTorch takes 0 too
+    return np.where(z > 0, 1.0, 0.0)  # at the kink any slope from 0 to 1 would do; PyTorch also takes 0
 
 
 def leaky_relu(z: Array) -> Array:
@@ -84,7 +84,7 @@ ACTIVATIONS = {
         -1.0,
         1.0,
         "centred on 0, slope 1 there",
-        "flat far from 0, as the sigmoid",
+        "flat far from 0, like the sigmoid",
     ),
     "relu": Activation(
         relu,
@@ -104,6 +104,6 @@ ACTIVATIONS = {
         -np.inf,
         np.inf,
         "no unit dies: the slope is never 0",
-        "one more number to choose, seldom a gain",
+        "one more number to choose, which seldom helps",
     ),
 }

@@ -6,8 +6,8 @@
     losses = network.train(x_BD, y_B)
 
 The standard start is weights of 0.01 * N(0, 1), biases of zero, a learning rate of 0.01 and 1,000 epochs. So small a
-start lies near a saddle, where every gradient is nearly zero: the network leaves it only where a straight line already
-tells the classes apart well. On data like xor it does not leave it at all; a larger scale and rate do.
+start is near a saddle, where every gradient is nearly zero: the network leaves it only if a straight line already
+separates the classes well. On data like xor it does not leave it at all; with a larger scale and rate it does.
 
 Letters: B examples, D inputs, H hidden units, K outputs (here 1).
 """
@@ -33,7 +33,7 @@ class TwoLayerNetwork:
     def draw(
         cls, num_inputs: int, num_hidden: int, rng: np.random.Generator, *, scale: float = 0.01
     ) -> TwoLayerNetwork:
-        """Weights of scale * N(0, 1): all zeros would keep every hidden unit the same. Biases of zero."""
+        """Draws weights of scale * N(0, 1): with all zeros, every hidden unit would stay the same. Biases are zero."""
         return cls(
             w1_DH=scale * rng.standard_normal((num_inputs, num_hidden)),
             b1_H=np.zeros(num_hidden),
@@ -55,7 +55,7 @@ class TwoLayerNetwork:
         return cross_entropy(self.forward(x_BD)[1][:, 0], y_B)
 
     def gradients(self, x_BD: Array, y_B: Array) -> TwoLayerNetwork:
-        """Of the mean cross-entropy, by the chain rule from the output back; shaped as the network itself."""
+        """The gradients of the mean cross-entropy, by the chain rule from the output back; shaped like the network."""
         hidden_BH, z_BK = self.forward(x_BD)
         dz2_BK = (sigmoid(z_BK) - y_B[:, None]) / len(y_B)  # (B, K): cross-entropy and sigmoid in one
         dw2_HK = hidden_BH.T @ dz2_BK  # (H, B) @ (B, K) -> (H, K)
@@ -67,7 +67,7 @@ class TwoLayerNetwork:
         return TwoLayerNetwork(dw1_DH, db1_H, dw2_HK, db2_K)
 
     def train(self, x_BD: Array, y_B: Array, *, lr: float = 0.01, epochs: int = 1000) -> list[float]:
-        """Gradient descent on all examples at once; the loss before each epoch and after the last."""
+        """Gradient descent on all examples at once; returns the loss before each epoch and after the last."""
         losses = [self.loss(x_BD, y_B)]
         for _ in range(epochs):
             slopes = self.gradients(x_BD, y_B)
@@ -80,13 +80,13 @@ class TwoLayerNetwork:
 
 
 def numerical_gradients(network: TwoLayerNetwork, x_BD: Array, y_B: Array, *, step: float = 1e-5) -> TwoLayerNetwork:
-    """The same by definition: move one number a little up and down and see what the loss does.
+    """The same by definition: move one number a little up and down and see how the loss changes.
 
-    Right to about nine digits and needs two passes per weight: for checking, never for training.
+    It is right to about nine digits and needs two passes per weight: use it to check, never to train.
     """
     found = {}
     for field in fields(network):
-        values = getattr(network, field.name)  # the network's own array, put back after each look
+        values = getattr(network, field.name)  # the network's own array, restored after each look
         slopes = np.zeros_like(values)
         for place in np.ndindex(values.shape):
             kept = values[place]

@@ -1,6 +1,6 @@
 """Points in the plane, of two classes: x_BD is (B, 2), y_B holds 0 and 1. The same generator gives the same points.
 
-`separable` and `clouds` can be parted by a straight line; `moons`, `circles` and `xor` cannot.
+A straight line can separate `separable` and `clouds`, but not `moons`, `circles` and `xor`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Data = tuple[Array, Array]
 
 
 def separable(rng: np.random.Generator, num: int = 200, *, margin: float = 0.2) -> Data:
-    """Both sides of a random line, which no point comes nearer to than `margin`."""
+    """Points on both sides of a random line, none nearer to it than `margin`."""
     angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-0.5, 0.5)
     normal_D = np.array([np.cos(angle), np.sin(angle)])
     x_BD = rng.uniform(-2, 2, (4 * num, 2))

@@ -24,7 +24,7 @@ class Neuron:
 
     @classmethod
     def draw(cls, num_inputs: int, rng: np.random.Generator) -> Neuron:
-        """Weights and bias from N(0, 1)."""
+        """Draws weights and bias from N(0, 1)."""
         return cls(w_D=rng.standard_normal(num_inputs), b=float(rng.standard_normal()))
 
     def sums(self, x_BD: Array) -> Array:
@@ -36,7 +36,7 @@ class Neuron:
         return sigmoid(self.sums(x_BD))
 
     def gradients(self, x_BD: Array, y_B: Array) -> tuple[Array, float]:
-        """How the mean cross-entropy changes with w and with b."""
+        """The gradients of the mean cross-entropy with respect to w and b."""
         p_B = self.predict(x_BD)
         dz_B = (p_B - y_B) / len(y_B)  # slopes of cross-entropy and sigmoid multiplied: all but this cancels
         dw_D = dz_B @ x_BD  # (B,) @ (B, D) -> (D,)
@@ -44,7 +44,7 @@ class Neuron:
         return dw_D, float(db)
 
     def train(self, x_BD: Array, y_B: Array, *, lr: float = 1.0, epochs: int = 200) -> list[float]:
-        """Gradient descent on all examples at once; the loss before each epoch and after the last."""
+        """Gradient descent on all examples at once; returns the loss before each epoch and after the last."""
         losses = [cross_entropy(self.sums(x_BD), y_B)]
         for _ in range(epochs):
             dw_D, db = self.gradients(x_BD, y_B)
@@ -57,11 +57,11 @@ class Neuron:
 def cross_entropy(z_B: Array, y_B: Array) -> float:
     """The mean of -log(probability of the true class), in nats; y_B holds 0 and 1.
 
-    From the sums, not from the probabilities: log(1 - p) is minus infinity where p has been rounded to 1.
+    Computed from the sums, not from the probabilities: log(1 - p) is minus infinity if p was rounded to 1.
     """
     return float(np.mean(np.logaddexp(0.0, z_B) - y_B * z_B))  # -y log s(z) - (1 - y) log(1 - s(z))
 
 
 def accuracy(p_B: Array, y_B: Array) -> float:
-    """The share of examples whose probability lies on the right side of 0.5."""
+    """The share of examples whose probability is on the right side of 0.5."""
     return float(np.mean((p_B > 0.5) == (y_B > 0.5)))

@@ -1,9 +1,9 @@
 """Optimizers: how a gradient becomes a step. One object per array of weights, which may have any shape.
 
     optimizer = Adam()
-    w = optimizer.step(w, gradient)      the new weights; what it remembers is in the object
+    w = optimizer.step(w, gradient)      the new weights; the object keeps the optimizer's state
 
-Each docstring says where the textbook form, which stands here, differs from `torch.optim`'s.
+Each docstring says how the textbook form, which is used here, differs from `torch.optim`'s.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Momentum:
 
 
 class Nesterov:
-    """Momentum whose gradient is taken where the momentum is about to lead (Nesterov 1983, Sutskever et al. 2013).
+    """Momentum whose gradient is taken at the point where the momentum leads (Nesterov 1983, Sutskever et al. 2013).
 
-    The textbook steps to w - lr * beta * v first and takes the gradient there; this, as torch.optim.SGD(nesterov=True),
-    keeps that look-ahead point as its weights and needs no second place. (1 - beta) as in Momentum: torch's lr is
-    (1 - beta) times this one.
+    The textbook steps to w - lr * beta * v first and takes the gradient there. Here, as in torch.optim.SGD with
+    nesterov=True, the weights are that look-ahead point, so that no second point is needed. (1 - beta) as in Momentum:
+    torch's lr is (1 - beta) times this one.
     """
 
     rule = "v = β v + (1 - β) g,  w = w - lr (β v + (1 - β) g)"
@@ -68,7 +68,7 @@ class Nesterov:
 class RMSprop:
     """Each weight's step divided by the usual size of its gradient (Hinton's lecture 6e, 2012).
 
-    The lecture's decay is 0.9, torch.optim.RMSprop's alpha is 0.99 unless told; otherwise the same.
+    The lecture's decay is 0.9, torch.optim.RMSprop's default alpha is 0.99; otherwise they are the same.
     """
 
     rule = "s = ρ s + (1 - ρ) g²,  w = w - lr g / (√s + ε)"
@@ -84,7 +84,7 @@ class RMSprop:
 
 
 class Adam:
-    """Momentum and RMSprop together, both corrected for having begun at zero (Kingma and Ba 2015, algorithm 1).
+    """Momentum and RMSprop together, both corrected for their start at zero (Kingma and Ba 2015, algorithm 1).
 
     torch.optim.Adam is the same. The paper's faster form (its section 2) adds eps before the correction, as Keras does:
     then eps counts for more in the first steps.
@@ -103,7 +103,7 @@ class Adam:
         self.t += 1
         self.m = self.beta1 * self.m + (1 - self.beta1) * g
         self.s = self.beta2 * self.s + (1 - self.beta2) * g**2
-        m_hat = self.m / (1 - self.beta1**self.t)  # of t gradients the mean holds a share of 1 - beta^t only
+        m_hat = self.m / (1 - self.beta1**self.t)  # after t gradients, the mean holds only a share of 1 - beta^t
         s_hat = self.s / (1 - self.beta2**self.t)
         return w - self.lr * m_hat / (np.sqrt(s_hat) + self.eps)
 

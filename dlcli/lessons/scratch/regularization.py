@@ -1,4 +1,4 @@
-"""What keeps a network from learning its examples by heart: dropout, batch normalization, L1 and L2 penalties.
+"""Ways to keep a network from learning its examples by heart: dropout, batch normalization, L1 and L2 penalties.
 
 Letters: B examples, D inputs of the layer.
 """
@@ -13,10 +13,10 @@ from dlcli.lessons.scratch.activations import Array
 
 
 def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator) -> Array:
-    """0 with probability `rate`, 1 / (1 - rate) otherwise; rate in [0, 1) (Srivastava et al. 2014).
+    """A mask: 0 with probability `rate`, 1 / (1 - rate) otherwise; rate in [0, 1) (Srivastava et al. 2014).
 
-    In training: forward x * mask, backward dx = dy * mask with the same mask. In evaluation: nothing at all, since the
-    mask's mean is 1. That is what "inverted" means; the paper itself scales the weights in evaluation instead.
+    In training: forward x * mask, backward dx = dy * mask with the same mask. In evaluation there is no mask, since its
+    mean is 1. This is "inverted" dropout; the paper itself scales the weights in evaluation instead.
     """
     return (rng.random(shape) >= rate) / (1 - rate)
 
@@ -27,7 +27,7 @@ def dropout_mask(shape: tuple[int, ...], rate: float, rng: np.random.Generator) 
 class BatchNorm:
     """Each input brought to mean 0 and variance 1 over the batch, then scaled and shifted (Ioffe and Szegedy 2015).
 
-    In evaluation the running statistics stand in for the batch's, so that an answer does not hang on its neighbours.
+    In evaluation the running statistics replace the batch's, so that an answer does not depend on the other examples.
     momentum: the share of the newest batch in them, as in torch.nn.BatchNorm1d; Keras counts the other way.
     """
 
@@ -55,7 +55,7 @@ class BatchNorm:
         dgamma_D = (dy_BD * self._normal_BD).sum(axis=0)  # (B, D) -> (D,)
         dbeta_D = dy_BD.sum(axis=0)  # (B, D) -> (D,)
         dnormal_BD = dy_BD * self.gamma_D
-        # What would only move the batch's mean or variance is taken out of the gradient: they stay 0 and 1.
+        # The parts that would only move the batch's mean or variance are removed from the gradient: these stay 0 and 1.
         of_mean_D = dnormal_BD.mean(axis=0)
         of_var_D = (dnormal_BD * self._normal_BD).mean(axis=0)
         dx_BD = (dnormal_BD - of_mean_D - self._normal_BD * of_var_D) / self._std_D
@@ -67,7 +67,7 @@ class BatchNorm:
 
 def l1(w: Array, strength: float) -> tuple[float, Array]:
     """strength * sum |w| and its gradient: every weight is pulled to 0 by the same force (Tibshirani 1996)."""
-    return strength * float(np.abs(w).sum()), strength * np.sign(w)  # at w = 0 the pull is 0, as PyTorch has it
+    return strength * float(np.abs(w).sum()), strength * np.sign(w)  # at w = 0 the pull is 0, as in PyTorch
 
 
 def l2(w: Array, strength: float) -> tuple[float, Array]:

@@ -1,7 +1,7 @@
-"""The batches of T trials: each trial's are those of its own source, of one gather for all of them.
+"""The batches of T trials: each trial has those of its own source, but one gather serves all trials.
 
-Trials with the same seed see the same batches, and then there is one of each for all: images (B, C, H, W) float32 and
-labels (B,) int64. Otherwise images are (B, T, C, H, W) and labels (B, T), so that (B, T*C, H, W) is the same memory.
+Trials with the same seed share each batch: images (B, C, H, W) float32 and labels (B,) int64. Otherwise images are
+(B, T, C, H, W) and labels (B, T), so that (B, T*C, H, W) is the same memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ExampleBatches:
     """LabelledImages of one split, resident on the device. rows: (N,) int64 that all trials see, or (N, T)."""
 
     def __init__(self, examples: LabelledImages, pixels: Pixels, device: torch.device):
-        assert examples.images is not None, "train_together lets resident images pass only"
+        assert examples.images is not None, "train_together accepts resident images only"
         self.pixels, self.device = pixels, device
         self.images, self.labels = examples.images.to(device), examples.labels.to(device)
 
@@ -47,7 +47,7 @@ class ExampleBatches:
 
 
 class TrainBatches:
-    """Endless training batches, as `TrainSource` gives them to each trial. indices: of each trial, (N,) int64.
+    """Endless training batches, the same that `TrainSource` gives each trial. indices: for each trial, (N,) int64.
 
     batches_per_epoch: the last one may be shorter.
     """
@@ -83,6 +83,6 @@ class TrainBatches:
         return torch.randperm(self.num_examples, generator=private_generator("order", seed, epoch))
 
     def _placed(self, of_trials: Sequence[Tensor]) -> Tensor:
-        """(N,) where one is for all, otherwise (N, T), on the device."""
+        """(N,) if all trials share it, otherwise (N, T), on the device."""
         one = of_trials[0] if self.is_shared else torch.stack(list(of_trials), 1)
         return one.to(self.examples.device)

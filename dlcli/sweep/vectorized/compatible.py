@@ -1,4 +1,4 @@
-"""Whether runs can be trained together, told from their configs alone, without torch."""
+"""Decides whether runs can be trained together, by their configs alone and without torch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dlcli.errors import printable
 Tree = Mapping[str, Any]
 
 CLASSIFICATION = "dlcli.tasks.classification.Classification"
-OPTIMIZERS = {  # target -> the settings that its stacked rule has
+OPTIMIZERS = {  # target -> the settings that its stacked rule supports
     "torch.optim.SGD": ("lr", "momentum", "nesterov", "weight_decay"),
     "torch.optim.Adam": ("lr", "betas", "eps", "weight_decay"),
     "torch.optim.AdamW": ("lr", "betas", "eps", "weight_decay"),
 }
-MAY_DIFFER = (  # a key, or a group with all that is in it
+MAY_DIFFER = (  # a key, or a group with all its keys
     "seed", "name", "tracker", "schedule", "trainer.save_every", "trainer.keep_checkpoints", "trainer.log_every",
     "optimizer.lr", "optimizer.weight_decay", "optimizer.momentum", "optimizer.betas", "optimizer.eps",
     "regularization.dropout", "regularization.weight_decay", "regularization.label_smoothing", "regularization.l1",
@@ -27,7 +27,7 @@ MAY_DIFFER = (  # a key, or a group with all that is in it
 
 
 def can_train_together(trees: Sequence[Tree]) -> str | None:
-    """None when the composed configs can be trained as one program, otherwise the setting that hinders."""
+    """None if the composed configs can be trained as one program, otherwise the setting that prevents it."""
     for number, tree in enumerate(trees):
         if reason := next(_hindrances(tree), None):
             return f"{reason} (trial {number})" if len(trees) > 1 else reason
@@ -41,7 +41,7 @@ def can_train_together(trees: Sequence[Tree]) -> str | None:
 def groups(trees: Sequence[Tree]) -> list[list[int]]:
     """Positions of the trees that can be trained together, in the order of the first of each group.
 
-    A tree that can be trained with no other is a group of its own.
+    A tree that cannot be trained with any other is a group by itself.
     """
     found: dict[str, list[int]] = {}
     for number, tree in enumerate(trees):
@@ -51,30 +51,30 @@ def groups(trees: Sequence[Tree]) -> list[list[int]]:
 
 
 def _hindrances(tree: Tree) -> Iterator[str]:
-    """What keeps a run from being trained together with any other."""
+    """The setting that keeps a run from being trained together with any other, or None."""
     trainer, data, runtime = tree["trainer"], tree["dataset"], tree["runtime"]
     if tree["task"]["_target_"] != CLASSIFICATION:
-        yield f"task: {printable(tree['task']['_target_'])} is no classification"
+        yield f"task: {printable(tree['task']['_target_'])} is not a classification"
     if (given := gives(data)) != "images":
         yield f"dataset: it gives {printable(given)}, not images"
         return
     yield from _optimizer_hindrances(tree)
     for key in ("mixup", "cutmix"):
         if tree["task"].get(key):
-            yield f"task.{key}={tree['task'][key]}: a batch is mixed by the draws of one run"
+            yield f"task.{key}={tree['task'][key]}: batches are mixed by random draws of one run"
     if trainer["accumulate_grad_batches"] != 1:
-        yield f"trainer.accumulate_grad_batches={trainer['accumulate']}: a step has one micro-batch"
+        yield f"trainer.accumulate_grad_batches={trainer['accumulate']}: a step must have one micro-batch"
     if trainer["max_time"] is not None:
-        yield f"trainer.max_time={trainer['max_time']}: the clock of many runs is not that of one"
+        yield f"trainer.max_time={trainer['max_time']}: runs trained together cannot keep time limits of their own"
     if data["in_memory"] is False or (data["num_workers"] and data["in_memory"] is not True):
         settings = f"dataset.in_memory={str(data['resident']).lower()} dataset.num_workers={data['workers']}"
-        yield f"{settings}: images are read on the way"
+        yield f"{settings}: images must be held in memory, not read during training"
     if runtime.get("compile") is True:
         yield "runtime.compile=true"
     if runtime.get("devices", 1) != 1:
-        yield f"runtime.devices={runtime['devices']}: one device trains all"
+        yield f"runtime.devices={runtime['devices']}: all runs share one device"
     if runtime["precision"] == "fp16":
-        yield "runtime.precision=fp16: its loss scale is one run's"
+        yield "runtime.precision=fp16: a loss scale serves only one run"
 
 
 def _optimizer_hindrances(tree: Tree) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _optimizer_hindrances(tree: Tree) -> Iterator[str]:
 
 
 def _shared(tree: Tree) -> dict[str, Any]:
-    """Dotted keys and values of what must be the same in all; and whether there is dropout, which is a layer more."""
+    """Dotted keys and values that must be the same in all trials; and whether there is dropout, which adds layers."""
     kept = {key: value for key, value in _settings(tree) if not _may_differ(key)}
     has_dropout = bool(tree["model"].get("dropout", tree["regularization"]["dropout"]))
     return kept | {"model.dropout": "on" if has_dropout else "off"}

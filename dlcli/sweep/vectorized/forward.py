@@ -1,6 +1,6 @@
 """The logits of T trials from one batch: by `torch.func`, or by stacked layers.
 
-Images are (B, C, H, W) where all trials see the same, or (B, T, C, H, W); logits are (B, T, K).
+Images are (B, C, H, W) if all trials see the same, otherwise (B, T, C, H, W); logits are (B, T, K).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VmapForward:
 
 
 class LayersForward:
-    """Networks of layers that have a stacked form; raises CannotStack for others."""
+    """The forward of networks whose layers have a stacked form; raises CannotStack for others."""
 
     def __init__(self, stack: Stack):
         self.num_trials = stack.num_trials
@@ -49,7 +49,7 @@ FORWARDS: dict[str, Callable[[Stack], Forward]] = {"vmap": VmapForward, "layers"
 
 
 class AsModel(nn.Module):
-    """A forward as the model of a task: images (B, C, H, W) or (B, T*C, H, W) -> logits (B, T, K)."""
+    """A forward in the role of a task's model: images (B, C, H, W) or (B, T*C, H, W) -> logits (B, T, K)."""
 
     def __init__(self, forward: Forward, num_trials: int, num_channels: int):
         super().__init__()

@@ -1,10 +1,10 @@
-"""Layers that compute T trials at once: the trials lie side by side in the channels.
+"""Layers that compute T trials at once: the trials are side by side in the channels.
 
-Images and feature maps are (B, T*C, H, W), trial after trial; vectors are (B, T*F), or (B, T, F) behind a linear layer.
-What works on each element, or pools over rows and columns, runs as it is. Where all trials see the same images, the
+Images and feature maps are (B, T*C, H, W), trial after trial; vectors are (B, T*F), or (B, T, F) after a linear layer.
+Layers that work on each element, or pool over rows and columns, run unchanged. If all trials see the same images, the
 first layer takes them once, as (B, C, H, W): one convolution of C channels to T*C', one product with T*F' columns.
 
-A network whose own code mixes channels in some other way would be wrong here: `probe.py` compares before it chooses.
+A network whose own code mixes channels in another way would be wrong here: `probe.py` compares before it chooses.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dlcli.sweep.vectorized.stack import PerTrialDropout, Stack, replace
 
 
 class CannotStack(Exception):
-    """A network that has no stacked form; the message says why."""
+    """Raised for a network without a stacked form; the message says why."""
 
 
 class StackedLayer(nn.Module):
-    """tensors: short name -> (T, ...) of the layer it stands for, not registered: they belong to the Stack."""
+    """tensors: short name -> (T, ...) of the replaced layer; not registered, because they belong to the Stack."""
 
     def __init__(self, layer: nn.Module, tensors: Mapping[str, Tensor], num_trials: int):
         super().__init__()
@@ -48,7 +48,7 @@ class StackedLinear(StackedLayer):
             bias = None if self.bias is None else self.bias.flatten()
             wide = F.linear(x, self.weight.flatten(0, 1), bias)
             return wide.unflatten(1, (self.num_trials, self.out_features))
-        # Weights on the left, so that their gradient comes out in their own order: turned round, it would be copied.
+        # Weights on the left, so that their gradient comes out in their own order; otherwise it would be copied.
         x_TFB = x.reshape(len(x), self.num_trials, self.in_features).permute(1, 2, 0)
         if self.bias is None:
             return torch.bmm(self.weight, x_TFB).permute(2, 0, 1)
@@ -119,7 +119,9 @@ class StackedDropout(StackedLayer):
         if not self.training:
             return x
         shape_BTF = (len(x), self.num_trials, x[0].numel() // self.num_trials)
-        if x.device.type == "cpu":  # bernoulli_ of one share is several times faster here than rand, and of many shares
+        if (
+            x.device.type == "cpu"
+        ):  # bernoulli_ with one share is several times faster here than rand, or than bernoulli_ with many shares
             noise_BTF = x.new_empty(shape_BTF)
             for trial, kept in enumerate(self.kept):
                 noise_BTF[:, trial].bernoulli_(kept).div_(kept)
@@ -145,7 +147,7 @@ def repeated(x: Tensor, num_trials: int) -> Tensor:
 
 
 def stack_layers(stack: Stack) -> tuple[nn.Module, bool]:
-    """The template with its layers stacked over the Stack's own tensors; and whether it takes shared images once.
+    """The template with its layers stacked over the Stack's tensors; and whether it takes shared images once.
 
     Raises CannotStack for a layer with tensors that has no stacked form.
     """

@@ -1,4 +1,4 @@
-"""Trial after trial by the ordinary loop: what the ways of training together are measured against, and fall back on."""
+"""Trains trial after trial with the ordinary loop: the baseline and fallback for the ways of training together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_STRETCH = 1_000  # steps whose losses wait on the device
 
 
 class OrdinaryTrial:
-    """One trial's live objects, as a run of its own has them."""
+    """One trial's live objects, the same as in a separate run."""
 
     def __init__(self, trials: Trials, trial: int):
         self.trials, self.trial, self.result = trials, trial, trials.results[trial]
@@ -40,7 +40,7 @@ class OrdinaryTrial:
         )
 
     def take_steps(self, count: int) -> None:
-        """`count` steps, and their losses into the result; fewer when the loss is not finite."""
+        """Take `count` steps and add their losses to the result; stop early if the loss is not finite."""
         values = []
         try:
             for _ in range(count):
@@ -56,14 +56,14 @@ class OrdinaryTrial:
         return loop.evaluate(self.task, source, autocast=autocast, averages=averages)  # type: ignore[arg-type]
 
     def weights(self) -> dict[str, Tensor]:
-        """Those to use, the averaged ones where there is an average."""
+        """The weights to use: the averaged ones if there is an average."""
         average = self.averages["model"]
         with average.in_place():
             return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.task.state_dict().items()}
 
 
 def train(trials: Trials) -> Iterator[list[TrialResult]]:
-    """Every trial to its end; yields after each stretch of steps and the evaluation at its end."""
+    """Train every trial to its end; yields after each stretch of steps and the evaluation at its end."""
     for trial in range(len(trials)):
         for _ in train_one(OrdinaryTrial(trials, trial)):
             yield trials.results

@@ -1,6 +1,6 @@
-"""Which way is fastest for these trials on this machine: measured on a few steps of the real thing, never guessed.
+"""Finds the fastest way for these trials on this machine: measured on a few real steps, never guessed.
 
-On a CPU the product of many small matrices is worth much for an MLP and costs a CNN; elsewhere it is another story.
+On a CPU, the product of many small matrices makes an MLP much faster and a CNN slower; other devices differ.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from dlcli.training import build
 
 ONE_BY_ONE = "one by one"
 ROUNDS = 5
-LEAST_STEPS = 100  # of a training; a shorter one is over before a probe would pay
-MOST_STEPS, MOST_S = 10, 0.05  # measured at a time, as long as they are a hundredth of the training at most
-WORTH = 0.95  # of the time of training one by one, which is exact: a way that is not must be below it
-HOPELESS = 1.3  # times the best so far, after which a way is measured no further
+LEAST_STEPS = 100  # of a training; a shorter one ends before a probe would pay
+MOST_STEPS, MOST_S = 10, 0.05  # measured at a time, if they are at most a hundredth of the training
+WORTH = 0.95  # share of the time of training one by one, which is exact: an inexact way must be below it
+HOPELESS = 1.3  # times the best so far: a slower way is not measured any further
 TOLERANCES = {"fp32": (1e-4, 1e-2), "tf32": (1e-2, 5e-2), "bf16": (2e-2, 1e-1)}  # of loss and gradient, relative
 
 
 class Stepper(NamedTuple):
-    """take: so many steps. share: how many times one of them is a step of all trials."""
+    """take: takes so many steps. share: one of them, multiplied by it, is a step of all trials."""
 
     take: Callable[[int], object]
     share: int
@@ -43,7 +43,7 @@ class Stepper(NamedTuple):
 
 @dataclass
 class Choice:
-    """way: that was chosen; step_s: way -> median seconds for one step of all trials; refused: way -> why not."""
+    """way: the chosen one; step_s: way -> median seconds for one step of all trials; refused: way -> why not."""
 
     way: str
     num_trials: int = 0
@@ -53,14 +53,16 @@ class Choice:
 
     def __str__(self) -> str:
         measured = [f"{way} {1e3 * s:.2f} ms" for way, s in sorted(self.step_s.items(), key=lambda item: item[1])]
-        told = f"{self.way}: a step of {self.num_trials} trials takes {', '.join(measured)} ({self.clock})"
-        return "; ".join([told if measured else self.way, *(f"{way} not: {why}" for way, why in self.refused.items())])
+        message = f"{self.way}: a step of {self.num_trials} trials takes {', '.join(measured)} ({self.clock})"
+        return "; ".join(
+            [message if measured else self.way, *(f"{way} not: {why}" for way, why in self.refused.items())]
+        )
 
 
 def choose(trials: Trials) -> Choice:
-    """Measure each way on a few steps and take the fastest. Leaves results and random generators as they were."""
-    clock, told = clock_of(trials.runtime.device)
-    choice, results = Choice(ONE_BY_ONE, len(trials), told), trials.results
+    """Measure each way on a few steps and choose the fastest. Results and random generators do not change."""
+    clock, clock_name = clock_of(trials.runtime.device)
+    choice, results = Choice(ONE_BY_ONE, len(trials), clock_name), trials.results
     if trials.steps < LEAST_STEPS or len(trials) == 1:
         return choice
     trials.results = [TrialResult(result.seed) for result in results]
@@ -75,7 +77,7 @@ def choose(trials: Trials) -> Choice:
 
 
 def measure(found: dict[str, Stepper], clock: Callable[[], float], most_steps: int) -> dict[str, float]:
-    """way -> median seconds for one step of all trials; the ways take turns, and one that is hopeless drops out."""
+    """way -> median seconds for one step of all trials; the ways take turns, and a hopeless one drops out."""
     times: dict[str, list[float]] = {way: [] for way in found}
     for number in range(ROUNDS + 1):
         for way, stepper in found.items():
@@ -84,7 +86,7 @@ def measure(found: dict[str, Stepper], clock: Callable[[], float], most_steps: i
             start = clock()
             stepper.take(count)
             times[way].append((clock() - start) / count * stepper.share)
-        if number == 0:  # it warms up
+        if number == 0:  # warms up
             continue
         best = min(min(own) for own in times.values())
         found = {way: stepper for way, stepper in found.items() if min(times[way]) <= HOPELESS * best}
@@ -92,7 +94,7 @@ def measure(found: dict[str, Stepper], clock: Callable[[], float], most_steps: i
 
 
 def clock_of(device: torch.device) -> tuple[Callable[[], float], str]:
-    """Seconds: of one thread's work on a CPU, which other programs do not lengthen; otherwise on the wall."""
+    """Seconds: of one thread's work on a CPU, which other programs do not lengthen; otherwise of wall-clock time."""
     if device.type == "cuda":
 
         def synchronised() -> float:
@@ -109,7 +111,7 @@ def clock_of(device: torch.device) -> tuple[Callable[[], float], str]:
 
 
 def steppers(trials: Trials, refused: dict[str, str]) -> dict[str, Stepper]:
-    """The ways that this network can go, each tried once; the others with the reason into `refused`."""
+    """The ways that work for this network, each tried once; the others go into `refused`, with the reason."""
     found: dict[str, Stepper] = {ONE_BY_ONE: ordinary_stepper(trials)}
     for way in FORWARDS:
         try:
@@ -122,13 +124,17 @@ def steppers(trials: Trials, refused: dict[str, str]) -> dict[str, Stepper]:
             refused[way] = str(error)
         except torch.OutOfMemoryError:
             refused[way] = f"{len(trials)} trials do not fit in the device's memory"
-        except (RuntimeError, NotImplementedError, ValueError) as error:  # of a network that was written for one trial
-            refused[way] = f"the network does not run so: {printable(str(error).splitlines()[0])}"
+        except (
+            RuntimeError,
+            NotImplementedError,
+            ValueError,
+        ) as error:  # from a network that was written for one trial
+            refused[way] = f"the network does not run this way: {printable(str(error).splitlines()[0])}"
     return found
 
 
 def ordinary_stepper(trials: Trials) -> Stepper:
-    """Steps of the trial that is the least likely to diverge."""
+    """Takes steps of the trial that is least likely to diverge."""
     trial = min(range(len(trials)), key=lambda t: trials.trees[t]["optimizer"]["lr"])
     ordinary = OrdinaryTrial(trials, trial)
 
@@ -143,9 +149,9 @@ def ordinary_stepper(trials: Trials) -> Stepper:
 
 
 def disagreement(together: Together) -> str | None:
-    """None when loss and gradients are those of the networks alone, on a first batch without dropout.
+    """None if loss and gradients equal those of the networks alone, on a first batch without dropout.
 
-    Code of a network that mixes the channels of its trials, or takes their number for granted, is found out here.
+    This finds networks whose code mixes the channels of the trials, or assumes their number.
     """
     images, labels = next(iter(together.trials.train_batches()))
     set_mode(together.forward.network, True, dropout=False)
@@ -158,11 +164,11 @@ def disagreement(together: Together) -> str | None:
             return f"the loss of trial {trial} is {loss_T[trial].item():.6g}, alone {loss.item():.6g}"
         if gradients.keys() != expected.keys():
             return f"it has gradients of {len(gradients)} parameters, alone of {len(expected)}"
-        # The whole of it: one parameter's may be 0 but for rounding, as of a bias in front of a batch norm.
+        # The whole gradient: that of one parameter may be 0 except for rounding, such as a bias before a batch norm.
         off = [(gradients[name][trial] - gradient).norm() for name, gradient in expected.items()]
         norm = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
         if not torch.stack(off).norm() <= by_gradient * norm:
-            return f"the gradient of trial {trial} is not what it is alone"
+            return f"the gradient of trial {trial} differs from the one it has alone"
     return None
 
 

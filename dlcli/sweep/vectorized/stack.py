@@ -17,7 +17,7 @@ PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 class PerTrialDropout(nn.Module):
-    """nn.Dropout whose share is a tensor, so that it may differ from trial to trial. p: () float, in [0, 1)."""
+    """nn.Dropout with a tensor as its share, so that it may differ from trial to trial. p: () float, in [0, 1)."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -48,7 +48,7 @@ class Stack:
         self._state_names = _state_names(self.template)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters and the fixed ones, the tensors themselves, under every name that the network has for them."""
+        """The parameters and fixed tensors themselves, under every name that the network has for them."""
         own = {**self.parameters, **self.fixed}
         return {name: own[first] for name, first in _first_names(self.template).items()}
 
@@ -59,7 +59,7 @@ class Stack:
 
     @torch.no_grad()
     def keep(self, kept: Tensors, where_T: Tensor) -> None:
-        """Overwrite a `copy` by the tensors of now, for the trials where where_T (T,) bool is true."""
+        """Overwrite a `copy` with the current tensors, for the trials where where_T (T,) bool is true."""
         now = {**self.parameters, **self.fixed}
         for name, tensor in kept.items():
             tensor.copy_(torch.where(shaped(where_T, tensor), now[name], tensor))
@@ -90,7 +90,7 @@ class Stack:
 
 
 def shaped(values_T: Tensor, like: Tensor) -> Tensor:
-    """(T,) as (T, 1, ...), to be multiplied with a stacked tensor."""
+    """(T,) as (T, 1, ...), to multiply with a stacked tensor."""
     return values_T.view(-1, *[1] * (like.dim() - 1))
 
 
@@ -108,25 +108,25 @@ def _fixed(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _all_named(network: nn.Module) -> dict[str, Tensor]:
-    """Also the further names of tied tensors."""
+    """All names, also the other names of tied tensors."""
     buffers = dict(network.named_buffers(remove_duplicate=False))
     return {**dict(network.named_parameters(remove_duplicate=False)), **buffers}
 
 
 def _first_names(network: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer -> the one it is stacked under."""
+    """Every name of a parameter or buffer -> the name under which it is stacked."""
     first = {id(tensor): name for name, tensor in reversed({**_trained(network), **_fixed(network)}.items())}
     return {name: first[id(tensor)] for name, tensor in _all_named(network).items()}
 
 
 def _state_names(network: nn.Module) -> dict[str, str]:
-    """Every name of the state dict -> the one it is stacked under."""
+    """Every name of the state dict -> the name under which it is stacked."""
     first = _first_names(network)
     return {name: first[name] for name in network.state_dict()}
 
 
 def with_tensor_dropout(networks: Sequence[nn.Module]) -> list[nn.Module]:
-    """The networks, copied where each nn.Dropout whose share differs among them takes it from a tensor instead."""
+    """The networks; if the share of an nn.Dropout differs among them, they are copied and take it from a tensor."""
     shares = {name: [_share_at(network, name) for network in networks] for name in _dropouts(networks[0])}
     differing = {name: own for name, own in shares.items() if len(set(own)) > 1 and None not in own}
     if not differing:
@@ -154,15 +154,16 @@ def replace(network: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def check_alike(networks: Sequence[nn.Module]) -> None:
-    """Raise ConfigError unless the networks differ in the values of tensors alone."""
+    """Raise ConfigError unless the networks differ only in the values of tensors."""
     first = _structure(networks[0])
     for number, network in enumerate(networks):
         other = _structure(network)
         for key in {**first, **other}:
             if first.get(key) != other.get(key):
-                told = f"{key} is {first.get(key)} in trial 0 and {other.get(key)} in trial {number}"
+                message = f"{key} is {first.get(key)} in trial 0 and {other.get(key)} in trial {number}"
                 raise ConfigError(
-                    f"the networks cannot be trained together: {told}", hint="Train them one by one, or in two groups."
+                    f"the networks cannot be trained together: {message}",
+                    hint="Train them one by one, or in two groups.",
                 )
 
 

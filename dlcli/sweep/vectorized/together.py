@@ -1,4 +1,4 @@
-"""The step of T trials at once, from their images to their updates, and their evaluation."""
+"""The training step of T trials at once, from images to updates, and their evaluation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ LONGEST_STRETCH = 1_000  # steps between two looks at the device
 
 
 class Together:
-    """The live state of all trials. way: of forward.FORWARDS.
+    """The live state of all trials. way: one of forward.FORWARDS.
 
-    alive_T: (T,) bool on the device; a trial whose loss is not finite is updated no more. bad_step_T: at which step.
+    alive_T: (T,) bool on the device; a trial whose loss is not finite is no longer updated. bad_step_T: that step.
     """
 
     def __init__(self, trials: Trials, way: str):
@@ -46,20 +46,22 @@ class Together:
         self.shadow = self.stack.copy(self.stack.parameters) if self.ema_T.any() else None
         self.alive_T = torch.ones(len(trials), dtype=torch.bool, device=device)
         self.bad_step_T = torch.zeros(len(trials), dtype=torch.int64, device=device)
-        self.is_masking = device.type != "cpu"  # a CPU reads at no cost whether there is anything to mask
+        self.is_masking = device.type != "cpu"  # on a CPU it costs nothing to read whether there is anything to mask
         self.step = 0
         self.ema_rows = torch.empty(0)
         self.batches = iter(trials.train_batches())
-        seed_everything(trials.trees[0]["seed"])  # the draws of dropout, whatever was built and probed before
+        seed_everything(
+            trials.trees[0]["seed"]
+        )  # the draws of dropout do not depend on what was built and probed before
 
     # -------------------------------------------------------------------------------------------------------- the step
 
     def take_steps(self, count: int) -> Tensor:
-        """`count` steps; their losses (S, T), on the device. Nothing in it waits for a GPU."""
+        """Takes `count` steps; their losses (S, T) stay on the device. Nothing here waits for a GPU."""
         self.rule.prepare(self.trials.lr_scales(self.step, count), self.step)
         if self.shadow is not None:
             n_S1 = torch.arange(self.step + 1, self.step + count + 1, device=self.ema_T.device)[:, None]
-            self.ema_rows = 1 - torch.minimum(self.ema_T, (1 + n_S1) / (10 + n_S1))  # as averaging.Average has it
+            self.ema_rows = 1 - torch.minimum(self.ema_T, (1 + n_S1) / (10 + n_S1))  # the same as in averaging.Average
         self.forward.network.train()
         return torch.stack([self._step(row, *next(self.batches)) for row in range(count)])
 
@@ -79,7 +81,7 @@ class Together:
         return loss_T
 
     def gradients(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses (T,) and the gradient of each with respect to its own trial's parameters, name -> (T, ...)."""
+        """Losses (T,), and the gradient of each with respect to its trial's parameters, name -> (T, ...)."""
         with self.runtime.autocast()():
             logits_BTK = self.forward(images)
             loss_T = losses(logits_BTK, labels, self.smoothing_T)
@@ -91,12 +93,12 @@ class Together:
         return loss_T.detach(), unaliased({n: g for n, g in zip(named, found, strict=True) if g is not None})
 
     def _absolute_weights(self) -> Tensor:
-        """(T,) sum of |w|, of what regularization.penalties.L1 counts."""
+        """(T,): the sum of |w| over the weights that regularization.penalties.L1 counts."""
         weights = [p for p in self.stack.parameters.values() if p.dim() > 2]
         return torch.stack([p.abs().flatten(1).sum(1) for p in weights]).sum(0)
 
     def _admit(self, total_T: Tensor) -> None:
-        """Note the trials whose loss is not finite; the step under way is theirs no more."""
+        """Note the trials whose loss is not finite; they do not take part in this step's update."""
         is_finite_T = torch.isfinite(total_T)
         if not self.is_masking:
             if is_finite_T.all():
@@ -108,12 +110,12 @@ class Together:
     # -------------------------------------------------------------------------------------------------- the evaluation
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within the block the trials have the weights to use: their averages, where one of them asks for it."""
+        """Within the block the trials have the weights to use: their averages, if one of them asks for it."""
         return nullcontext() if self.shadow is None else self.stack.using(self.shadow)
 
     @torch.no_grad()
     def evaluate(self, examples: Examples, rows: Tensor) -> list[dict[str, float]]:
-        """Each trial's exact means over `rows`, (N,) or (N, T) int64, as `Task.evaluate` takes them."""
+        """Each trial's exact means over `rows`, (N,) or (N, T) int64, like `Task.evaluate`."""
         trials, count = self.trials, len(rows)
         chosen = trials.trees[0]["dataset"]["eval_batch_size"]
         size = max(trials.batch_size, (1_000 if chosen == "auto" else chosen) // len(trials))
@@ -130,7 +132,7 @@ class Together:
 
 
 def losses(logits_BTK: Tensor, labels: Tensor, smoothing_T: Tensor) -> Tensor:
-    """(T,) cross-entropy, mean over the batch, each trial with its own label smoothing as in F.cross_entropy."""
+    """(T,): the mean cross-entropy of the batch, with each trial's own label smoothing, as in F.cross_entropy."""
     log_BTK = logits_BTK.float().log_softmax(2)
     right_BT = log_BTK.gather(2, per_trial(labels, log_BTK).unsqueeze(2)).squeeze(2)
     return -torch.lerp(right_BT, log_BTK.mean(2), smoothing_T).mean(0)
@@ -142,7 +144,7 @@ def per_trial(labels: Tensor, logits_BTK: Tensor) -> Tensor:
 
 
 def clip(gradients: Mapping[str, Tensor], most_T: Tensor) -> None:
-    """Scale each trial's gradient to its norm at most, in place, as nn.utils.clip_grad_norm_ does."""
+    """Clip each trial's gradient to its largest norm, in place, as nn.utils.clip_grad_norm_ does."""
     norm_T = torch.stack([g.flatten(1).norm(dim=1) for g in gradients.values()]).norm(dim=0)
     factor_T = (most_T / (norm_T + 1e-6)).clamp(max=1.0)
     for gradient in gradients.values():
@@ -163,7 +165,7 @@ def unaliased(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def train(together: Together) -> Iterator[list[TrialResult]]:
-    """To the end, or until no trial is left; yields after each stretch of steps and the evaluation at its end."""
+    """Train to the end, or until no trial is left; yields after each stretch of steps and the evaluation at its end."""
     trials = together.trials
     val_rows, best = one_or_all(trials.val_rows), together.stack.copy()
     while together.step < trials.steps and any(result.is_running for result in trials.results):
@@ -209,5 +211,5 @@ def finish(together: Together, best: Mapping[str, Tensor]) -> None:
 
 
 def one_or_all(rows: Sequence[Tensor]) -> Tensor:
-    """(N,) where the rows of all trials are the same, otherwise (N, T)."""
+    """(N,) if all trials have the same rows, otherwise (N, T)."""
     return rows[0] if all(torch.equal(rows[0], own) for own in rows) else torch.stack(list(rows), 1)

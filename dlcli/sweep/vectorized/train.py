@@ -1,15 +1,15 @@
 """Train many trials as one program.
 
     outcome = train_together([composed.tree for ...], Builder.for_search(), runtime)
-    outcome.choice                  which way was taken, and what was measured
+    outcome.choice                  the chosen way, and the measurements
     outcome.trials[0].test          scores of the first tree's trial
-    outcome.trials[0].weights       its state dict, as a checkpoint holds it
+    outcome.trials[0].weights       its state dict, as in a checkpoint
 
-Together, trials drift apart from their twins trained alone by rounding: over the first 10 steps their losses differ by
-1.4e-6 at most (SGD, momentum 0.9; python -m tests.bench vectorized). After 156 steps it was 5e-6 for MLPs at learning
-rates up to 0.1, and for a CNN 3e-3 up to 0.02, 0.04 at 0.05 and 0.3 at 0.1, where training itself is unsteady. Test
-accuracy differed by 0.04 points up to 0.02, by 1.4 at 0.1. A jump comes where rounding decides on which side of 0 the
-input of a ReLU lies; it may come early. Dropout draws other numbers than it would for the trial alone.
+Trained together, trials drift by rounding from the same trials trained alone: over the first 10 steps their losses
+differ by at most 1.4e-6 (SGD, momentum 0.9; python -m tests.bench vectorized). After 156 steps it was 5e-6 for MLPs at
+learning rates up to 0.1, and for a CNN 3e-3 up to 0.02, 0.04 at 0.05 and 0.3 at 0.1, where training itself is unstable.
+Test accuracy differed by 0.04 points up to 0.02, by 1.4 at 0.1. A jump comes if rounding decides on which side of 0 the
+input of a ReLU is; it may come early. Dropout draws other numbers than for the trial alone.
 """
 
 from __future__ import annotations
@@ -50,20 +50,22 @@ def train_together(
     way: str = "auto",
     progress: Progress = lambda done, total, trials: None,
 ) -> Outcome:
-    """Train, evaluate and test the trials of composed, checked configs. Raises ConfigError where they do not fit.
+    """Train, evaluate and test the trials of composed, checked configs. Raises ConfigError if they do not fit together.
 
-    data: what the trees' reader gives, where it has been read before. way: of WAYS; "auto" measures and chooses.
-    progress: called every so many steps with the updates done, those of all trials, and the results so far; what it
-    raises ends the training. Python's, NumPy's and torch's generators are left as they were.
+    data: the data of the trees' reader, if they were read before. way: one of WAYS; "auto" measures and chooses.
+    progress: called every so many steps with the updates done, those of all trials, and the results so far; an error
+    that it raises ends the training. Python's, NumPy's and torch's generators do not change.
     """
     if way not in WAYS:
-        raise ConfigError(f"way={way} is not known", hint=f"One of {', '.join(WAYS)}.")
+        raise ConfigError(f"way={way} is not known", hint=f"Choose one of {', '.join(WAYS)}.")
     with (
         warnings.catch_warnings(),
         unchanged_random(runtime.device),
         memory_faults(lambda: "Train fewer trials together."),
     ):
-        warnings.filterwarnings("ignore", message="There is a performance drop")  # vmap's: the probe sees it in figures
+        warnings.filterwarnings(
+            "ignore", message="There is a performance drop"
+        )  # a warning of vmap: the probe measures it
         trials = Trials(trees, builder, runtime, data)
         choice = choose(trials) if way == "auto" else Choice(way, len(trials))
         for results in _training(trials, choice.way):
@@ -77,4 +79,4 @@ def _training(trials: Trials, way: str) -> Iterator[list[TrialResult]]:
     try:
         return together.train(together.Together(trials, way))
     except CannotStack as error:
-        raise ConfigError(f"way={way}: {error}", hint="way=auto takes one that works.") from error
+        raise ConfigError(f"way={way}: {error}", hint="way=auto chooses one that works.") from error

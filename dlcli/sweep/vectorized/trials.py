@@ -1,4 +1,4 @@
-"""What the trials of one program have in common, and each one's own: networks, optimizers, schedules, rows, results."""
+"""The common and the separate parts of one program's trials: networks, optimizers, schedules, rows, results."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Tree = dict[str, Any]
 
 @dataclass
 class TrialResult:
-    """One trial. evaluations: (step, epoch, scores on validation) of each; scores: what was monitored, larger better;
-    best: which of the evaluations weights and test are of.
+    """One trial. evaluations: (step, epoch, scores on validation) of each; scores: monitored ones, larger is better;
+    best: the evaluation to which weights and test belong.
 
-    losses: (steps,) float32, of each step. weights: an ordinary state dict of the task, on the CPU; None when the trial
-    diverged before it was ever evaluated. diverged_at: the step whose loss was not finite, its update was not made;
+    losses: (steps,) float32, of each step. weights: an ordinary state dict of the task, on the CPU; None if the trial
+    diverged before its first evaluation. diverged_at: the step whose loss was not finite and whose update was not made;
     stopped_at: the step at which it stopped early.
     """
 
@@ -62,7 +62,7 @@ class TrialResult:
 
 
 class Trials:
-    """trees: composed configs of trials that can be trained together. Raises ConfigError where they cannot."""
+    """trees: composed configs of trials that can be trained together. Raises ConfigError if they cannot."""
 
     def __init__(self, trees: Sequence[Tree], builder: Builder, runtime: Runtime, data: Data | None = None):
         self.trees, self.builder, self.runtime, tree = list(trees), builder, runtime, trees[0]
@@ -95,18 +95,18 @@ class Trials:
             size, device = num_bytes(examples), self.runtime.device
             is_resident, why = choose_residency(size, settings["in_memory"], settings["num_workers"], device)
             if not is_resident:
-                told = f"these trials cannot be trained together: their images are not held in memory ({why})"
-                raise ConfigError(told, hint="Train them one by one, or with dataset.in_memory=true.")
+                message = f"these trials cannot be trained together: their images are not held in memory ({why})"
+                raise ConfigError(message, hint="Train them one by one, or with dataset.in_memory=true.")
 
     # ------------------------------------------------------------------------------------------------------ the objects
 
     @cached_property
     def fresh_tasks(self) -> list[Classification]:
-        """Of all trials, to be stacked; nothing is trained in them."""
+        """The networks of all trials, to be stacked; they are not trained themselves."""
         return [self.build_task(trial) for trial in range(len(self))]
 
     def build_task(self, trial: int) -> Classification:
-        """As in a run of its own: freshly initialised by its seed, on the CPU; the generators go on from there."""
+        """The same as in a separate run: initialised by its seed, on the CPU; the generators go on from there."""
         seed_everything(self.trees[trial]["seed"])
         task = build.build_task(self.builder, self.trees[trial])
         build.prepare_networks(task, self.trees[trial], self.data)
@@ -129,8 +129,8 @@ class Trials:
         )
 
     def placed(self, examples: Examples) -> ExampleBatches:
-        """A split on the device, once."""
-        assert isinstance(examples, LabelledImages), "can_train_together lets images pass only"
+        """A split on the device; moved only once."""
+        assert isinstance(examples, LabelledImages), "can_train_together accepts images only"
         if id(examples) not in self._placed:
             settings, device = self.trees[0]["dataset"], self.runtime.device
             channels = settings["image_shape"][0]
@@ -141,7 +141,7 @@ class Trials:
     # ------------------------------------------------------------------------------------------------------ the numbers
 
     def per_trial(self, group: str, key: str, missing: float = 0.0) -> Tensor:
-        """A setting as (T,) float32 on the device; `missing` stands for null."""
+        """A setting as (T,) float32 on the device; `missing` replaces null."""
         values = [tree[group][key] for tree in self.trees]
         return torch.tensor(
             [missing if v is None else v for v in values], dtype=torch.float32, device=self.runtime.device
@@ -153,7 +153,7 @@ class Trials:
         return self.schedules[trial](Position(step, self.steps, self.steps_per_epoch, scores, min_delta))
 
     def lr_scales(self, first_step: int, count: int) -> Tensor:
-        """(S, T) float64, between two evaluations."""
+        """(S, T) float64: the schedules' shares between two evaluations."""
         steps = range(first_step, first_step + count)
         rows = [[self.lr_scale(trial, step) for trial in range(len(self))] for step in steps]
         return torch.tensor(rows, dtype=torch.float64)
@@ -165,7 +165,7 @@ class Trials:
         return step % self.interval == 0 or step == self.steps
 
     def note(self, trial: int, step: int, scores: Mapping[str, float]) -> bool:
-        """Record an evaluation; whether it is the best so far."""
+        """Record an evaluation; returns whether it is the best so far."""
         result, stopping = self.results[trial], self._early_stopping(trial)
         epoch = max(1, -(-step // self.steps_per_epoch))
         result.evaluations.append({"step": step, "epoch": epoch, "scores": dict(scores)})

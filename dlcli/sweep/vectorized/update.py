@@ -1,7 +1,7 @@
-"""torch's optimizers over stacked parameters: the same rules, each coefficient a number per trial.
+"""torch's optimizers over stacked parameters: the same rules, with one number per trial for each coefficient.
 
-A rule changes the gradients it is given: gradients of many trials are large, and a fresh page of memory costs a CPU
-more than the arithmetic on it. A trial that is not alive keeps its parameters to the last bit; its gradient must be 0.
+A rule changes its gradients in place: gradients of many trials are large, and a fresh page of memory costs a CPU more
+than the arithmetic on it. A trial that is not alive keeps its parameters to the last bit; its gradient must be 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEAST_LR = 1e-20  # Adam's rule divides by the learning rate; a step this small 
 
 
 class Group:
-    """One parameter group. settings: of each trial, as its own optimizer has them.
+    """One parameter group. settings: of each trial, the same as in its own optimizer.
 
     rows: the coefficients of a stretch of steps, each (S, T) float32 on the device.
     """
@@ -41,7 +41,7 @@ class Group:
 
 
 class Rule:
-    """An optimizer. settings: of each trial, the param_groups of its own optimizer."""
+    """An optimizer. settings: for each trial, the param_groups of its own optimizer."""
 
     num_states = 0
 
@@ -52,7 +52,7 @@ class Rule:
         self.state = {name: [torch.zeros_like(parameters[name]) for _ in range(self.num_states)] for name in names}
 
     def prepare(self, scale_ST: Tensor, first_step: int) -> None:
-        """Make the coefficients of the steps after `first_step`. scale_ST: (S, T) float64, the schedules' shares."""
+        """Compute the coefficients of the steps after `first_step`. scale_ST: (S, T) float64, the schedules' shares."""
         device = next(iter(self.parameters.values())).device
         step_S1 = torch.arange(first_step + 1, first_step + 1 + len(scale_ST), dtype=torch.float64)[:, None]
         for group in self.groups:
@@ -60,13 +60,13 @@ class Rule:
 
     @torch.no_grad()
     def update(self, row: int, gradients: Mapping[str, Tensor], alive_T: Tensor | None) -> None:
-        """Step `row` of those prepared. alive_T: (T,) bool, None for all."""
+        """Take step `row` of those prepared. alive_T: (T,) bool, None for all."""
         for group in self.groups:
             numbers = [rows_ST[row] for rows_ST in group.rows]
             if alive_T is not None:
                 numbers = self.spared(numbers, alive_T)
             for name in group.names:
-                if name not in gradients:  # no part of the loss: torch's optimizers leave it alone too
+                if name not in gradients:  # not part of the loss: torch's optimizers skip it too
                     continue
                 parameter = self.parameters[name]
                 self.change(group, name, gradients[name], *(shaped(number_T, parameter) for number_T in numbers))
@@ -75,7 +75,7 @@ class Rule:
         raise NotImplementedError
 
     def spared(self, numbers: list[Tensor], alive_T: Tensor) -> list[Tensor]:
-        """Coefficients with which a trial that is not alive, of gradient 0, stays as it is."""
+        """Coefficients that keep a trial unchanged that is not alive and has gradient 0."""
         raise NotImplementedError
 
     def change(self, group: Group, name: str, gradient: Tensor, *numbers: Tensor) -> None:
@@ -104,7 +104,7 @@ class SGD(Rule):
 
 
 class PlainSGD(SGD):
-    """Without momentum in any trial."""
+    """The update if no trial has momentum."""
 
     num_states = 0
 
@@ -119,7 +119,7 @@ class Adam(Rule):
     """torch.optim.Adam in fewer passes over the memory.
 
     With a = 1 / (step size * root of bias correction 2) and b = eps / step size, both numbers per trial, the update is
-    -m / (a * root(v) + b): that of the documentation, numerator and denominator divided by the step size.
+    -m / (a * root(v) + b): that of the documentation, with numerator and denominator divided by the step size.
     """
 
     num_states = 2
@@ -133,7 +133,7 @@ class Adam(Rule):
         return [a_ST, group["eps"] / size_ST, 1 - beta1_T, 1 - beta2_T, decay_ST]
 
     def spared(self, numbers: list[Tensor], alive_T: Tensor) -> list[Tensor]:
-        """Moments that are wholly renewed by a gradient of 0 are 0, and so is the update."""
+        """A gradient of 0 that replaces the moments entirely makes them 0, and the update too."""
         a_T, b_T, new1_T, new2_T, decay_T = numbers
         new1_T, new2_T = (torch.where(alive_T, new_T, 1.0) for new_T in (new1_T, new2_T))
         return [a_T, b_T, new1_T, new2_T, torch.where(alive_T, decay_T, float(self.is_decoupled))]
@@ -151,7 +151,7 @@ class Adam(Rule):
 
 
 class AdamW(Adam):
-    """Adam with the weight decay beside it (Loshchilov and Hutter 2019, algorithm 2)."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2)."""
 
     is_decoupled = True
 
@@ -164,7 +164,7 @@ RULES: dict[type[torch.optim.Optimizer], type[Rule]] = {
 
 
 def build_rule(parameters: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> Rule:
-    """The rule over stacked parameters that the trials' own optimizers have, with their settings."""
+    """The rule and settings of the trials' own optimizers, over stacked parameters."""
     settings = [optimizer.param_groups for optimizer in optimizers]
     rule = RULES[type(optimizers[0])]
     if rule is SGD and not any(group["momentum"] for groups in settings for group in groups):

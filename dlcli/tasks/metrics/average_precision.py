@@ -50,7 +50,7 @@ class Ranked(NamedTuple):
 
 
 class Detections:
-    """What images add to map50 and map: see statistics.Statistics. Matched once; a sample only counts them again."""
+    """The parts of images in map50 and map: see whole_set.Statistics. Matched once; a sample only counts again."""
 
     means: Mapping[str, Tensor] = MappingProxyType({})
     num_samples = 500  # with 87 images, some milliseconds each

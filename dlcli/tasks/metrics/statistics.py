@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Statistics(Protocol):
-    """What N held-out examples add to the scores of their set."""
+    """The contributions of N held-out examples to the scores of their set."""
 
     @property
     def means(self) -> Mapping[str, Tensor]:
