@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from program import QUICK, REPOSITORY, dlcli, environment, events_of
+from program import QUICK, REPOSITORY, environment, events_of
+from program import real_dlcli as dlcli  # starts, signals and exit codes are the point here
 
 from dlcli.runs.checkpoint import read
 from dlcli.runs.folder import RunFolder

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 import torch
-from program import QUICK, dlcli, environment, events_of
+from program import QUICK, environment, events_of
+from program import real_dlcli as dlcli  # starts, signals and exit codes are the point here
 
 from dlcli.runs.checkpoint import newest_valid
 from dlcli.runs.events import read_events

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from program import REPOSITORY, dlcli, environment
+from program import REPOSITORY, environment
+from program import real_dlcli as dlcli  # starts, signals and exit codes are the point here
 from rank_checks import names, run_on_two_ranks
 from torch import Tensor, nn
 

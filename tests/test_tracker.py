@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program import dlcli, events_of
 
 from dlcli.errors import TrackerError
 from dlcli.reporting import wandb_tracker
@@ -251,3 +252,21 @@ def test_a_missing_wandb_stops_nobody(run: RunFolder, monkeypatch: pytest.Monkey
     assert start_follower(run.path, project="test", mode="auto", run_id="x") is None
     with pytest.raises(TrackerError, match="not installed"):
         start_follower(run.path, project="test", mode="online", run_id="x")
+
+
+def test_a_run_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    before = sorted(temporary.iterdir())
+    words = ("digits", "tracker=wandb", "trainer.epochs=2", "runtime.threads=1", "runtime.device=cpu", "--json")
+    done = dlcli(
+        "train", *words, cwd=tmp_path, TMPDIR=str(temporary), WANDB_MODE="offline", HOME=str(tmp_path / "home")
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(Path(events_of(done.stdout)[-1]["run"]))
+    until = time.monotonic() + 60
+    while sorted(temporary.iterdir()) != before and time.monotonic() < until:  # the follower ends a little later
+        time.sleep(0.1)
+    assert json.loads((run.wandb / wandb_tracker.STATUS).read_text())["state"] == "finished"
+    assert list(run.wandb.glob("offline-run-*")), "wandb was at work"
+    assert sorted(temporary.iterdir()) == before

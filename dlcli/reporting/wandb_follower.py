@@ -13,8 +13,10 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -105,7 +107,7 @@ def follow(run: RunFolder, plan: dict[str, Any], status: Status) -> None:
         finished = event if event.get("event") == "run_finished" else None
     ended_well = finished is None and plan.get("pid") is None
     exit_code = 0 if ended_well or (finished or {}).get("status") in ("completed", "pruned") else 1
-    stuck = threading.Timer(FINISH_S + 30, os._exit, [1])  # finish() of an older wandb knows no time limit
+    stuck = threading.Timer(FINISH_S + 30, _give_up)  # finish() of an older wandb knows no time limit
     stuck.daemon = True
     stuck.start()
     wandb_run.finish(exit_code=exit_code)
@@ -285,5 +287,27 @@ def _numbers(values: Any) -> dict[str, float]:
     return {k: v for k, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
 
 
+def in_own_temporary_folder(what: str) -> int:
+    """`main`, with a temporary folder of its own: wandb makes two at its import, which os._exit would leave."""
+    try:
+        folder = tempfile.mkdtemp(prefix="dlcli-follower-")
+    except OSError:  # the tracker reports what wandb says about it
+        return main(what)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder  # for wandb's own processes, and for this one
+    try:
+        return main(what)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _give_up() -> None:
+    """End at once, in a thread that watches over one that hangs."""
+    if tempfile.tempdir and Path(tempfile.tempdir).name.startswith("dlcli-follower-"):
+        shutil.rmtree(tempfile.tempdir, ignore_errors=True)
+    os._exit(1)
+
+
 if __name__ == "__main__":
-    os._exit(main(sys.argv[1]))  # everything is written; wandb's own farewell waits 20 s for a server that hangs
+    os._exit(
+        in_own_temporary_folder(sys.argv[1])
+    )  # everything is written; wandb's own farewell waits 20 s for a server that hangs
