@@ -87,7 +87,7 @@ def prepare_csv(
     delimiter: str = "auto",
     header: str | bool = "auto",
     categories: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    drop_columns: Sequence[str] = (),
 ) -> Prepared:
     """The user's own file. target: its name, or its number from 1 on; None: the last column. target_kind: class or
     number. test_path: the test rows; None: a fixed fifth of `path`. categories: columns that do not hold numbers.
@@ -95,7 +95,7 @@ def prepare_csv(
     paths = [locate(root, path), *([locate(root, test_path)] if test_path else [])]
     stamps = tuple((str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths)
     return _prepare_csv(
-        stamps, target, target_kind or "class", val_size, delimiter, header, tuple(categories), tuple(ignore)
+        stamps, target, target_kind or "class", val_size, delimiter, header, tuple(categories), tuple(drop_columns)
     )
 
 
@@ -108,7 +108,7 @@ def _prepare_csv(
     delimiter: str,
     header: str | bool,
     categories: tuple[str, ...],
-    ignore: tuple[str, ...],
+    drop_columns: tuple[str, ...],
 ) -> Prepared:
     tables = [read_table(Path(path), delimiter=delimiter, header=header) for path, _, _ in stamps]
     table = joined(*tables) if len(tables) == 2 else tables[0]
@@ -119,7 +119,7 @@ def _prepare_csv(
         num_own_test=tables[1].num_rows if len(tables) == 2 else None,
         val_size=val_size,
         categories=[column_of(table, name, "dataset.categories") for name in categories],
-        ignore=[column_of(table, name, "dataset.drop_columns") for name in ignore],
+        drop_columns=[column_of(table, name, "dataset.drop_columns") for name in drop_columns],
     )
     return replace(prepared, notes=(told_kinds(prepared), *prepared.notes))
 
@@ -215,7 +215,7 @@ def prepare(
     val_size: float,
     num_own_test: int | None = None,
     categories: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    drop_columns: Sequence[str] = (),
 ) -> Prepared:
     """Features and targets by split. num_own_test: how many rows at the end are the test split."""
     cells = table.cells(target)
@@ -225,7 +225,7 @@ def prepare(
     own_test = None if num_own_test is None else present >= table.num_rows - num_own_test
     splits = split_rows(goal, own_test, val_size)
     rows = {split: present[places] for split, places in splits.items()}
-    columns, parts, notes = fit(table, rows["train"], skip=(target, *ignore), categories=categories)
+    columns, parts, notes = fit(table, rows["train"], skip=(target, *drop_columns), categories=categories)
     commas = [c.name for c in (goal, *columns) if getattr(c, "form", POINT) != POINT]
     if commas:
         notes.insert(0, f"read with a decimal comma: {listed(commas)}")
