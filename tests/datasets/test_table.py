@@ -216,7 +216,7 @@ def text_of(rows: list[list[str]], header: str = "id,size,city,open,earned,much"
 
 
 def read(path: Path, **settings: Any) -> Data:
-    return read_csv(None, str(path), **{"target": "much", "ignore": ["earned"]} | settings)
+    return read_csv(None, str(path), **{"target": "much", "drop_columns": ["earned"]} | settings)
 
 
 def features(split: Any) -> torch.Tensor:
@@ -242,7 +242,7 @@ def test_a_table_becomes_splits_facts_and_notes(write: Write) -> None:
 def test_every_row_is_in_one_split_the_same_for_every_run(write: Write) -> None:
     rows = [[str(v), str(v % 2)] for v in np.random.default_rng(0).permutation(60)]
     path = write("v,even\n" + "\n".join(map(",".join, rows)) + "\n")
-    first, second = (read(path, target="even", ignore=[], val_size=6) for _ in range(2))
+    first, second = (read(path, target="even", drop_columns=[], val_size=6) for _ in range(2))
     assert first.val is not None and first.fingerprints() == second.fingerprints()
     values = torch.cat([features(split)[:, 0] for split in (first.train, first.val, first.test)])
     assert len(values.unique()) == 60 and (len(first.val), len(first.test)) == (6, 12)
@@ -276,10 +276,10 @@ def held_out_rows(num_rows: int, classes: list[str] | None) -> list[int]:
 
 def test_a_number_to_predict_is_standardised_by_the_training_rows(write: Write) -> None:
     path = write(text_of(shop()))
-    data = read(path, target="earned", target_kind="number", ignore=["much", "id"])
+    data = read(path, target="earned", target_kind="number", drop_columns=["much", "id"])
     assert data.classes == () and data.facts["num_classes"] == 1
     batch = data.train.batch(torch.arange(len(data.train)))  # type: ignore[union-attr]
-    prepared = prepare_csv(None, str(path), target="earned", target_kind="number", ignore=["much", "id"])
+    prepared = prepare_csv(None, str(path), target="earned", target_kind="number", drop_columns=["much", "id"])
     raw = prepared.targets["train"]
     assert batch.targets.mean().abs() < 1e-6 and batch.unit == pytest.approx(raw.std())
     np.testing.assert_allclose(batch.targets * batch.unit + raw.mean(), raw, rtol=1e-6)
@@ -311,10 +311,10 @@ def test_rows_without_a_target_are_left_out_and_told(write: Write) -> None:
 
 def test_a_table_without_header_names_columns_by_their_number(write: Write) -> None:
     path = write(text_of(shop(), header="").lstrip("\n"))
-    data = read(path, target=6, ignore=["1", "column 5"])
+    data = read(path, target=6, drop_columns=["1", "column 5"])
     assert data.classes == ("little", "much") and not data.fitted["has_header"]
     assert [column["name"] for column in data.fitted["columns"]] == ["column 2", "column 3", "column 4"]
-    assert read(path, target=None, ignore=[1, 5]).fingerprints() == data.fingerprints(), "the last by default"
+    assert read(path, target=None, drop_columns=[1, 5]).fingerprints() == data.fingerprints(), "the last by default"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_table_without_header_names_columns_by_their_number(write: Write) -> N
     [
         ({"target": "muhc"}, "target=muhc: .* has the columns id, size", "dataset.target=much"),
         ({"target": 7}, "target=7", "Choose"),
-        ({"ignore": ["earn"]}, "dataset.drop_columns=earn", "dataset.drop_columns=earned"),
+        ({"drop_columns": ["earn"]}, "dataset.drop_columns=earn", "dataset.drop_columns=earned"),
         ({"target": "earned"}, "200 different values in 200 rows: these are not classes", "task=regression"),
         (
             {"target_kind": "number"},
@@ -330,7 +330,7 @@ def test_a_table_without_header_names_columns_by_their_number(write: Write) -> N
             "task=classification",
         ),
         ({"val_size": 160}, "does not leave any of the 160", "1 to 159"),
-        ({"ignore": ["id", "size", "city", "open", "earned"]}, "no column of .* tells anything", ""),
+        ({"drop_columns": ["id", "size", "city", "open", "earned"]}, "no column of .* tells anything", ""),
     ],
 )
 def test_mistakes_are_told_with_the_remedy(write: Write, settings: dict[str, Any], told: str, hint: str) -> None:
@@ -344,7 +344,7 @@ def test_a_target_with_nothing_to_tell_is_an_error(write: Write, target: str) ->
     path = write("v,same,empty\n" + "".join(f"{i % 5},1.5,\n" for i in range(30)))
     for kind in ("class", "number"):
         with pytest.raises(DataError, match=f"the target {target}"):
-            read(path, target=target, target_kind=kind, ignore=[])
+            read(path, target=target, target_kind=kind, drop_columns=[])
 
 
 def test_a_table_is_found_beside_the_user_and_under_a_root(write: Write, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_a_peek_needs_no_torch(write: Write) -> None:
     path = write(text_of(shop()))
     code = (
         "import sys; from dlcli.datasets.files.table_files import peek_csv;"
-        f"print(peek_csv(root=None, path={str(path)!r}, ignore=['earned']), 'torch' in sys.modules)"
+        f"print(peek_csv(root=None, path={str(path)!r}, drop_columns=['earned']), 'torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -390,17 +390,17 @@ def in_half_of_europe(rows: list[list[str]]) -> str:
 def test_a_decimal_comma_behind_semicolons_is_a_decimal_point(write: Write) -> None:
     rows = [[*row[:2], row[2].replace(",", ""), *row[3:]] for row in shop()]
     point, comma = write(text_of(rows)), write(in_half_of_europe(rows), "comma.csv")
-    settings: dict[str, Any] = {"target": "earned", "target_kind": "number", "ignore": ["much", "id"]}
+    settings: dict[str, Any] = {"target": "earned", "target_kind": "number", "drop_columns": ["much", "id"]}
     theirs, ours = (read(path, **settings) for path in (point, comma))
     assert ours.fingerprints() == theirs.fingerprints()
     assert "read with a decimal comma: earned" in ours.notes
-    settings = {"ignore": ["id"]}
+    settings = {"drop_columns": ["id"]}
     theirs, ours = (read(path, **settings) for path in (point, comma))
     assert ours.fingerprints() == theirs.fingerprints()
     assert "read with a decimal comma: earned" in ours.notes
     assert ours.notes[0].startswith("columns: 2 numbers (size, earned), 1 yes or no (open), 1 category (city)")
     with pytest.raises(DataError, match="not classes") as caught:
-        read(comma, target="earned", ignore=[])
+        read(comma, target="earned", drop_columns=[])
     assert caught.value.hint == "To predict a number: task=regression"
 
 
@@ -428,8 +428,8 @@ def test_which_commas_are_decimal(cells: list[str], delimiter: str, values: list
 def test_points_and_commas_in_one_column_are_refused(write: Write) -> None:
     path = write("v;much\n" + "".join(f"{('0.5', '0,7')[i % 2]};{i % 3}\n" for i in range(60)))
     with pytest.raises(DataError, match=r"column v has numbers of two kinds: 0\.5 \(line 2\) and 0,7 \(line 3\)"):
-        read(path, ignore=[])
-    assert len(read(path, ignore=[], categories=["v"]).train) > 0
+        read(path, drop_columns=[])
+    assert len(read(path, drop_columns=[], categories=["v"]).train) > 0
 
 
 def test_fractions_with_a_comma_are_no_delimiters_and_no_header(write: Write) -> None:
@@ -476,7 +476,7 @@ def test_a_bad_number_to_predict_is_told_with_its_line(write: Write) -> None:
     rows = shop()
     rows[4][4], rows[8][4] = "four", "inf"
     with pytest.raises(DataError, match=r"is not a number in 2 of 200 rows \(line 6: four; line 10: inf\)") as caught:
-        read(write(text_of(rows)), target="earned", target_kind="number", ignore=["much"])
+        read(write(text_of(rows)), target="earned", target_kind="number", drop_columns=["much"])
     assert "leave them empty" in (caught.value.hint or "")
 
 
