@@ -254,7 +254,7 @@ def test_rows_held_out_change_no_training_feature(write: Write, kind: str) -> No
     """Cells of test and validation rows: wild numbers, words for numbers, other categories, gaps."""
     rows = shop()
     settings: dict[str, Any] = {"target_kind": kind, "target": "much" if kind == "class" else "earned"}
-    settings["ignore"] = ["earned" if kind == "class" else "much", "id"]
+    settings["drop_columns"] = ["earned" if kind == "class" else "much", "id"]
     plain = read(write(text_of(rows)), **settings)
     wild = np.random.default_rng(1)
     for i in held_out_rows(len(rows), [row[5] for row in rows] if kind == "class" else None):
