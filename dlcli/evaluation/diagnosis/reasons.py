@@ -280,6 +280,12 @@ def slow_learning(e: Evidence) -> Reason | None:
     return Reason("The learning rate may be too small", figures, e.again(verb="tune lr"), 0.65)
 
 
+def _largest_fall(scores: Sequence[float]) -> float:
+    """The most that a score lost from one of its peaks on: what it gains and loses again by itself. 0 if it only rose."""
+    peaks = accumulate(scores, max)
+    return max((peak - score for peak, score in zip(peaks, scores, strict=True)), default=0.0)
+
+
 def still_improving(e: Evidence) -> Reason | None:
     """The score was still getting better when the run ended."""
     scores = e.scores()
@@ -292,6 +298,7 @@ def still_improving(e: Evidence) -> Reason | None:
     gain, whole = after - before, after - scores[0]
     is_noise = gain <= max(BROUGHT * whole, BROUGHT * abs(before) if before < 0 else 0.0)
     monitor = str(e.prepared.get("monitor"))
+    is_noise = is_noise or gain <= _largest_fall(scores[len(scores) // 2 :])
     if monitor.endswith("accuracy"):
         is_noise = is_noise or gain < 2 * _standard_error(e, after)
     if whole <= 0 or is_noise:

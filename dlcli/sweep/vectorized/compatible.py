@@ -63,11 +63,11 @@ def _hindrances(tree: Tree) -> Iterator[str]:
         if tree["task"].get(key):
             yield f"task.{key}={tree['task'][key]}: batches are mixed by random draws of one run"
     if trainer["accumulate_grad_batches"] != 1:
-        yield f"trainer.accumulate_grad_batches={trainer['accumulate']}: a step must have one micro-batch"
+        yield f"trainer.accumulate_grad_batches={trainer['accumulate_grad_batches']}: a step must have one micro-batch"
     if trainer["max_time"] is not None:
         yield f"trainer.max_time={trainer['max_time']}: runs trained together cannot keep time limits of their own"
     if data["in_memory"] is False or (data["num_workers"] and data["in_memory"] is not True):
-        settings = f"dataset.in_memory={str(data['resident']).lower()} dataset.num_workers={data['workers']}"
+        settings = f"dataset.in_memory={str(data['in_memory']).lower()} dataset.num_workers={data['num_workers']}"
         yield f"{settings}: images must be held in memory, not read during training"
     if runtime.get("compile") is True:
         yield "runtime.compile=true"
