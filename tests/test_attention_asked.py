@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dlcli.config.folders import packaged_conf
-from dlcli.inference.explain.attention import MODELS, as_lines, read_rows
+from dlcli.datasets.kinds import KINDS
+from dlcli.inference.explain.attention import as_lines, read_rows
 from dlcli.models.bert import Bert
 from dlcli.models.conformer import Conformer
 from dlcli.models.gpt import GPT
@@ -42,8 +43,8 @@ def attentions(network: Any) -> list[Any]:
     return [block.attention for block in network.blocks]
 
 
-SMALL: dict[str, Any] = {"width": 16, "layers": 2, "heads": 4}
-TEXT: dict[str, Any] = {"num_tokens": 30, "feed_forward": 32, **SMALL}
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_layers": 2, "num_heads": 4}
+TEXT: dict[str, Any] = {"num_tokens": 30, "ffn_size": 32, **SMALL}
 # A network, what it takes, and the layers that attend.
 NETWORKS: dict[str, tuple[Callable[[], Any], Callable[[], tuple[Tensor, ...]], Callable[[Any], list[Any]]]] = {
     "transformer": (lambda: Transformer(num_classes=3, **TEXT), lambda: (tokens(), LENGTHS), attentions),
@@ -104,7 +105,8 @@ def test_the_models_that_are_named_are_those_of_conf_that_attend() -> None:
         if hasattr(getattr(import_module(module), name), "attention"):
             for kind in settings["facts"].get("takes", ["images"]):
                 found.setdefault(kind, set()).add(path.stem)
-    named = {kind: set(", ".join(names).replace(" and ", ", ").split(", ")) for kind, names in MODELS.items()}
+    models = {kind.name: kind.attending_models for kind in KINDS.values() if kind.attending_models}
+    named = {kind: set(", ".join(names).replace(" and ", ", ").split(", ")) for kind, names in models.items()}
     named = {kind: {name.partition(" ")[0] for name in names} for kind, names in named.items()}
     assert named == found
 

@@ -225,7 +225,7 @@ def test_weights_without_a_head_give_a_fresh_one(folders: dict[str, Path], tmp_p
         (
             {"dim": 48, "n_layers": 3},
             (),
-            "width 48 (not 32), layers 3 (not 2)",
+            "hidden size 48 (not 32), num layers 3 (not 2)",
             "model.hidden_size=48 model.num_layers=3",
         ),
         ({}, ("model=bert",), "is a distilbert; the model is another", "model=distilbert"),

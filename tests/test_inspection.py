@@ -134,7 +134,7 @@ def test_layers_of_a_recurrent_module_and_calls_of_a_shared_one_are_told() -> No
     kinds = {layer.name: layer.kind for layer in inspected("lstm", "model.num_layers=3")["model"].layers}
     assert kinds["cells"] == "LSTM, 3 layers"
     both_ways = nn.GRU(4, 4, 2, bidirectional=True), nn.RNN(4, 4)
-    assert [inspection.kind_of(module) for module in both_ways] == ["BiGRU, 2 layers", "RNN"]
+    assert [inspection.kind_of_layer(module) for module in both_ways] == ["BiGRU, 2 layers", "RNN"]
     calls = {layer.name: layer.calls for layer in inspected("multi30k")["model"].layers}
     assert calls["tokens"] == 2 and calls["encoder_norm"] == 1
 

@@ -26,7 +26,7 @@ every_norm = pytest.mark.parametrize("pre_norm", [False, True], ids=["post-norm"
 
 def small(num_tokens: int = 14, **more: Any) -> Seq2SeqTransformer:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32} | more
+    settings: dict[str, Any] = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 32} | more
     return Seq2SeqTransformer(num_tokens=num_tokens, **settings).double().eval()
 
 

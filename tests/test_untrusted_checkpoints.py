@@ -246,7 +246,7 @@ def test_control_characters_of_a_stranger_do_not_reach_the_terminal(forge: Forge
     [
         {"facts": {"gives": "boxes"}, "image_shape": [16, 16384, 16384]},
         {"facts": {"gives": "masks"}, "image_shape": [16, 16384, 16384]},
-        {"facts": {"gives": "stream"}, "block": 1_000_000, "num_tokens": 10_000_000},
+        {"facts": {"gives": "stream"}, "context_length": 1_000_000, "num_tokens": 10_000_000},
     ],
 )
 def test_sizes_that_no_memory_holds_are_refused(forge: Forge, step: Path, sizes: dict[str, Any]) -> None:

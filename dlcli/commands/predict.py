@@ -45,7 +45,7 @@ def predict(
 
     folder = find_checkpoint(run, outputs_folder(outputs))
 
-    from dlcli.datasets.kinds import gives
+    from dlcli.datasets.kinds import kind_of
     from dlcli.inference import trained
     from dlcli.inference.explain.attention import check_attentive
     from dlcli.inference.predict import predictor
@@ -55,12 +55,12 @@ def predict(
     if not inputs:
         raise ConfigError("no input is named, only settings", hint="dlcli predict INPUT " + " ".join(settings))
     loaded = trained.load(folder, settings, builder=Builder.for_search(search_path(config_dir), trust or []))
-    kind = gives(loaded.tree["dataset"])
-    module = predictor(kind)
+    kind = kind_of(loaded.tree["dataset"])
+    module = predictor(kind.name)
     wishes: dict[str, Any] = {}
     if threshold is not None:
-        if kind != "boxes":
-            told = f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind}, whose answers have none"
+        if not kind.has_threshold:
+            told = f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind.name}, whose answers have none"
             raise ConfigError(told, hint="Leave it out.")
         wishes["threshold"] = threshold
     if attention:

@@ -14,7 +14,7 @@ from dlcli.config.schema import Setting
 from dlcli.config.settings import RESERVED_NAMES, SETTINGS, setting_of_kind
 from dlcli.config.tree import leaves, lookup
 from dlcli.config.words import Reading
-from dlcli.datasets.kinds import AUGMENTED, gives
+from dlcli.datasets.kinds import gives, kind_of
 from dlcli.errors import any_of, nearest, printable
 
 FROM_EPOCH = Setting(
@@ -159,7 +159,7 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
         for name in ("mean", "std"):
             if isinstance(data.get(name), list) and len(data[name]) not in (1, shape[0]):
                 yield (f"dataset.{name}={data[name]}", f"has {len(data[name])} values for {shape[0]} channels", None)
-    if gives(data) != "images":
+    if not kind_of(data).is_one_image:
         yield from _of_images_alone(tree)
     if tree["name"] in RESERVED_NAMES:
         yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
@@ -202,10 +202,10 @@ def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Map
         if key not in LOOP_READS and value and f"${{regularization.{key}}}" not in readers:
             chosen = f"model={choices.get('model')} and task={choices.get('task')}"
             yield f"regularization.{key}={value} has no effect with {chosen}"
-    if (given := gives(tree["dataset"])) not in AUGMENTED:
+    if not (kind := kind_of(tree["dataset"])).is_augmented:
         for key, value in tree["augmentation"].items():
             if key not in ("_target_", "padding_mode") and value:
-                yield f"augmentation.{key}={value} has no effect: dataset={choices.get('dataset')} gives {given}"
+                yield f"augmentation.{key}={value} has no effect: dataset={choices.get('dataset')} gives {kind.name}"
 
 
 def setting_of(key: str, tree: Mapping[str, Any]) -> Setting:

@@ -12,7 +12,7 @@ from dlcli.config.renamed import new_name
 from dlcli.config.settings import SETTINGS
 from dlcli.config.tree import ABSENT, copied, lookup
 from dlcli.config.words import Reading, parse_word
-from dlcli.datasets.kinds import gives
+from dlcli.datasets.kinds import kind_of
 from dlcli.errors import ConfigError, nearest, printable
 
 
@@ -40,12 +40,11 @@ def check_stored(tree: object) -> dict[str, Any]:
 
 DATASET_KEYS = ("root", "batch_size", "eval_batch_size", "val_size")
 LATER = ("trainer.pretrained",)  # settings that older runs do not have
-IMAGE_KEYS = ("num_classes", "image_shape", "mean", "std", "num_workers", "in_memory", "download")
 
 
 def _required_keys(tree: Mapping[str, Any]) -> list[str]:
     prefixes = ("seed", "trainer.", "runtime.", "regularization.", "optimizer.lr", "schedule.warmup")
-    of_data = DATASET_KEYS + IMAGE_KEYS if gives(tree["dataset"]) == "images" else DATASET_KEYS
+    of_data = DATASET_KEYS + kind_of(tree["dataset"]).required
     of_all = (key for key in SETTINGS if key.startswith(prefixes) and key not in LATER)
     return [*of_all, *(f"dataset.{key}" for key in of_data)]
 

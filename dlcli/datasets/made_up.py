@@ -15,19 +15,19 @@ from torch import Tensor
 
 from dlcli.datasets.batches.examples import Batch
 from dlcli.datasets.batches.records import Dense, Records
-from dlcli.datasets.kinds import MADE_UP, check_size, gives
+from dlcli.datasets.kinds import KINDS, kind_of
 from dlcli.errors import ConfigError, nearest
 
 
 def made_up_data(settings: Mapping[str, Any], num_examples: int) -> Records:
     """So many examples of what the dataset gives. Raises ConfigError for a kind that nobody makes."""
-    kind = gives(settings)
-    if kind not in MADE_UP:
-        better = nearest(kind, list(MADE_UP))
-        told = f"dataset {settings['name']}: facts.gives={kind} is no kind of data ({', '.join(MADE_UP)})"
-        raise ConfigError(told, hint=f"gives: {better}" if better else None)
-    check_size(settings)
-    make: Callable[[Mapping[str, Any], int], Records] = import_module(MADE_UP[kind]).made_up
+    kind = kind_of(settings)
+    if not kind.made_by:
+        better = nearest(kind.name, list(KINDS))
+        message = f"dataset {settings['name']}: facts.gives={kind.name} is not a kind of data ({', '.join(KINDS)})"
+        raise ConfigError(message, hint=f"gives: {better}" if better else None)
+    kind.check_size(settings)
+    make: Callable[[Mapping[str, Any], int], Records] = import_module(kind.made_by).made_up
     return make(settings, num_examples)
 
 

@@ -20,7 +20,7 @@ from dlcli.config.settings import SETTINGS
 from dlcli.config.stored import change_stored, check_stored
 from dlcli.datasets.batches.examples import Data
 from dlcli.datasets.batches.pixels import Pixels
-from dlcli.datasets.kinds import check_size, gives
+from dlcli.datasets.kinds import check_size, kind_of
 from dlcli.datasets.storage.roots import exists
 from dlcli.errors import CheckpointError, ConfigError, printable
 from dlcli.runs import checkpoint
@@ -96,7 +96,7 @@ def load(folder: Path, words: Sequence[str] = (), *, builder: Builder) -> Traine
         if isinstance(meta, Classification) and len(stored.manifest.classes) != tree["dataset"]["num_classes"]:
             raise ConfigError(f"it names {len(stored.manifest.classes)} classes for {tree['dataset']['num_classes']}")
         check_size(tree["dataset"])
-        activations = checks.check_shapes(meta, tree) if gives(tree["dataset"]) == "images" else None
+        activations = checks.check_shapes(meta, tree) if kind_of(tree["dataset"]).is_one_image else None
     check_weights(meta, stored.weights, stored.folder)
     runtime = start_runtime(tree["runtime"], stored=stored.manifest.environment)
     with memory_faults(lambda: "runtime.device=cpu may have more memory."):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlcli.datasets.kinds import gives
+from dlcli.datasets.kinds import kind_of
 from dlcli.datasets.made_up import made_up_data
 from dlcli.errors import OutOfMemory
 from dlcli.inference.trained import Trained, read_data
@@ -123,14 +123,8 @@ def inspect(tree: Tree, builder: allow_list.Builder) -> dict[str, Network]:
 
 def in_words(call: Call, tree: Tree) -> str:
     """What the one example is: "26 and 40 tokens", "0.98 s of sound", "3x32x32", "14 numbers"."""
-    kind, rate = gives(tree["dataset"]), tree["dataset"].get("sample_rate")
     shapes = [tuple(part.shape[1:]) for part in call.args if isinstance(part, Tensor) and part.dim() > 1]
-    if kind in ("sentences", "stream", "pairs"):
-        return " and ".join(f"{shape[0]:,}" for shape in shapes) + " tokens"
-    if kind == "speech" and rate:
-        return f"{shapes[0][0] / rate:.2g} s of sound"
-    said = " and ".join("x".join(map(str, shape)) for shape in shapes)
-    return f"{said} numbers" if said.isdecimal() else said
+    return kind_of(tree["dataset"]).in_words(shapes, tree["dataset"])
 
 
 CANNOT_FOLLOW = (NotImplementedError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
@@ -174,7 +168,7 @@ def record_calls(task: Task, tree: Tree, num_examples: int) -> dict[str, Call]:
 
 def one_example(tree: Tree, times: int) -> Any:
     """A batch of one made-up example so many times: the same in each command, and of several lengths the longest."""
-    num_tried = MADE_UP if gives(tree["dataset"]) in ("sentences", "pairs", "speech") else 1
+    num_tried = MADE_UP if kind_of(tree["dataset"]).varies_in_length else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         examples = made_up_data(tree["dataset"], num_tried)
@@ -218,7 +212,7 @@ def layer_of(name: str, module: nn.Module, run: Run) -> Layer:
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return Layer(
         name,
-        kind_of(module),
+        kind_of_layer(module),
         run.shapes.get(name),
         sum(size for size, _ in sizes),
         sum(size for size, is_trained in sizes if is_trained),
@@ -227,7 +221,7 @@ def layer_of(name: str, module: nn.Module, run: Run) -> Layer:
     )
 
 
-def kind_of(module: nn.Module) -> str:
+def kind_of_layer(module: nn.Module) -> str:
     """Its class; of recurrent layers in one module also how many there are, and whether they read both ways."""
     kind = type(module).__name__
     if not isinstance(module, nn.RNNBase):

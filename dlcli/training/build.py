@@ -21,7 +21,7 @@ from dlcli.datasets.batches.pixels import Pixels
 from dlcli.datasets.batches.records import Records
 from dlcli.datasets.batches.residency import choose_residency, compare, num_bytes
 from dlcli.datasets.batches.source import EvalSource, Share, TrainSource
-from dlcli.datasets.kinds import AUGMENTED, gives
+from dlcli.datasets.kinds import kind_of
 from dlcli.errors import CheckpointError, ConfigError, EnvironmentFault, printable
 from dlcli.optimizers.averaging import Average, NoAverage
 from dlcli.optimizers.groups import build_optimizer
@@ -98,7 +98,7 @@ def build_data(builder: Builder, tree: Tree) -> Data:
 
 def build_augmentation(builder: Builder, tree: Tree) -> Any:
     """The augmentation, or None where every setting is off, or nothing of the kind that it changes."""
-    if gives(tree["dataset"]) not in AUGMENTED:
+    if not kind_of(tree["dataset"]).is_augmented:
         return None
     augment = builder.build(tree["augmentation"])
     return None if augment.is_identity else augment

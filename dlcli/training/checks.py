@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dlcli.datasets.batches.examples import Data, Examples, LabelledImages
-from dlcli.datasets.kinds import gives
+from dlcli.datasets.kinds import kind_of
 from dlcli.datasets.made_up import made_up_data
 from dlcli.errors import ConfigError, DataError
 from dlcli.optimizers.groups import build_optimizer
@@ -19,8 +20,6 @@ from dlcli.training.build import first_line, num_numbers
 from dlcli.training.eval_batch import bytes_per_example, output_bytes
 
 TRIED_PIXELS, TRIED_NUMBERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
-TRIED_SIDE = 128  # pixels, of masks
-TRIED_MULTIPLE = 32  # pixels, of pictures with boxes: what is left over of a side by it stays
 MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
 TRIED_RECORDS = 300_000_000  # parameters, for data that are no images: recurrent layers know no meta device
 Tree = Mapping[str, Any]
@@ -42,7 +41,7 @@ def check_shapes(task: Task, tree: Tree, rebuild: Callable[[Tree], Task] | None 
         return _bytes_of_one(task, tree) if needs_measure(tree) else 0.0
     if device.type == "cpu":
         task = zeros_like(task)
-    is_images = gives(tree["dataset"]) == "images"
+    is_images = kind_of(tree["dataset"]).is_one_image
     sizes = (4, 8) if is_images else (1, 2)  # other data go through the real network: as few as tell
     settings, ratio = _smaller(tree["dataset"])
     with device:
@@ -102,34 +101,17 @@ def _fits_when_small(tree: Tree, rebuild: Callable[[Tree], Task]) -> bool:
 
 
 def smaller_pictures(tree: Tree) -> Tree | None:
-    """The config with the smallest pictures with boxes that its model takes; None for other data, and small ones.
-
-    The longer side stays the longer, and a side that 32 does not divide stays so: their mistakes are found too.
-    """
+    """The config with the smallest pictures that its model takes, if its kind of data can be tried on them; or None."""
     settings, model = tree["dataset"], tree["model"]
-    if gives(settings) != "boxes":
+    shape = kind_of(settings).smallest_shape(settings, model.get("facts", {}).get("min_size", 1))
+    if shape is None:
         return None
-    channels, *sides = settings["image_shape"]
-    fewest = model.get("facts", {}).get("min_size", 1)
-    small = [_at_least(fewest, side) for side in sides]
-    if sides[0] != sides[1]:
-        longer, shorter = (0, 1) if sides[0] > sides[1] else (1, 0)
-        small[longer] = min(sides[longer], _at_least(small[shorter] + 1, sides[longer]))
-    if small == sides:
-        return None
-    shape = [channels, *small]
 
     def shrunk(node: Tree) -> Tree:
         return {**node, "image_shape": shape} if node.get("image_shape") == settings["image_shape"] else node
 
     networks = {name: shrunk(node) if isinstance(node, Mapping) else node for name, node in model.items()}
     return {**tree, "dataset": shrunk(settings), "model": shrunk(networks)}
-
-
-def _at_least(fewest: int, side: int) -> int:
-    """The least side, at most `side`, that leaves over by TRIED_MULTIPLE what `side` does."""
-    rest = side % TRIED_MULTIPLE
-    return min(side, rest + TRIED_MULTIPLE * max(0 if rest else 1, -(-(fewest - rest) // TRIED_MULTIPLE)))
 
 
 def _bytes_of_one(task: Task, tree: Tree) -> float:
@@ -145,7 +127,7 @@ def _bytes_of_one(task: Task, tree: Tree) -> float:
 
 def _place_to_try(task: Task, tree: Tree) -> torch.device | None:
     size, shape = num_numbers(task), tree["dataset"].get("image_shape")
-    if gives(tree["dataset"]) != "images":
+    if not kind_of(tree["dataset"]).is_one_image:
         return torch.device("cpu") if size <= TRIED_RECORDS else None
     is_small = shape[1] * shape[2] <= TRIED_PIXELS and size <= TRIED_NUMBERS
     return torch.device("cpu" if is_small else "meta")
@@ -157,18 +139,11 @@ def needs_measure(tree: Tree) -> bool:
 
 
 def _smaller(settings: Tree) -> tuple[Tree, float]:
-    """Settings with smaller pictures for masks, whose networks convolve only, and how many times fewer pixels.
-
-    Sides stay multiples of 32. Others stay as they are, so that a side that does not fit is found.
-    """
-    if gives(settings) != "masks":
+    """Settings with smaller pictures, if convolutions can be tried on them, and how many times fewer pixels."""
+    shape = kind_of(settings).convolved_shape(settings)
+    if shape is None:
         return settings, 1.0
-    channels, height, width = settings["image_shape"]
-    by = max(height, width) / TRIED_SIDE
-    if by <= 1 or height % 32 or width % 32:
-        return settings, 1.0
-    small = [max(32, int(side / by) // 32 * 32) for side in (height, width)]
-    return {**settings, "image_shape": [channels, *small]}, height * width / (small[0] * small[1])
+    return {**settings, "image_shape": shape}, prod(settings["image_shape"][1:]) / prod(shape[1:])
 
 
 def _described(settings: Tree) -> str:
@@ -239,7 +214,7 @@ def small_splits(settings: Mapping[str, Any], counts: Mapping[str, int]) -> tupl
 
     counts: of examples, by the split's name. A stream is scored by its characters, a picture by many pixels or things.
     """
-    fewest = {"stream": 0, "boxes": 10, "masks": 10}.get(gives(settings), 30)
+    fewest = kind_of(settings).fewest
     return tuple(
         f"the {split} split has {count:,} example{'s' * (count != 1)}: its scores mean little"
         for split, count in counts.items()

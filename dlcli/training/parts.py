@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dlcli.datasets.kinds import check_size, gives
+from dlcli.datasets.kinds import check_size, kind_of
 from dlcli.runs.checkpoint import Checkpoint
 from dlcli.runtime.device import Runtime, memory_faults, start_runtime
 from dlcli.runtime.random import seed_everything
@@ -49,7 +49,7 @@ class Assembly:
         check_size(tree["dataset"])  # what is tried may be smaller, or nothing is
         rebuild = partial(build.build_meta_task, builder, teacher=self.teacher)
         meta = rebuild(tree)
-        is_tried = resume_from is None or gives(tree["dataset"]) == "images" or checks.needs_measure(tree)
+        is_tried = resume_from is None or kind_of(tree["dataset"]).is_one_image or checks.needs_measure(tree)
         self.activations = checks.check_shapes(meta, tree, rebuild) if is_tried else 0.0
         checks.check_parameter_groups(meta, tree)
         if resume_from:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlcli.datasets.kinds import gives
+from dlcli.datasets.kinds import kind_of
 from dlcli.errors import CheckpointError, ConfigError, DlcliError, EnvironmentFault
 from dlcli.reporting.output import place
 from dlcli.reporting.wandb_tracker import Follower, start_follower
@@ -299,13 +299,11 @@ class Session:
 
     def _to_predict(self, name: str) -> list[str]:
         """How the network is asked for answers, where it gives some."""
-        from dlcli.datasets.kinds import INPUTS
-
-        kind = gives(self.tree["dataset"])
         if self.tree["task"]["facts"]["models"] == "language_model":
             return [f"dlcli generate {name}"]
         makes_images = self.tree["task"]["facts"]["models"] == "gan"
-        return [] if makes_images or kind not in INPUTS else [f"dlcli predict {INPUTS[kind]} --run {name}"]
+        question = kind_of(self.tree["dataset"]).question
+        return [] if makes_images or not question else [f"dlcli predict {question} --run {name}"]
 
     def _next(self, status: str) -> list[str]:
         name = in_a_command(self.run)

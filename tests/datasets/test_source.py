@@ -257,9 +257,9 @@ def test_residency_is_chosen_by_size_and_setting() -> None:
     resident, reason = choose_residency(10**15, "auto", 0, "cpu")
     assert not resident and "more than half" in reason
     assert choose_residency(None, "auto", 0, "cpu")[0] is False
-    with pytest.raises(EnvironmentFault, match="resident=true"):
+    with pytest.raises(EnvironmentFault, match="in_memory=true"):
         choose_residency(None, True, 0, "cpu")
-    with pytest.raises(ConfigError, match="resident=maybe"):
+    with pytest.raises(ConfigError, match="in_memory=maybe"):
         choose_residency(1, "maybe", 0, "cpu")
 
 

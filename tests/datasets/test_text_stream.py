@@ -58,7 +58,7 @@ def test_another_epoch_cuts_elsewhere_and_the_same_one_alike() -> None:
 
 def test_the_order_of_blocks_and_their_phase_are_functions_of_seed_and_epoch() -> None:
     torch.manual_seed(0)
-    records = made_up({"num_tokens": 30, "block": 8}, 10)
+    records = made_up({"num_tokens": 30, "context_length": 8}, 10)
 
     def source(seed: int) -> TrainSource:
         return TrainSource(records, torch.arange(10), batch_size=4, accumulate=1, seed=seed, device="cpu")

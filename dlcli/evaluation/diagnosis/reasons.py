@@ -281,7 +281,7 @@ def slow_learning(e: Evidence) -> Reason | None:
 
 
 def _largest_fall(scores: Sequence[float]) -> float:
-    """The most that a score lost from one of its peaks on: what it gains and loses again by itself. 0 if it only rose."""
+    """The most that a score lost after one of its peaks: its swings, without any progress. 0 if it only rose."""
     peaks = accumulate(scores, max)
     return max((peak - score for peak, score in zip(peaks, scores, strict=True)), default=0.0)
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlcli.datasets.kinds import KINDS, Kind
 from dlcli.errors import ConfigError, any_of, printable
 
 if TYPE_CHECKING:
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
 
     from dlcli.inference.trained import Trained
 
-POOLING = ("lstm, gru and rnn with model.pooling=attention", "transformer", "moe")
-MODELS: dict[str, tuple[str, ...]] = {  # kind of data -> the packaged models that attend
-    "images": ("vit", *POOLING),
-    "sentences": ("bert", "distilbert", *POOLING),
-    "stream": ("gpt",),
-    "pairs": ("seq2seq_transformer",),
-    "speech": ("conformer",),
-}
 READ = {  # Attentive.reads_from -> which row is told
     "pool": "the attention pooling",
     "first": "last block, mean over its heads, the row of the class token, which is read out",
@@ -40,16 +33,17 @@ STRONGEST, BAR = 10, 24  # lines of what is no token; signs of the longest bar
 Answer = dict[str, Any]
 
 
-def check_attentive(trained: Trained, kind: str) -> None:
+def check_attentive(trained: Trained, kind: Kind) -> None:
     """Raise ConfigError, with the models that have it, for a network without attention."""
     network: Any = getattr(trained.task, "model", None)
-    names = MODELS.get(kind)
-    if names is None:
-        told = f"--attention: {trained.manifest.run} was trained on {kind}, for which no model has attention"
-        raise ConfigError(told, hint=f"There is some for {any_of(MODELS)}.")
+    names = kind.attending_models
+    if not names:
+        told = f"--attention: {trained.manifest.run} was trained on {kind.name}, for which no model has attention"
+        attended = [other.name for other in KINDS.values() if other.attending_models]
+        raise ConfigError(told, hint=f"There is some for {any_of(attended)}.")
     if getattr(network, "reads_from", None) is None:
         told = f"--attention: the network of {trained.manifest.run}, {type(network).__name__}, has none"
-        raise ConfigError(told, hint=f"Of the models for {kind} these have: {', '.join(names)}")
+        raise ConfigError(told, hint=f"Of the models for {kind.name} these have: {', '.join(names)}")
 
 
 def look(

@@ -14,15 +14,16 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from dlcli.datasets.kinds import INPUTS
+from dlcli.datasets.kinds import KINDS
 from dlcli.errors import CheckpointError, printable
 
 
 def predictor(kind: str) -> Any:
     """The module that answers for a kind of data. Raises CheckpointError for a kind that has none."""
-    if kind not in INPUTS:
+    known = [other.name for other in KINDS.values() if other.question]
+    if kind not in known:
         told = f"the run was trained on data of the kind {printable(kind)}, for which there are no predictions"
-        raise CheckpointError(told, hint=f"There are some for {', '.join(INPUTS)}.")
+        raise CheckpointError(told, hint=f"There are some for {', '.join(known)}.")
     return import_module(f"dlcli.inference.predict.{kind}")
 
 

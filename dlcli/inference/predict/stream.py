@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlcli.datasets.kinds import kind_of
 from dlcli.errors import CheckpointError, ConfigError, DataError, printable
 from dlcli.inference.predict.sentences import stored_tokenizer
 from dlcli.inference.predict.text_inputs import check_stdin_once, read_whole
@@ -58,11 +59,9 @@ def row(answer: dict[str, Any]) -> list[str | None]:
 
 def tokenizer_of(trained: Trained) -> Tokenizer:
     """Raises CheckpointError where the checkpoint is not of a language model."""
-    from dlcli.datasets.kinds import gives
-
-    kind = gives(trained.tree["dataset"])
-    if kind != "stream":
-        told = f"{trained.manifest.run} was trained on {kind}: it does not go on with a text"
+    kind = kind_of(trained.tree["dataset"])
+    if not kind.continues_text:
+        told = f"{trained.manifest.run} was trained on {kind.name}: it does not go on with a text"
         raise CheckpointError(told, hint="Name a run of a language model, or train one: dlcli train shakespeare")
     return stored_tokenizer(trained)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dlcli.datasets.kinds import gives
+from dlcli.datasets.kinds import kind_of
 from dlcli.errors import printable
 
 Tree = Mapping[str, Any]
@@ -55,8 +55,8 @@ def _hindrances(tree: Tree) -> Iterator[str]:
     trainer, data, runtime = tree["trainer"], tree["dataset"], tree["runtime"]
     if tree["task"]["_target_"] != CLASSIFICATION:
         yield f"task: {printable(tree['task']['_target_'])} is not a classification"
-    if (given := gives(data)) != "images":
-        yield f"dataset: it gives {printable(given)}, not images"
+    if not (kind := kind_of(data)).is_one_image:
+        yield f"dataset: it gives {printable(kind.name)}, not images"
         return
     yield from _optimizer_hindrances(tree)
     for key in ("mixup", "cutmix"):
