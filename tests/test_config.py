@@ -146,17 +146,14 @@ def test_a_users_conf_folder_comes_first(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "experiment").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
-        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nhidden_size: 3\n"
+        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nwidth: 3\n"
     )
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n# dlcli train mine\ndefaults:\n  - override /model: mine\ntrainer: {epochs: 7}\n"
     )
-    composed = compose_command(["mine", "model.hidden_size=4"], config_dir=str(tmp_path))
-    assert (composed.tree["model"]["hidden_size"], composed.tree["trainer"]["epochs"]) == (4, 7)
-    assert (
-        "whole number"
-        in problems("mine", "model.hidden_size=wide", config_dir=str(tmp_path))["model.hidden_size=wide"][0]
-    )
+    composed = compose_command(["mine", "model.width=4"], config_dir=str(tmp_path))
+    assert (composed.tree["model"]["width"], composed.tree["trainer"]["epochs"]) == (4, 7)
+    assert "whole number" in problems("mine", "model.width=wide", config_dir=str(tmp_path))["model.width=wide"][0]
 
 
 def test_an_experiment_of_a_users_folder_needs_no_package_line(tmp_path: Path) -> None:

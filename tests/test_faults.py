@@ -335,7 +335,7 @@ def test_a_learning_rate_that_diverges(tmp_path: Path) -> None:
     words = ("optimizer=sgd", "optimizer.lr=1000", "regularization=none", "schedule=constant", "trainer.epochs=20")
     done = dlcli("train", *QUICK, *words, cwd=tmp_path)
     assert done.returncode == 6, done.stderr
-    assert_one_message(done.stderr, "at step ", "A smaller optimizer.lr")
+    assert_one_message(done.stderr, "at step ", "Use a smaller optimizer.lr")
     checkpoint, _ = newest_valid(only_run(tmp_path).checkpoints)
     assert checkpoint is None or all(torch.isfinite(t).all() for t in checkpoint.weights.values())
 

@@ -26,7 +26,7 @@ TEXT = PROSE * 12
 
 def small(num_tokens: int = 12, block: int = 8, **more: Any) -> GPT:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "feed_forward": 32} | more
+    settings: dict[str, Any] = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "ffn_size": 32} | more
     return GPT(num_tokens=num_tokens, context_length=block, **settings)
 
 
@@ -42,7 +42,7 @@ def stream(num_tokens: int, *, block: int = 8, vocabulary: int = 12) -> Records:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_later_token_changes_no_earlier_logit(tied: bool) -> None:
-    network, tokens_BL = small(tied=tied).double().eval(), torch.randint(12, (3, 8))
+    network, tokens_BL = small(tie_embeddings=tied).double().eval(), torch.randint(12, (3, 8))
     changed = tokens_BL.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % 12
     before, after = network(tokens_BL), network(changed)
@@ -53,7 +53,7 @@ def test_a_later_token_changes_no_earlier_logit(tied: bool) -> None:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("first", [1, 3, 8])
 def test_reading_on_from_the_cache_is_reading_everything(tied: bool, first: int) -> None:
-    network, tokens_BL = small(tied=tied).double().eval(), torch.randint(12, (3, 8))
+    network, tokens_BL = small(tie_embeddings=tied).double().eval(), torch.randint(12, (3, 8))
     expected_BLV = network(tokens_BL)
     logits_BV, cache = network.extend(tokens_BL[:, :first])
     torch.testing.assert_close(logits_BV, expected_BLV[:, first - 1])
@@ -78,7 +78,7 @@ def test_attention_can_be_asked_for() -> None:
 def test_tying_saves_a_matrix_and_every_parameter_is_trained() -> None:
     sizes = {}
     for tied in (False, True):
-        network = small(tied=tied)
+        network = small(tie_embeddings=tied)
         network(torch.randint(12, (3, 8))).square().sum().backward()
         assert [name for name, p in network.named_parameters() if p.grad is None] == []
         sizes[tied] = sum(p.numel() for p in network.parameters())

@@ -259,7 +259,7 @@ def broken(folder: Path, model: str = BROKEN) -> dict[str, str]:
 
 def test_the_same_bug_three_times_pauses_and_a_resume_goes_on(tmp_path: Path) -> None:
     env = broken(tmp_path)
-    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.hidden_size=1,2,5,6,7,3")
+    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.width=1,2,5,6,7,3")
     done = sweep(tmp_path, *words, "--sampler", "grid", "--pruner", "none", "--name", "b", "--json", **env)
     assert done.returncode == 1, done.stderr
     assert "the same failure 3 times in a row: KeyError" in done.stderr
@@ -275,7 +275,7 @@ def test_the_same_bug_three_times_pauses_and_a_resume_goes_on(tmp_path: Path) ->
 
 def test_max_failures_pauses(tmp_path: Path) -> None:
     env = broken(tmp_path)
-    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.hidden_size=5,1,6,2")
+    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.width=5,1,6,2")
     asked = ("--sampler", "grid", "--max-failures", "0", "--pruner", "none", "--name", "b")
     done = sweep(tmp_path, *words, *asked, **env)
     assert done.returncode == 1 and "--max-failures is 0" in done.stderr
@@ -287,7 +287,7 @@ MEMORY = BROKEN.replace('raise KeyError(f"width {self.width}")', "import torch; 
 
 def test_out_of_memory_is_told_apart(tmp_path: Path) -> None:
     env = broken(tmp_path, MEMORY)
-    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.hidden_size=1,5")
+    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.width=1,5")
     last = sweep_finished(
         sweep(tmp_path, *words, "--sampler", "grid", "--pruner", "none", "--name", "m", "--json", **env)
     )
@@ -299,7 +299,7 @@ SUICIDE = BROKEN.replace('raise KeyError(f"width {self.width}")', "import os; os
 
 def test_a_trial_that_kills_its_worker_does_not_stop_the_others(tmp_path: Path) -> None:
     env = broken(tmp_path, SUICIDE)
-    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.hidden_size=1,5,2")
+    words = ("digits", "tracker=none", "trainer.epochs=1", "runtime=cpu", "model=mine", "model.width=1,5,2")
     done = sweep(tmp_path, *words, "--sampler", "grid", "--pruner", "none", "--name", "k", "--json", **env)
     last = sweep_finished(done)
     assert last["trials"] == {"completed": 2, "pruned": 0, "failed": 1, "killed": 1}

@@ -268,7 +268,7 @@ def turned_round(num: int) -> tuple[Records, list[list[int]]]:
 def test_it_learns_to_turn_sentences_round() -> None:
     """Better than copying, which is right for what reads the same both ways."""
     records, wanted = turned_round(600)
-    task = Translation(small(width=32, layers=1, feed_forward=64).float())
+    task = Translation(small(hidden_size=32, num_layers=1, ffn_size=64).float())
     train = TrainSource(records, torch.arange(500), batch_size=50, accumulate=1, seed=0, device="cpu")
     held_out = EvalSource(records, torch.arange(500, 600), batch_size=100, device="cpu")
     training = loop.train(task, train.from_step(0), {"model": torch.optim.AdamW(task.parameters(), 4e-3)})
