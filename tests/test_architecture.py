@@ -37,7 +37,7 @@ ROWS = (
 FLOOR = {room: floor for floor, row in enumerate(ROWS) for room in row}
 ROOT = ("__init__", "__main__", "cli", "completion", "errors")  # the modules that lie loose in dlcli/
 MOST_LOOSE, MOST_ROOMS = 8, 20
-LONGEST_FILE = 450  # lines
+LONGEST_FILE, LONGEST_FUNCTION = 450, 60  # lines
 HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "matplotlib", "sklearn", "numpy", "safetensors", "PIL")
 HEAVY += ("optuna", "scipy", "sqlalchemy", "submitit", "ray")
 
@@ -246,6 +246,17 @@ def test_a_file_says_what_it_is_and_stays_short(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), "it opens with a sentence"
     assert len(text.splitlines()) <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_functions_are_short(path: Path) -> None:
+    long = {
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert long == set()
 
 
 def test_every_target_in_conf_exists() -> None:

@@ -47,25 +47,19 @@ def generate(
     import secrets
 
     from dlcli.config.folders import search_path
-    from dlcli.errors import ConfigError, DataError, printable
+    from dlcli.errors import ConfigError
     from dlcli.runs.find import find_checkpoint, outputs_folder
 
     if "" in (stop or ()):
-        raise ConfigError("--stop: an empty text is everywhere", hint="--stop END")
+        raise ConfigError("--stop must not be empty: it would match everywhere", hint="--stop END")
     folder = find_checkpoint(run, outputs_folder(outputs))
 
     from dlcli.inference import trained
     from dlcli.inference.generation import Sampling
     from dlcli.inference.predict import stream
-    from dlcli.inference.predict.text_inputs import read_whole
     from dlcli.training.allow_list import Builder
 
-    try:
-        prompt = read_whole(prompt)
-    except DataError as error:
-        raise DataError(
-            f"--prompt {printable(prompt)} {error.message}", hint="A text, a file, or - for stdin."
-        ) from error
+    prompt = read_prompt(prompt)
     loaded = trained.load(folder, builder=Builder.for_search(search_path(config_dir), trust or []))
     sampling = Sampling(temperature, top_k, top_p)
     tells_seed = seed is None and sampling.is_random
@@ -73,6 +67,18 @@ def generate(
     for i in range(num):
         pieces = stream.write(loaded, prompt, num_tokens=tokens, sampling=sampling, seed=first + i, stop=stop or ())
         show(prompt, pieces, seed=first + i, as_json=as_json, is_last=i == num - 1, tells_seed=tells_seed)
+
+
+def read_prompt(named: str) -> str:
+    """The text that --prompt means: itself, a file's, or stdin's. Raises DataError."""
+    from dlcli.errors import DataError, printable
+    from dlcli.inference.predict.text_inputs import read_whole
+
+    try:
+        return read_whole(named)
+    except DataError as error:
+        hint = "--prompt 'A TEXT', --prompt ./FILE, or --prompt - for stdin"
+        raise DataError(f"--prompt {printable(named)} {error.message}", hint=hint) from error
 
 
 def show(prompt: str, pieces: Any, *, seed: int, as_json: bool, is_last: bool, tells_seed: bool) -> None:

@@ -52,6 +52,20 @@ NumWorkers = Annotated[
 ]
 
 
+Pruner = Annotated[
+    str | None,
+    typer.Option(
+        "--pruner", metavar="none|median|halving|hyperband", help="median (default), halving, hyperband or none."
+    ),
+]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option(
+        "--max-failures", min=0, help="Pause when more trials than this have failed; default: when 3 fail alike."
+    ),
+]
+
+
 @app.command(DEFAULT, context_settings={"ignore_unknown_options": True})
 def start(
     words: Annotated[
@@ -72,12 +86,7 @@ def start(
             help="tpe (default), random, quasi-random, grid, gp, cmaes; nsga2 (default of several objectives).",
         ),
     ] = None,
-    pruner: Annotated[
-        str | None,
-        typer.Option(
-            "--pruner", metavar="none|median|halving|hyperband", help="median (default), halving, hyperband or none."
-        ),
-    ] = None,
+    pruner: Pruner = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,12 +98,7 @@ def start(
     name: Annotated[str | None, typer.Option("--name", help="Of the sweep; default: experiment and two words.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the sampler; a trial's own is seed=N.")] = None,
     keep: Annotated[int | None, typer.Option("--keep", min=0, help="Trials whose weights stay; default 3.")] = None,
-    max_failures: Annotated[
-        int | None,
-        typer.Option(
-            "--max-failures", min=0, help="Pause when more trials than this have failed; default: when 3 fail alike."
-        ),
-    ] = None,
+    max_failures: MaxFailures = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the trials, and from 20 measured steps the time and disk.")
     ] = False,
