@@ -157,7 +157,7 @@ def test_logits_equal_those_of_transformers(
     transformers: ModuleType, folders: dict[str, Path], batch: tuple[Tensor, Tensor], kind: str
 ) -> None:
     task, told = loaded(folders[kind])
-    assert "nothing begins anew" in told
+    assert "nothing starts fresh" in told
     oracle = transformers.AutoModelForSequenceClassification.from_pretrained(folders[kind]).eval()
     tokens_BL, lengths_B = batch
     mask_BL = torch.arange(tokens_BL.shape[1]) < lengths_B[:, None]
@@ -214,7 +214,7 @@ def test_weights_without_a_head_give_a_fresh_one(folders: dict[str, Path], tmp_p
     assert len(renamed.keys() - weights.keys()) == 10
     save_file(renamed | {"cls.predictions.bias": torch.zeros(9)}, folder / "model.safetensors")
     task, told = loaded(folder)
-    assert "2 begin anew: head.weight, head.bias" in told
+    assert "2 start fresh: head.weight, head.bias" in told
     norm = weights["bert.encoder.layer.1.output.LayerNorm.weight"]
     assert task.get_parameter("model.blocks.1.norm2.weight").equal(norm)
 

@@ -146,7 +146,7 @@ def test_a_users_conf_folder_comes_first(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "experiment").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
-        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nwidth: 3\n"
+        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nhidden_size: 3\n"
     )
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n# dlcli train mine\ndefaults:\n  - override /model: mine\ntrainer: {epochs: 7}\n"
@@ -169,9 +169,9 @@ def test_an_experiment_of_a_users_folder_needs_no_package_line(tmp_path: Path) -
     ("words", "told"),
     [
         (["parameter_groups.b.match=*.bias", "parameter_groups.b.weight_decay=-3"], "from 0"),
-        (["parameter_groups.b.match=*.bias", "parameter_groups.b.weigth_decay=0.0"], "no setting of the optimizer"),
+        (["parameter_groups.b.match=*.bias", "parameter_groups.b.weigth_decay=0.0"], "not a setting of the optimizer"),
         (["parameter_groups.b.match=*.bias", "parameter_groups.b.lr=abc"], "a number"),
-        (["parameter_groups.b.match=*.bias", "parameter_groups.b.params=3"], "no setting of the optimizer"),
+        (["parameter_groups.b.match=*.bias", "parameter_groups.b.params=3"], "not a setting of the optimizer"),
         (["parameter_groups.b.weight_decay=0.1"], "must be a pattern"),
         (["parameter_groups.b=3"], ""),
     ],
@@ -287,7 +287,7 @@ def test_why_understands_what_completion_leaves() -> None:
 def test_a_search_is_no_part_of_a_training() -> None:
     found = problems("digits", "sweep=learning_rate")
     assert found == {
-        "sweep=learning_rate": ("is a search, of many trials: dlcli sweep digits sweep=learning_rate", None)
+        "sweep=learning_rate": ("is a search over many trials; use: dlcli sweep digits sweep=learning_rate", None)
     }
 
 

@@ -296,7 +296,7 @@ def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -
     assert everything["weaker"] == {"count": 0, "surest": None} and nothing["objects"] == []
     assert nothing["weaker"] == {"count": count, "surest": {"class": best["class"], "score": best["score"]}}
     assert len(good["objects"]) == sum(one["score"] >= 0.4 for one in everything["objects"]), "what is told unasked"
-    told = f"nothing from 100 %; {count} weaker, the surest {best['class']} {100 * best['score']:.0f} %"
+    told = f"nothing from 100 %; {count} weaker, the best {best['class']} {100 * best['score']:.0f} %"
     assert told in ask("1")
 
 

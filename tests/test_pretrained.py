@@ -1,4 +1,4 @@
-"""Weights to begin with: of a run, of a file, of torchvision; and what begins anew."""
+"""Weights to begin with: of a run, of a file, of torchvision; and which layers start fresh."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_network_for_other_classes_keeps_its_fresh_head(tmp_path: Path, suffix
     task, tree = fresh(f"trainer.pretrained={path}")
     head = task.get_parameter("model.fc.weight").clone()
     told = load_pretrained(task, tree)
-    assert "2 begin anew: fc.weight, fc.bias" in told
+    assert "2 start fresh: fc.weight, fc.bias" in told
     own = task.get_submodule("model").state_dict()
     assert all(own[name].equal(t) for name, t in weights.items() if not name.startswith("fc."))
     assert own["fc.weight"].equal(head)
@@ -67,7 +67,7 @@ def test_torchvisions_weights_are_found_where_torch_or_dlcli_keeps_them(
     torch.save(weights, folder / ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
     task, tree = fresh("trainer.pretrained=imagenet")
     told = load_pretrained(task, tree)
-    assert "3 begin anew: conv1.weight, fc.weight, fc.bias" in told, "the stem for small images has a smaller kernel"
+    assert "3 start fresh: conv1.weight, fc.weight, fc.bias" in told, "the stem for small images has a smaller kernel"
     assert task.get_parameter("model.layer1.0.conv1.weight").equal(weights["layer1.0.conv1.weight"])
 
 
@@ -113,7 +113,7 @@ def test_weights_that_cannot_be_fetched_are_told_with_the_address_and_the_ways_o
     reason = "No such file or directory"
     told = f"trainer.pretrained=imagenet: the weights cannot be fetched from {address}: {reason}"
     assert caught.value.message == told
-    assert caught.value.hint == f"Put that file into {folder}, or name it where it lies: trainer.pretrained=FILE"
+    assert caught.value.hint == f"Put that file into {folder}, or give its path: trainer.pretrained=FILE"
     assert list(folder.iterdir()) == [], "nothing is left behind"
 
 

@@ -18,9 +18,11 @@ def trained(folder: Path, *words: str) -> tuple[Path, str]:
 
 
 @pytest.mark.parametrize("words", [(), ("trainer.max_steps=3",)], ids=["long", "short"])
-def test_a_profile_names_the_dearest_operations_and_changes_no_bit(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_profile_names_the_most_expensive_operations_and_changes_no_bit(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     run, said = trained(tmp_path, *words, "--profile")
-    note = next(e for e in events_of(said) if e["event"] == "note" and "dearest operations" in e["message"])
+    note = next(e for e in events_of(said) if e["event"] == "note" and "most expensive operations" in e["message"])
     assert "%" in note["message"] and "trace.json" in note["hint"]
     trace = json.loads((run / "profile" / "trace.json").read_text())
     assert any("aten::" in str(event.get("name")) for event in trace["traceEvents"])

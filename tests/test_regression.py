@@ -153,7 +153,7 @@ def test_a_table_of_predictions_has_the_target_and_no_empty_column(trained: dict
     assert first[:2] == ["rows.csv", "1"] and float(first[2]) > 140 > 110 > float(second[2])
     names, *lines, last = (line.split(maxsplit=3) for line in ask("rows.csv", "bad.csv").stdout.splitlines())
     assert names == ["table", "row", "progression", "error"] and [line[3] for line in lines] == ["-", "-"]
-    assert last == ["bad.csv", "1", "-", "bmi is fat, which is no number"]
+    assert last == ["bad.csv", "1", "-", "bmi is fat, which is not a number"]
 
 
 def test_one_bad_row_or_table_spoils_no_other(trained: dict[str, Any], tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_one_bad_row_or_table_spoils_no_other(trained: dict[str, Any], tmp_path:
     assert done.returncode == 3
     first, bad, third, lacking, ragged, absent = events_of(done.stdout)
     assert first["number"] == third["number"]
-    assert bad == {"input": "rows.csv", "row": 2, "error": "bmi is fat, which is no number"}
+    assert bad == {"input": "rows.csv", "row": 2, "error": "bmi is fat, which is not a number"}
     assert lacking["error"] == "lacks the columns bmi, bp, s1, s2, s3, s4, s5, s6; it has age, sex"
     assert "line 3: 2 cells" in ragged["error"] and "no.csv cannot be read" in absent["error"]
 
@@ -175,7 +175,7 @@ def test_a_row_that_is_typed_is_told_how_to_be_given(trained: dict[str, Any], tm
     ask = partial(dlcli, "predict", "--run", trained["run"], "--json", cwd=tmp_path)
     (typed,) = events_of(ask(PERSON).stdout)
     told, _, command = typed["error"].partition("  ")
-    assert told == "is no file; a row is given on stdin:" and command.endswith("' | dlcli predict -")
+    assert told == "is not a file; give a row on stdin:" and command.endswith("' | dlcli predict -")
     piped = command.split("'")[1].replace("\\n", "\n")
     (answered,) = events_of(ask("-", stdin=piped.encode()).stdout)
     assert piped == f"{NAMES}\n{PERSON}\n" and isinstance(answered["number"], float)

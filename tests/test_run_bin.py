@@ -244,7 +244,7 @@ def test_weights_go_only_where_a_filter_says_so(tmp_path: Path) -> None:
     bad = make_run(tmp_path, "bad", accuracy=0.1, steps=(10, 20))
     good = make_run(tmp_path, "good", 2, steps=(10, 20))
     killed = make_run(tmp_path, "killed", 3, accuracy=None, status=None, steps=(10, 20))
-    with pytest.raises(ConfigError, match="of which runs"):
+    with pytest.raises(ConfigError, match="needs a filter of runs"):
         find_waste(tmp_path, weights=True)
     free(find_waste(tmp_path, ["val/accuracy<0.5"], weights=True))
     assert os.listdir(bad.checkpoints) == [] and bad.summary.is_file() and bad.events.is_file()

@@ -212,7 +212,7 @@ def test_a_file_holds_a_sentence_a_line_and_a_bad_input_spoils_no_other(
     assert [answer.get("class") for answer in found] == ["good", "bad", None, None, None, None, "bad"]
     errors = [answer["error"] for answer in found if "error" in answer]
     assert errors == [
-        "line 2 is no UTF-8",
+        "line 2 is not UTF-8",
         "is empty",
         "cannot be read: No such file or directory",
         "holds no sentence",
@@ -260,7 +260,7 @@ def test_a_plain_text_has_no_header(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("module", "example"), [(predicting, "sentences"), (stream, "beginning"), (table, "rows")])
 def test_stdin_is_named_once(loaded: trained.Trained, module: Any, example: str) -> None:
-    with pytest.raises(ConfigError, match=r"^- stands twice; stdin is read once") as caught:
+    with pytest.raises(ConfigError, match=r"^- is given twice; stdin is read once") as caught:
         module.answers(loaded, ["-", "dull", "-"], top=1)
     assert caught.value.hint is not None and caught.value.hint.startswith(f"dlcli predict - < {example}.")
 

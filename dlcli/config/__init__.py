@@ -1,14 +1,14 @@
-"""From the words of a command to one checked config, without torch; every mistake is told at once.
+"""From the words of a command to one checked config, without torch; every mistake is reported at once.
 
     composed = compose_command(["mnist", "optimizer.lr=0.01", "model=lenet5"])
     composed.tree["optimizer"]["lr"]          plain, resolved data
 
-words.py reads the words, composing.py lets Hydra compose, values.py sets the values, checks.py looks at the whole, and
-why.py tells who set a key.
+words.py reads the words, composing.py lets Hydra compose, values.py sets the values, checks.py checks the whole, and
+why.py shows who set a key.
 
-Hydra composes; what may be said is decided here: the word's grammar, its key, its type and range, then what the
-choices mean together. A group chosen on the command line is taken whole: what the experiment had set inside that
-group belonged to the option it replaced.
+Hydra composes; the checks are here: the word's grammar, its key, its type and range, then whether the choices fit
+together. A group chosen on the command line replaces the whole group: what the experiment had set inside it belonged
+to the option it replaced.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def compose_command(
     command: str = "train",
     made: dict[tuple[str, ...], tuple[Any, dict[str, str]]] | None = None,
 ) -> Composed:
-    """The config that a command means. Raises ConfigError with every mistake in it; imports no torch.
+    """Compose the config that a command describes. Raises ConfigError with every mistake in it; imports no torch.
 
-    search: the config folders, where they are known. made: filled with what Hydra composes, to be given again by who
-    composes many commands that differ in values only: ten times as fast, but changes of the files are not seen.
+    search: the config folders, if they are known. made: a cache of what Hydra composed. Pass it again to compose many
+    commands that differ only in values: this is ten times as fast, but does not see changes in the files.
     """
     reading = read_words(words, search_path(config_dir) if search is None else search, command)
     tree, raw = {}, {}
@@ -96,14 +96,14 @@ def _is_uncomposed(reading: Reading) -> bool:
 
 
 def split_reference(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """The run or checkpoint that a command names first, and its `key=value` words. Raises ConfigError for more names.
+    """Return the run or checkpoint named by a command, and its `key=value` words. Raises ConfigError for two names.
 
-    A name with `=` in it must exist as a path to count as one.
+    A name that contains `=` counts as a name only if it exists as a path.
     """
     names = [w for w in words or () if "=" not in w or Path(w).exists()]
     if len(names) > 1:
-        told = f"{len(names)} runs are named: {', '.join(printable(n, limit=60) for n in names)}; one is needed"
-        raise ConfigError(told, hint="Settings are written key=value.")
+        message = f"{len(names)} runs are named: {', '.join(printable(n, limit=60) for n in names)}; one is needed"
+        raise ConfigError(message, hint="Settings are written key=value.")
     return (names[0] if names else None), [w for w in words or () if w not in names]
 
 
@@ -122,9 +122,9 @@ def _as_error(reading: Reading, words: Sequence[str], command: str) -> ConfigErr
 
 
 def _proposed(words: Sequence[str], better: Mapping[str, str]) -> Iterator[str]:
-    """The command with its better words, behind them those that take no word's place; to be pasted into a shell.
+    """Return the corrected command, to be pasted into a shell; words that replace no other word come last.
 
-    A problem shows a long word cut, and a flag together with its value.
+    A problem shortens a long word, and shows a flag together with its value.
     """
     rest, open_problems, given = list(words), dict(better), set()
     while rest:

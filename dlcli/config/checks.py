@@ -1,4 +1,4 @@
-"""The whole config: types and ranges wherever they were set, and what each choice means for the others."""
+"""Checks of the whole config: types and ranges of all settings, and whether the choices fit together."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ FROM_EPOCH = Setting(
     "a whole number, 1 or more, or never",
     "First epoch that trains the group.",
 )
-LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # the share of regularization that no object reads
+LOOP_READS = ("l1", "clip_norm", "early_stopping", "ema")  # settings of regularization that the loop reads itself
 
 
 def check_settings(tree: Mapping[str, Any], reading: Reading) -> None:
-    """Type and range of every setting, wherever it was set; what was told of a word is not told again."""
-    told = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
+    """Check type and range of every setting, wherever it was set; a word is reported only once."""
+    message = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
     for key, value in leaves(tree):
         setting = SETTINGS.get(key)
-        if key in told or setting is None:
+        if key in message or setting is None:
             continue
         if value == "???":
             reading.wrong(key, f"must be given: {setting.meaning}", f"{key}=latest" if key == "task.teacher" else None)
@@ -40,7 +40,7 @@ def check_settings(tree: Mapping[str, Any], reading: Reading) -> None:
 
 
 def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
-    """Each group has a pattern, maybe the epoch from which it is trained, and only settings that the optimizer has."""
+    """Check that each group has a pattern, only settings of the optimizer, and maybe a first epoch."""
     optimizer = [key.removeprefix("optimizer.") for key, _ in leaves({"optimizer": tree["optimizer"]})]
     for name, group in tree["parameter_groups"].items():
         where = f"parameter_groups.{name}"
@@ -57,8 +57,8 @@ def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
             word = reading.word_for(f"{where}.{key}={value}")
             if key not in optimizer:
                 better = nearest(key, optimizer)
-                told = f"is no setting of the optimizer ({', '.join(optimizer)})"
-                reading.wrong(word, told, better and f"{where}.{better}={printable(value)}")
+                message = f"is not a setting of the optimizer ({', '.join(optimizer)})"
+                reading.wrong(word, message, better and f"{where}.{better}={printable(value)}")
             elif key == "lr" and value == 0:  # a group that stays as it is
                 continue
             elif said := SETTINGS.get(f"optimizer.{key}", setting_of_kind(value)).check(value):
@@ -66,15 +66,15 @@ def check_parameter_groups(tree: Mapping[str, Any], reading: Reading) -> None:
 
 
 def check_together(tree: Mapping[str, Any], reading: Reading) -> None:
-    """What each choice means for the others: scores, kinds of network, sizes of images, numbers of channels."""
-    told = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
+    """Check that the choices fit together: scores, kinds of network, sizes of images, numbers of channels."""
+    reported = {p.where.lstrip("+~").partition("=")[0] for p in reading.problems}
     for where, message, better in _clashes(tree, reading.search):
-        if where.partition("=")[0] not in told:
+        if where.partition("=")[0] not in reported:
             reading.wrong(reading.word_for(where), message, better)
 
 
 def check_kinds(raw: Mapping[str, Any], reading: Reading) -> bool:
-    """Whether task and model take what the dataset gives. Looked at first: else their settings refer to nothing."""
+    """Check that task and model take this kind of data. This comes first: otherwise their settings have no source."""
     given, search = gives(raw["dataset"]), reading.search
     name, kind = printable(raw["dataset"].get("name")), _facts(raw["task"]).get("models")
     for group in ("task", "model"):
@@ -82,10 +82,10 @@ def check_kinds(raw: Mapping[str, Any], reading: Reading) -> bool:
         if given in taken:
             continue
         better = _option(group, search, given=given, kind=kind if group == "model" else None)
-        told = f"this {group} takes {any_of(taken)}; dataset {name} gives {printable(given)}"
+        message = f"this {group} takes {any_of(taken)}; dataset {name} gives {printable(given)}"
         if group == "model" and _facts(raw["model"]).get("kind") != kind:
-            told = _other_kind(raw["model"], kind)
-        reading.wrong(reading.word_for(group), told, better)
+            message = _other_kind(raw["model"], kind)
+        reading.wrong(reading.word_for(group), message, better)
         return False
     return True
 
@@ -100,7 +100,7 @@ def _facts(node: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """The kinds of data that a task or model takes."""
+    """Return the kinds of data that a task or model takes."""
     found = _facts(node).get("takes", ["images"])
     return tuple(map(str, found)) if isinstance(found, list) else (str(found),)
 
@@ -108,9 +108,9 @@ def takes(node: Mapping[str, Any]) -> tuple[str, ...]:
 def _option(
     group: str, search: Sequence[Path], *, given: str, kind: object = None, having: str | None = None, side: float = inf
 ) -> str | None:
-    """An option that takes such data, of models the one that takes the smallest images; as a word.
+    """Return an option that takes such data, as a word; among models, the one that takes the smallest images.
 
-    having: a fact that it has; side: of the images, in pixels, where that matters.
+    having: a fact that it must have; side: size of the images in pixels, where that matters.
     """
     fitting: dict[str, int] = {}
     for name, body in bodies(group, search):
@@ -138,10 +138,10 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
         if not model_facts:
             yield ("model", f"its YAML does not say what it is: add  facts: {{kind: {facts.get('models')}}}", None)
         else:
-            told = _other_kind(model, facts.get("models"))
-            yield ("model", told, _option("model", search, given=gives(data), kind=facts.get("models")))
+            message = _other_kind(model, facts.get("models"))
+            yield ("model", message, _option("model", search, given=gives(data), kind=facts.get("models")))
     if data.get("num_classes") == 1 and facts.get("models") == "classifier" and facts.get("target") != "number":
-        yield "dataset.num_classes=1", "there must be two classes or more to tell apart", "dataset.num_classes=2"
+        yield "dataset.num_classes=1", "a classifier needs two classes or more", "dataset.num_classes=2"
     if (asked := task.get("num_classes")) is not None and asked != data.get("num_classes"):
         own = data.get("num_classes")
         yield f"task.num_classes={asked}", f"{data.get('name')} has {own} classes", f"task.num_classes={own}"
@@ -162,41 +162,41 @@ def _clashes(tree: Mapping[str, Any], search: Sequence[Path]) -> Iterator[tuple[
     if not kind_of(data).is_one_image:
         yield from _of_images_alone(tree)
     if tree["name"] in RESERVED_NAMES:
-        yield f"name={tree['name']}", "a run cannot be called so: the word means another run or a checkpoint", None
+        yield f"name={tree['name']}", "a run cannot have this name: the word means another run or a checkpoint", None
     if tree["trainer"].get("pretrained") == "imagenet" and "imagenet" not in model_facts:
         side = min(shape[1:]) if is_shape else inf
         better = _option("model", search, given=gives(data), kind=facts.get("models"), having="imagenet", side=side)
-        told = "torchvision has no weights for this model"
+        message = "torchvision has no weights for this model"
         if better:
-            yield "model", f"{told}, which trainer.pretrained=imagenet asks for", better
+            yield "model", f"{message}, which trainer.pretrained=imagenet needs", better
         else:
-            yield "trainer.pretrained=imagenet", f"{told}, nor for others of these data", "trainer.pretrained=null"
+            yield "trainer.pretrained=imagenet", f"{message}, nor for others of these data", "trainer.pretrained=null"
     runtime = tree["runtime"]
     if runtime.get("precision") == "fp16" and runtime.get("device") == "cpu":
-        yield ("runtime.precision=fp16", "half precision needs a GPU; on a CPU there is bf16", "runtime.precision=bf16")
+        yield ("runtime.precision=fp16", "half precision needs a GPU; a CPU has bf16", "runtime.precision=bf16")
     if runtime.get("parallel") == "fsdp" and runtime.get("devices") != 1 and tree["regularization"].get("l1"):
-        yield "regularization.l1", "a sum over all weights cannot be made of shards", "regularization.l1=0.0"
+        yield "regularization.l1", "a sum over all weights cannot be computed from shards", "regularization.l1=0.0"
     if isinstance(runtime.get("devices"), int) and runtime["devices"] > 1 and ":" in str(runtime.get("device")):
-        told = f"names one GPU for runtime.devices={runtime['devices']}; each rank takes its own"
-        yield f"runtime.device={runtime['device']}", told, "runtime.device=cuda"
+        message = f"names one GPU for runtime.devices={runtime['devices']}; each rank takes its own"
+        yield f"runtime.device={runtime['device']}", message, "runtime.device=cuda"
 
 
 def _of_images_alone(tree: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
-    """What a task does with images, and is asked to do with other data."""
-    task, told = tree["task"], f"is of images; dataset {tree['dataset'].get('name')} gives {gives(tree['dataset'])}"
+    """Find settings of a task that work with images only, where the data are not images."""
+    task, message = tree["task"], f"is of images; dataset {tree['dataset'].get('name')} gives {gives(tree['dataset'])}"
     for name in ("mixup", "cutmix"):
         if value := task.get(name):
             group = "regularization" if tree["regularization"].get(name) == value else "task"
-            yield f"{group}.{name}={value}", told, f"{group}.{name}=0.0"
+            yield f"{group}.{name}={value}", message, f"{group}.{name}=0.0"
     held_out = task.get("test_time_augmentation")
     for name, off in (("mirror", "false"), ("shift", "0")):
         if isinstance(held_out, Mapping) and (value := held_out.get(name)):
             key = f"task.test_time_augmentation.{name}"
-            yield f"{key}={str(value).lower()}", told, f"{key}={off}"
+            yield f"{key}={str(value).lower()}", message, f"{key}={off}"
 
 
 def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Mapping[str, str]) -> Iterator[str]:
-    """Regularization and augmentation that are switched on but that nothing reads, e.g. mixup with another task."""
+    """Find regularization and augmentation that is on but that nothing reads, e.g. mixup with another task."""
     readers = " ".join(str(v) for group in ("model", "task", "optimizer") for _, v in leaves(raw[group]))
     for key, value in tree["regularization"].items():
         if key not in LOOP_READS and value and f"${{regularization.{key}}}" not in readers:
@@ -209,5 +209,5 @@ def without_effect(tree: Mapping[str, Any], raw: Mapping[str, Any], choices: Map
 
 
 def setting_of(key: str, tree: Mapping[str, Any]) -> Setting:
-    """The table's entry for a key, or one judged by the value it has."""
+    """Return the table's entry for a key, or one made from the kind of its value."""
     return SETTINGS.get(key) or setting_of_kind(lookup(tree, key))

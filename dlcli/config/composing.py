@@ -1,4 +1,4 @@
-"""Hydra's part: the tree of an experiment and the groups chosen, from the folders of the search path."""
+"""Composing with Hydra: the tree of an experiment and the chosen groups, from the folders of the search path."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dlcli.config.tree import BUILD_KEYS, OPEN_NODES, leaves, lookup, plain_data
 from dlcli.config.words import Reading, spell_key
 from dlcli.errors import ConfigError, Problem, printable
 
-GIVEN_FILE = "__file__"  # what an experiment given as a file is called in Hydra, where no option has that name
+GIVEN_FILE = "__file__"  # the name in Hydra of an experiment given as a file; no option has this name
 
 
 def check_files(reading: Reading) -> None:
-    """The user's own YAML files, before Hydra reads them: plain, small, without aliases and tags."""
+    """Check the user's own YAML files before Hydra reads them: plain, small, without aliases and tags."""
     packaged = packaged_conf()
     paths = [p for group in groups(reading.search) for p in options(group, reading.search).values()]
     paths += [conf / "train.yaml" for conf in reading.search if (conf / "train.yaml").is_file()]
@@ -43,7 +43,7 @@ def _sets_hydra(path: Path) -> bool:
 
 
 def compose(reading: Reading) -> Any:
-    """The OmegaConf tree with every group chosen, no value set yet; None, and a problem noted, when Hydra refuses."""
+    """Return the OmegaConf tree with every group chosen and no value set; None, with a problem noted, on failure."""
     from omegaconf import open_dict
 
     chosen = [f"{group}={word.value}" for group, word in reading.chosen.items()]
@@ -68,13 +68,13 @@ def compose(reading: Reading) -> Any:
 
 
 def _check_experiment_keys(tree: Mapping[str, Any], plain: Mapping[str, Any], reading: Reading) -> None:
-    """An experiment sets what its options have, and nothing besides."""
+    """Check that an experiment sets only keys that its options have."""
     known = dict(leaves(plain))
     where = str(reading.experiment_path or f"conf/experiment/{reading.experiment}.yaml")
     for key, value in _build_keys(tree):
         if lookup(plain, key) != value:
-            told = f"{key}={printable(value, limit=60)}: what is built is decided by the options chosen"
-            reading.wrong(where, f"cannot be composed: {told}")
+            said = f"{key}={printable(value, limit=60)}: the chosen options decide what is built"
+            reading.wrong(where, f"cannot be composed: {said}")
     for key, value in leaves(tree):
         if key in known or key.startswith(tuple(f"{node}." for node in OPEN_NODES)):
             continue
@@ -110,7 +110,7 @@ def _compose_with_hydra(overrides: list[str], reading: Reading) -> Any:
 
 
 def _hydra(reading: Reading) -> Any:
-    """Hydra's context with the search path, nearest first, and an experiment given as a file."""
+    """Open Hydra's context with the search path, nearest first, and an experiment given as a file."""
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -124,7 +124,7 @@ def _hydra(reading: Reading) -> Any:
 
 
 class UsersConf:
-    """Hydra's search-path plugin that puts the user's folders in front of dlcli's own."""
+    """Hydra's search-path plugin that puts the user's folders before dlcli's own."""
 
     folders: list[str]
 

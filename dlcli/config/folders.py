@@ -1,7 +1,7 @@
-"""Where configs lie: the folders searched, the groups and options in them, and whether a YAML file may be read at all.
+"""Where configs are: the folders searched, the groups and options in them, and whether a YAML file may be read.
 
-Nothing here composes a config or builds an object, and nothing heavier than the standard library is imported at the
-top, so that `dlcli list` and completion answer at once. A config file opens with comments for people:
+Nothing here composes a config or builds an object, and only the standard library is imported at the top, so that
+`dlcli list` and completion answer at once. A config file begins with comments for people:
 
     # dlcli train mnist                 the first line is the command to run
     # LeNet-5 on handwritten digits.    the following lines say what it is
@@ -28,21 +28,21 @@ GROUPS = (
     "runtime",
     "tracker",
 )
-SWEEP = "sweep"  # the folder of searches: `dlcli sweep` chooses from it, nothing of it is composed
+SWEEP = "sweep"  # the folder of searches: `dlcli sweep` reads it, Hydra does not compose it
 
-MOST_NAMED = 8  # options of a group, in a message
+MOST_NAMED = 8  # options of a group that a message lists
 
 
 # ---------------------------------------------------------------------------------------------------------- the folders
 
 
 def packaged_conf() -> Path:
-    """The configs dlcli comes with: inside the wheel `dlcli/conf`, in a checkout the repository's `conf/`."""
+    """Return the configs that come with dlcli: `dlcli/conf` in the wheel, the repository's `conf/` in a checkout."""
     return PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 
 def search_path(config_dir: str | None = None) -> list[Path]:
-    """The config folders, nearest first: the user's, if there is one, then dlcli's own.
+    """Return the config folders, nearest first: the user's, if there is one, then dlcli's own.
 
     The user's is `config_dir` or, without it, a `./conf` that has at least one folder with the name of a group.
     """
@@ -63,13 +63,13 @@ def search_path(config_dir: str | None = None) -> list[Path]:
 
 
 def groups(path_list: Sequence[Path]) -> tuple[str, ...]:
-    """Names of the folders whose options are composed: known ones in their order, then the user's own, sorted."""
+    """Return the groups whose options are composed: known ones in their order, then the user's own, sorted."""
     found = {folder.name for conf in path_list for folder in _folders(conf)} - {SWEEP}
     return tuple(g for g in GROUPS if g in found) + tuple(sorted(found.difference(GROUPS)))
 
 
 def options(group: str, search: Sequence[Path]) -> dict[str, Path]:
-    """Each option of a group (`resnet18`, nested ones as `vision/resnet18`) and its file; the nearest folder wins."""
+    """Map each option of a group (`resnet18`, or nested `vision/resnet18`) to its file; the nearest folder wins."""
     found: dict[str, Path] = {}
     for conf in search:
         for path in _yaml_files(conf / group):
@@ -78,7 +78,7 @@ def options(group: str, search: Sequence[Path]) -> dict[str, Path]:
 
 
 def bodies(group: str, search: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each option of a group with what its file holds, as plain data; one that cannot be read is left out here."""
+    """Map each option of a group to its file's content as plain data; unreadable files are left out here."""
     import yaml
 
     for name, path in options(group, search).items():
@@ -96,7 +96,7 @@ def _folders(conf: Path) -> Iterator[Path]:
 
 
 def _yaml_files(folder: Path) -> list[Path]:
-    """Hydra reads `.yaml` and nothing else; hidden files and folders are nobody's options."""
+    """Find the option files: Hydra reads only `.yaml`; hidden files and folders are skipped."""
     return sorted(
         path
         for path in folder.rglob("*.yaml")
@@ -108,7 +108,7 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 
 def command(path: Path, group: str, name: str) -> str:
-    """The command that runs this file: its first comment line, or the shortest one when that is none."""
+    """Return the command that runs this file: its first comment line, or the shortest command if that is not one."""
     first = next(iter(_opening_comments(path)), "")
     if _is_command(first):
         return first
@@ -116,7 +116,7 @@ def command(path: Path, group: str, name: str) -> str:
 
 
 def describe(path: Path) -> str:
-    """What this file says it is: its comment lines without the command, joined to one line."""
+    """Return the file's description: its comment lines without the command, joined to one line."""
     return " ".join(line for i, line in enumerate(_opening_comments(path)) if i or not _is_command(line))
 
 
@@ -125,7 +125,7 @@ def _is_command(line: str) -> bool:
 
 
 def _opening_comments(path: Path) -> list[str]:
-    """The comment lines before the first setting, up to a blank one, without Hydra's `# @package`."""
+    """Return the comment lines before the first setting, up to a blank one, without Hydra's `# @package`."""
     lines: list[str] = []
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -133,7 +133,7 @@ def _opening_comments(path: Path) -> list[str]:
             if not text.startswith("#") and (text or lines):
                 break
             words = text.lstrip("#").strip()
-            if not words and len(lines) > 1:  # what follows an empty comment line is for who reads the file
+            if not words and len(lines) > 1:  # text after an empty comment line is for readers of the file
                 break
             if words and not words.startswith("@"):
                 lines.append(printable(words))
@@ -141,13 +141,13 @@ def _opening_comments(path: Path) -> list[str]:
 
 
 def in_short(group: str, names: Iterable[str]) -> str:
-    """The options of a group for a message: their names, or of many how to see them."""
+    """Describe the options of a group for a message: their names, or the command that lists them if there are many."""
     names = sorted(names)
     return ", ".join(names) if len(names) <= MOST_NAMED else f"dlcli list {group} shows all {len(names)}"
 
 
 def unknown_option(group: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is no option of its group, with the nearest that is."""
+    """Return the error for a name that is not an option of its group, with the nearest option."""
     names = sorted(known)
     better = nearest(name, names)
     message = f"{group}={printable(name)}: there is no such {group}"

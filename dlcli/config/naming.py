@@ -7,7 +7,7 @@ from typing import Any
 
 
 def option_of(group: str, config: Mapping[str, Any], choices: object) -> str | None:
-    """What was chosen of a group: as recorded in `choices`; of a run that records none, as far as its config says."""
+    """Return the option chosen in a group: from `choices`, or, if a run records none, from its config."""
     if isinstance(choices, Mapping) and choices.get(group):
         return str(choices[group])
     node = config.get(group)
@@ -15,7 +15,7 @@ def option_of(group: str, config: Mapping[str, Any], choices: object) -> str | N
 
 
 def choice(node: object) -> str | None:
-    """The short name of what a config node builds: dlcli.models.lenet5.LeNet5 is lenet5, torch.optim.AdamW adamw."""
+    """Return a short name for what a node builds: dlcli.models.lenet5.LeNet5 is lenet5, torch.optim.AdamW is adamw."""
     if not isinstance(node, Mapping):
         return None
     if not isinstance(node.get("_target_"), str):

@@ -24,9 +24,9 @@ MAX_DEPTH = 32
 def check_user_yaml(path: Path) -> None:
     """Raise ConfigError, with file:line:column, unless the file is plain, small YAML with a mapping on top.
 
-    Only parser events are looked at, nothing is constructed: 230 bytes of aliases cost OmegaConf seconds, here nothing.
-    The events are those of PyYAML's own scanner, which OmegaConf reads with too; the ten times faster one in C takes
-    some texts differently.
+    Only parser events are read and nothing is constructed: 230 bytes of aliases cost OmegaConf seconds, but nothing
+    here. The events come from PyYAML's own scanner, which OmegaConf uses too; the one in C is ten times faster but
+    reads some texts differently.
     An empty file is allowed (an option that sets nothing).
     """
     text = _read_plain_text(path)
@@ -35,9 +35,9 @@ def check_user_yaml(path: Path) -> None:
 
 
 def targets(search: Sequence[Path]) -> frozenset[str]:
-    """Every exact `_target_` in any YAML of the search path: the allow-list of what may be built.
+    """Collect every exact `_target_` in the YAML files of the search path: the allow-list of what may be built.
 
-    A file that may not be read adds nothing; its error is told when the file is used.
+    A file that may not be read adds nothing; its error is reported when the file is used.
     """
     found: set[str] = set()
     for path in chain.from_iterable(_yaml_files(conf) for conf in search):
@@ -94,7 +94,7 @@ def _events(text: str, *, quick: bool = False) -> Iterator[Any]:
 
 
 def yaml_problems(text: str, *, quick: bool = False) -> Iterator[tuple[Mark, str]]:
-    """What is wrong with a text, in order; the caller stops at the first, so that a bomb is never walked through."""
+    """Yield the problems of a text, in order; the caller stops at the first, so a YAML bomb is never expanded."""
     import yaml
 
     open_nodes: list[_OpenNode] = []
@@ -116,14 +116,14 @@ def yaml_problems(text: str, *, quick: bool = False) -> Iterator[tuple[Mark, str
         at = error.problem_mark or error.context_mark
         said = printable(error.problem or error.context or "not YAML")
         if at and "${" in "".join(text.splitlines()[at.line : at.line + 1]):
-            said += '; inside {...} and [...] an interpolation stands in quotes: "${...}"'
+            said += '; inside {...} and [...] an interpolation needs quotes: "${...}"'
         yield ((at.line + 1, at.column + 1) if at else (1, 1)), said
     except yaml.YAMLError as error:  # a character that YAML does not allow
         yield (1, 1), printable(error)
 
 
 class _OpenNode:
-    """A mapping or list not yet closed; a mapping knows its keys and whether a key or a value comes next."""
+    """A mapping or list that is still open; a mapping knows its keys and whether a key or a value comes next."""
 
     def __init__(self, is_mapping: bool):
         self.is_mapping, self.expects_key, self.keys = is_mapping, is_mapping, set[str]()
@@ -155,16 +155,16 @@ def _key_problems(event: Any, parent: _OpenNode) -> Iterator[str]:
         if not isinstance(event, yaml.ScalarEvent):
             yield "a key is a list or a mapping; a key is a word"
         elif event.value in parent.keys:
-            yield f"the key {printable(event.value)} stands here a second time"
+            yield f"the key {printable(event.value)} occurs a second time here"
         else:
             parent.keys.add(event.value)
     parent.expects_key = not parent.expects_key
 
 
 def _target_values(text: str) -> Iterator[str]:
-    """A checked text has only words as keys, so a scalar `_target_` followed by a scalar is a key and its value ...
+    """Find targets: in a checked text keys are words, so a scalar `_target_` and the next scalar are a key and value.
 
-    ... or two neighbours in a list, which nobody writes and which would only allow what the file's author wrote there.
+    They could also be neighbours in a list; nobody writes that, and it would only allow what the author wrote there.
     """
     import yaml
 

@@ -1,9 +1,9 @@
-"""Names that have changed since they were first stored: of `_target_` strings, settings and their values.
+"""Names that have changed since they were first stored: `_target_` strings, settings and their values.
 
-    tree = renamed(record["config"])                a stored config in today's words; the stored one stays as it is
+    tree = renamed(record["config"])                a copy of a stored config with today's names
 
-A run's folder is written once and read by every later dlcli. Whoever renames something that a config names adds a line
-here; nobody else needs to know the old word. `new_name("model.width")` answers an old word on the command line.
+A run's folder is written once and read by every later dlcli. If you rename something that a config names, add a line
+here; no other code needs the old name. `new_name("model.width")` finds the new name for an old one on the command line.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ VALUES = {  # setting, in today's name -> old value -> new value
 
 
 def renamed(config: Any) -> Any:
-    """A stored config with today's names. Plain data in, plain data out; what is not known stays as it is."""
+    """Return a stored config with today's names. Plain data in, plain data out; unknown names are kept."""
     if not isinstance(config, Mapping):
         return config
     return {group: renamed_node(node, str(group)) for group, node in config.items()}
 
 
 def renamed_record(record: dict[str, Any]) -> dict[str, Any]:
-    """A run's record, summary or first event, its config and overrides in today's names."""
+    """Return a run's record, summary or first event with its config and overrides in today's names."""
     changed: dict[str, Any] = {}
     if isinstance(config := record.get("config"), Mapping):
         changed["config"] = renamed(config)
@@ -71,24 +71,24 @@ def renamed_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def renamed_word(word: str) -> str:
-    """`model.width=16` -> `model.hidden_size=16`: a stored override, or an axis of a sweep."""
+    """Rename a stored override or an axis of a sweep: `model.width=16` -> `model.hidden_size=16`."""
     key, equals, value = word.partition("=")
     key = SETTINGS.get(key, key)
     return f"{key}{equals}{VALUES.get(key, {}).get(value, value)}"
 
 
 def new_name(key: str) -> str | None:
-    """Today's name of a setting that was called `key` once; None if none was."""
+    """Return today's name of a setting that was once called `key`; None if there is none."""
     return SETTINGS.get(key)
 
 
 def new_value(key: str, value: str) -> str | None:
-    """Today's word for a value of a setting, in the setting's new name; None if it had no other."""
+    """Return today's word for a value of a setting (by its new name); None if the word has not changed."""
     return VALUES.get(key, {}).get(value)
 
 
 def renamed_node(node: Any, group: str) -> Any:
-    """One group of a stored config with today's names, such as the model of a teacher."""
+    """Return one group of a stored config with today's names, such as the model of a teacher."""
     if isinstance(node, list):
         return [renamed_node(value, group) for value in node]
     if not isinstance(node, Mapping):

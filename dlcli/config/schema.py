@@ -1,7 +1,7 @@
-"""The settings: type, range and meaning of each, in one table, checked without torch.
+"""Kinds of settings with type, range and meaning, checked without torch.
 
-`SETTINGS["optimizer.lr"].check(value)` returns None or a sentence that says what would be right. A key that is not in
-the table (a setting of a user's own model, say) is held to the kind of value that its YAML gives.
+`SETTINGS["optimizer.lr"].check(value)` returns None or a sentence that says what is expected. A key that is not in
+the table (such as a setting of a user's own model) must have the kind of value that its YAML gives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dlcli.errors import printable
 
 @dataclass(frozen=True)
 class Setting:
-    """annotation: what pydantic checks; expects: the same in words; meaning: what the setting does."""
+    """One setting. annotation: what pydantic checks; expects: the same in words; meaning: what the setting does."""
 
     annotation: Any
     expects: str
@@ -30,7 +30,7 @@ class Setting:
         return TypeAdapter(self.annotation)
 
     def check(self, value: object) -> str | None:
-        """None when `value` is right, otherwise what is expected and what came instead."""
+        """Return None if `value` is valid, otherwise what was expected and what was given."""
         try:
             self.adapter.validate_python(value)
         except ValidationError:
@@ -39,7 +39,7 @@ class Setting:
 
     @property
     def choices(self) -> list[Any]:
-        """The values that it names one by one: of a word its choices, of a switch true and false; of a number none."""
+        """Return the values that can be listed: a word's choices, true and false for a switch; none for a number."""
         return _choices(self.annotation)
 
 
@@ -55,7 +55,7 @@ def _choices(annotation: Any) -> list[Any]:
 
 
 def say(value: object) -> str:
-    """A value as a user would name it: `the word "ten"`, `-3`, `nothing`."""
+    """Describe a value for a message: `the word "ten"`, `-3`, `nothing`."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -75,7 +75,7 @@ def whole(low: int, high: int, meaning: str, *, optional: bool = False) -> Setti
 def real(
     low: float, high: float, meaning: str, *, optional: bool = False, above: bool = False, below: bool = False
 ) -> Setting:
-    """A finite number from low to high; `above` / `below` leave the ends out."""
+    """Return the setting for a finite number from low to high; `above` and `below` exclude the ends."""
     bounds: Any = {"gt" if above else "ge": low, "lt" if below else "le": high}
     annotation: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **bounds)]
     said = f"a number {'above' if above else 'from'} {low:g} {'and below' if below else 'to'} {high:g}"

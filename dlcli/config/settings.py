@@ -52,16 +52,18 @@ SETTINGS: dict[str, Setting] = {
     "trainer.pretrained": text(
         _PATH,
         "a run, a checkpoint, a file of weights, a folder of transformers, hf://NAME, or imagenet",
-        "Weights to begin with; what does not fit by name and shape, such as a new head, begins anew.",
+        "Initial weights; parts that do not fit by name and shape, such as a new head, start fresh.",
         optional=True,
     ),
     "trainer.log_every": whole(1, 10**9, "Steps between two recorded points of the loss curve."),
-    "dataset.name": text(_LABEL, "a name", "What the data are called."),
+    "dataset.name": text(_LABEL, "a name", "Name of the data."),
     "dataset.root": text(
-        _PATH, "a path", "Folder (or archive) looked in first, before $DLCLI_DATA and ./data.", optional=True
+        _PATH, "a path", "Folder (or archive) searched first, before $DLCLI_DATA and ./data.", optional=True
     ),
-    "dataset.download": switch("Look on the network when no folder has the data."),
-    "dataset.batch_size": whole(1, 1_000_000, "Examples of one micro-batch; with accumulate=1, of one step."),
+    "dataset.download": switch("Download the data if no folder has them."),
+    "dataset.batch_size": whole(
+        1, 1_000_000, "Examples in a micro-batch; trainer.accumulate_grad_batches of them make a step."
+    ),
     "dataset.eval_batch_size": Setting(
         Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | Literal["auto"],
         "a whole number from 1 to 1,000,000, or auto",
@@ -79,10 +81,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "dataset.num_tokens": whole(2, 10_000_000, "Size of the vocabulary; null: counted in the data.", optional=True),
     "dataset.path": text(_PATH, "a path", "File of the data, here or under a data root.", optional=True),
-    "dataset.val_path": text(
-        _PATH, "a path", "Such a file to validate on; null: split off by val_size.", optional=True
-    ),
-    "dataset.test_path": text(_PATH, "a path", "Such a file to test on; null: a fixed fifth.", optional=True),
+    "dataset.val_path": text(_PATH, "a path", "File to validate on; null: split off by val_size.", optional=True),
+    "dataset.test_path": text(_PATH, "a path", "File to test on; null: a fixed fifth of the data.", optional=True),
     "dataset.text_column": _column("Which column is the sentence"),
     "dataset.label_column": _column("Which column is the label"),
     "dataset.tokenizer": word(("bpe", "words", "characters"), "What a token is: byte pairs, words or characters."),
@@ -92,7 +92,7 @@ SETTINGS: dict[str, Setting] = {
         "A pretrained tokenizer in place of one learnt from the data.",
         optional=True,
     ),
-    "dataset.max_length": whole(1, 100_000, "Most tokens of an example; what comes behind is cut off."),
+    "dataset.max_length": whole(1, 100_000, "Most tokens of an example; the rest is cut off."),
     "dataset.context_length": whole(1, 1_000_000, "Tokens of a text that are read together."),
     "dataset.test_size": Setting(
         Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)],
@@ -100,16 +100,20 @@ SETTINGS: dict[str, Setting] = {
         "Cut off the end of the data to test on: a number of examples or characters, or a share.",
     ),
     "dataset.target_path": text(
-        _PATH, "a path", "Translations of the sentences, line by line; null: they stand behind a tab.", optional=True
+        _PATH, "a path", "Translations of the sentences, line by line; null: they follow a tab.", optional=True
     ),
-    "dataset.test_target_path": text(_PATH, "a path", "Translations of those to test on.", optional=True),
-    "dataset.source_language": text(r"^[a-z]{2,3}$", "a code of two or three letters, like en", "What is read."),
-    "dataset.target_language": text(r"^[a-z]{2,3}$", "a code of two or three letters, like de", "What is written."),
+    "dataset.test_target_path": text(_PATH, "a path", "Translations of the test sentences.", optional=True),
+    "dataset.source_language": text(
+        r"^[a-z]{2,3}$", "a code of two or three letters, like en", "Language of the input."
+    ),
+    "dataset.target_language": text(
+        r"^[a-z]{2,3}$", "a code of two or three letters, like de", "Language of the output."
+    ),
     "dataset.word_dropout": real(0, 1, "Share of the training tokens shown as <unk>.", below=True),
     "dataset.num_features": whole(1, 10_000_000, "Columns of numbers; null: counted in the data.", optional=True),
     "dataset.sample_rate": whole(1_000, 384_000, "Samples in a second, Hz; recordings are resampled to it."),
     "dataset.frame_ms": whole(1, 1_000, "Milliseconds of one output of a recogniser."),
-    "dataset.lowercase": switch("Read every letter as a small one."),
+    "dataset.lowercase": switch("Convert all letters to lower case."),
     "dataset.target": Setting(
         Annotated[str, Field(strict=True, pattern=_PATH)] | Annotated[int, Field(strict=True, ge=1)] | None,
         "the name of a column, or its number from 1 on (or null)",
@@ -120,15 +124,19 @@ SETTINGS: dict[str, Setting] = {
         text(_PATH, "the name of a column", ""), 0, 10_000, "Columns of numbers that are names, such as postcodes."
     ),
     "dataset.delimiter": word(
-        ("auto", "comma", "semicolon", "tab", "pipe", "space"), "What stands between two cells; auto: as found."
+        ("auto", "comma", "semicolon", "tab", "pipe", "space"), "Separator between two cells; auto: detected."
     ),
     "dataset.header": Setting(_AUTO_OR_SWITCH, "auto, true or false", "Whether the first line names the columns."),
     "dataset.instances": switch("Masks hold ids of objects: 0 is background, all others are one class."),
-    "dataset.ignore_index": whole(0, 65_535, "In masks of class ids: no class; null: there is none.", optional=True),
+    "dataset.ignore_index": whole(
+        0, 65_535, "Pixel value in masks that is not a class; null: there is none.", optional=True
+    ),
     "dataset.image_shape": several(whole(1, 16_384, ""), 3, 3, "Channels, height, width of an image."),
-    "dataset.images": text(_PATH, "a path", "Folder of the images; null: where the file of boxes lies.", optional=True),
+    "dataset.images": text(
+        _PATH, "a path", "Folder of the images; null: the folder of the boxes' file.", optional=True
+    ),
     "dataset.classes": several(
-        text(_PATH, "the name of a class", ""), 1, 100_000, "Classes to be learned; null: all there are.", optional=True
+        text(_PATH, "the name of a class", ""), 1, 100_000, "Classes to learn; null: all of them.", optional=True
     ),
     "dataset.mean": several(real(-10, 10, ""), 1, 16, "Per channel, of pixels in [0, 1]."),
     "dataset.std": several(real(0, 10, "", above=True), 1, 16, "Per channel, of pixels in [0, 1]."),
@@ -147,50 +155,54 @@ SETTINGS: dict[str, Setting] = {
     "model.max_positions": whole(1, 100_000, "The most tokens of a sentence."),
     "model.max_length": whole(1, 100_000, "Follows dataset.max_length."),
     "model.patch": whole(1, 1_024, "Side of a patch, pixels; it divides the image's sides."),
-    "model.hidden_size": whole(1, 65_536, "Numbers that stand for a token, or units of a recurrent layer."),
+    "model.hidden_size": whole(1, 65_536, "Size of a token's embedding, or units of a recurrent layer."),
     "model.num_layers": whole(1, 1_000, "Transformer blocks."),
-    "model.num_heads": whole(1, 1_024, "Heads of attention; they divide model.width."),
+    "model.num_heads": whole(1, 1_024, "Attention heads; their number divides model.hidden_size."),
     "model.cell": word(("rnn", "lstm", "gru"), "Kind of recurrent layer."),
-    "model.embedding": whole(1, 65_536, "Numbers that stand for a token; the rows of an image come as they are."),
+    "model.embedding": whole(1, 65_536, "Size of a token's embedding; rows of an image are not embedded."),
     "model.pooling": word(("last", "attention"), "Which states are read out: the last, or a mean weighted by softmax."),
     "model.head_dropout": real(0, 1, "Share of activations dropped before the last layer.", below=True),
     "model.ffn_size": whole(1, 1_048_576, "Units of the feed-forward layers of a block."),
-    "model.context_length": whole(1, 1_000_000, "Tokens it can look back on; follows dataset.block.", optional=True),
+    "model.context_length": whole(
+        1, 1_000_000, "Tokens it can look back on; follows dataset.context_length.", optional=True
+    ),
     "model.pre_norm": switch("Normalise what goes into each layer of a block, not what comes out."),
     "model.tie_embeddings": switch("One matrix embeds the tokens and reads them out."),
     "model.experts": whole(1, 4_096, "Feed-forward networks of a mixture; each token goes through a few."),
     "model.top_k": whole(1, 4_096, "Experts that a token goes through."),
     "model.aux_loss_weight": real(0, 1_000, "Weight of the load-balancing loss of the experts."),
     "model.blocks": whole(1, 1_000, "Residual blocks at each size of map."),
-    "model.norm": word(("batch", "frozen"), "Statistics of batch norm: the batch's, or those that came with weights."),
-    "model.trainable_layers": whole(0, 5, "Layers of the backbone that are trained, from the last on."),
+    "model.norm": word(("batch", "frozen"), "Statistics of batch norm: the batch's, or those loaded with the weights."),
+    "model.trainable_layers": whole(0, 5, "Number of backbone layers that are trained, counted from the last."),
     "model.smallest_anchor": whole(1, 1_024, "Side, in pixels, of anchors on a two-stage detector's finest map."),
     "model.proposals": whole(1, 10_000, "Proposals of an image that a two-stage detector looks at."),
-    "model.fpn_channels": whole(1, 65_536, "Channels of the maps in which a detector looks for things."),
+    "model.fpn_channels": whole(1, 65_536, "Channels of the feature maps in which a detector finds objects."),
     "model.box_weight": real(0, 1_000, "Weight of the boxes' loss beside the classes'."),
-    "model.score_threshold": real(0, 1, "Least score of a detection.", below=True),
-    "model.nms_iou": real(0, 1, "Overlap of two detections of a class, above which only the surer is kept."),
+    "model.score_threshold": real(0, 1, "Lowest score of a detection.", below=True),
+    "model.nms_iou": real(0, 1, "Overlap of two detections of a class above which only the higher score is kept."),
     "model.max_detections": whole(1, 10_000, "Most detections of an image."),
     "model.version": word(("v2", "v3_small", "v3_large"), "Which MobileNet."),
     "model.features.sample_rate": whole(1_000, 384_000, "Follows dataset.sample_rate."),
     "model.features.frame_ms": whole(1, 1_000, "Follows dataset.frame_ms; a multiple of hop_ms."),
     "model.features.mels": whole(1, 1_024, "Mel bands of a spectrum."),
-    "model.features.window_ms": whole(1, 1_000, "Milliseconds that one spectrum is taken of."),
+    "model.features.window_ms": whole(1, 1_000, "Length of one spectrum's window, milliseconds."),
     "model.features.hop_ms": whole(1, 1_000, "Milliseconds between two spectra."),
     "model.features.normalise": switch("Give each band of each recording mean 0 and variance 1."),
     "model.features.band_masks": whole(0, 100, "Masks over bands in training (SpecAugment)."),
     "model.features.band_width": whole(1, 1_024, "Bands that a mask covers at most."),
     "model.features.time_masks": whole(0, 100, "Masks over time in training (SpecAugment)."),
     "model.features.time_share": real(0, 1, "Share of a recording that a mask covers at most."),
-    "model.multiplier": real(0, 100, "Of the network's widths.", above=True),
+    "model.multiplier": real(0, 100, "Factor for the network's widths.", above=True),
     "model.generator.latent": whole(1, 65_536, "Numbers the generator starts from."),
     "model.generator.hidden": several(_WIDTH, 0, 1_000, "Widths of the generator's hidden layers."),
     "model.discriminator.hidden": several(_WIDTH, 0, 1_000, "Widths of the discriminator's hidden layers."),
     "model.discriminator.dropout": real(0, 1, "Share of activations dropped.", below=True),
-    "task.teacher": text(_PATH, "a run or a checkpoint", "Whose network is taught from, as in dlcli eval."),
+    "task.teacher": text(
+        _PATH, "a run or a checkpoint", "The run or checkpoint to learn from, named as in dlcli eval."
+    ),
     "task.temperature": real(0, 1_000, "What logits, or cosines of a contrastive loss, are divided by.", above=True),
-    "task.views": whole(1, 16, "How often a batch has each image, differently augmented."),
-    "task.decay": real(0, 1, "Of the moving mean of each class's embeddings, at each batch.", below=True),
+    "task.views": whole(1, 16, "Augmented copies of each image in a batch."),
+    "task.decay": real(0, 1, "Decay per batch of the moving mean of each class's embeddings.", below=True),
     "task.num_classes": whole(1, 1_000_000, "Follows dataset.num_classes.", optional=True),
     "task.alpha": real(0, 1, "Weight of the teacher against the labels."),
     "task.label_smoothing": real(0, 1, "Follows regularization.label_smoothing.", below=True),
@@ -199,7 +211,7 @@ SETTINGS: dict[str, Setting] = {
     "task.test_time_augmentation.shift": whole(
         0, 1_000, "Answer for an image and itself moved up-left and down-right by so many pixels together; 0: off."
     ),
-    "task.decoding": word(("greedy", "beam"), "How text is read out of a recogniser for the scores."),
+    "task.decoding": word(("greedy", "beam"), "How a recogniser's output is decoded for the scores."),
     "task.beam_size": whole(1, 10_000, "Readings that a beam search keeps."),
     "task.dice": real(0, 1_000, "Weight of the Dice loss beside the cross-entropy."),
     "task.cutmix": real(0, 100, "Follows regularization.cutmix."),
@@ -217,7 +229,7 @@ SETTINGS: dict[str, Setting] = {
     "schedule.warmup": Setting(
         Annotated[int, Field(strict=True, ge=0, le=10**12)] | Annotated[float, Field(strict=True, gt=0, lt=1)],
         "a whole number from 0 to 1,000,000,000,000, or a share between 0 and 1",
-        "Steps of linear warm-up in front, or their share of all steps.",
+        "Steps of linear warm-up at the start, or their share of all steps.",
     ),
     "schedule.every": whole(1, 1_000_000, "Epochs between two cuts."),
     "schedule.gamma": real(0, 1, "Factor of a cut.", above=True),
@@ -236,7 +248,7 @@ SETTINGS: dict[str, Setting] = {
     "regularization.mixup": real(0, 100, "Alpha of mixup's Beta distribution; 0: off."),
     "regularization.cutmix": real(0, 100, "Alpha of cutmix's Beta distribution; 0: off."),
     "regularization.clip_norm": real(
-        0, 1e12, "Largest norm of the gradient; null: as it comes.", optional=True, above=True
+        0, 1e12, "Largest norm of the gradient; null: no limit.", optional=True, above=True
     ),
     "regularization.early_stopping.patience": whole(
         1, 1_000_000, "Evaluations without a better score before training stops; null: never.", optional=True
@@ -286,7 +298,7 @@ SETTINGS: dict[str, Setting] = {
         "CPU threads; auto: as measured; null: torch's choice.",
     ),
     "runtime.compile": switch("Compile the networks, in place."),
-    "runtime.deterministic": switch("Only algorithms that repeat their bits."),
+    "runtime.deterministic": switch("Use only algorithms that give the same bits every time."),
     "tracker.project": text(_LABEL, "1 to 80 letters, digits, '.', '_' or '-'", "The W&B project."),
     "tracker.entity": text(_LABEL, "1 to 80 letters, digits, '.', '_' or '-'", "The W&B team or user.", optional=True),
     "tracker.mode": word(("auto", "online", "offline"), "auto: online with a key, otherwise offline."),
@@ -304,7 +316,7 @@ for _network in ("model", "model.generator", "model.discriminator"):  # what eve
 
 
 def setting_of_kind(example: object) -> Setting:
-    """What a value must be like that has no entry in the table, judged by the value in its YAML."""
+    """Return the setting for a value that has no entry in the table, from the kind of the value in its YAML."""
     if isinstance(example, bool):
         return switch("")
     if isinstance(example, int):

@@ -1,4 +1,4 @@
-"""A config that was stored with a run: checked like one from the command line, and changed only where a resume may."""
+"""Configs stored with a run: checked like those from the command line, and changed only where a resume may."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dlcli.errors import ConfigError, nearest, printable
 
 
 def check_stored(tree: object) -> dict[str, Any]:
-    """A config that comes from a run or checkpoint, held to the same types and ranges. Raises ConfigError."""
+    """Check a config from a run or checkpoint for types and ranges. Raises ConfigError."""
     reading = Reading(search=())
     groups = {*GROUPS, "trainer", "parameter_groups"} - {"experiment"}
     if not isinstance(tree, dict) or not all(isinstance(tree.get(group), dict) for group in groups):
-        raise ConfigError("the stored config has not the shape of a config")
+        raise ConfigError("the stored config does not have the form of a config")
     missing = [key for key in _required_keys(tree) if lookup(tree, key) is ABSENT]
     if missing:
         raise ConfigError(f"the stored config lacks {', '.join(missing[:5])}")
@@ -50,7 +50,7 @@ def _required_keys(tree: Mapping[str, Any]) -> list[str]:
 
 
 def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[str]) -> dict[str, Any]:
-    """A stored config with `key=value` words applied, where only `allowed` keys may change. Raises ConfigError."""
+    """Apply `key=value` words to a stored config; only `allowed` keys may change. Raises ConfigError."""
     reading = Reading(search=())
     changed = copied(tree)
     for text in words:
@@ -59,8 +59,8 @@ def change_stored(tree: dict[str, Any], words: Sequence[str], allowed: Sequence[
             continue
         if word.key not in allowed:
             better = new_name(word.key) or (nearest(word.key, allowed, cutoff=0.75) if "." in word.key else None)
-            told = f"cannot be changed here ({', '.join(allowed)} can); a new run can: dlcli train"
-            reading.wrong(text, told, f"{better}={printable(word.value)}" if better else None)
+            message = f"cannot be changed here ({', '.join(allowed)} can); a new run can: dlcli train"
+            reading.wrong(text, message, f"{better}={printable(word.value)}" if better else None)
         elif said := SETTINGS[word.key].check(word.value):
             reading.wrong(text, said)
         else:

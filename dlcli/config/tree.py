@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-OPEN_NODES = ("parameter_groups",)  # whose names are the user's to choose
+OPEN_NODES = ("parameter_groups",)  # the user chooses the names in these nodes
 BUILD_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_", "facts")
 
 
@@ -21,7 +21,7 @@ def lookup(tree: Any, key: str) -> Any:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of the settings a user may set, with their values."""
+    """Yield the dotted keys of the settings a user may set, with their values."""
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name in BUILD_KEYS:

@@ -1,4 +1,4 @@
-"""Values from the command into the tree: each key is there and takes the value, or its mistake is told."""
+"""Puts the command's values into the tree; reports each key that does not exist or does not take its value."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from dlcli.config.words import Reading, Word, spell_key, written
 from dlcli.errors import any_of, nearest, printable
 
 SPOKEN_SWITCH = dict.fromkeys(("yes", "y", "on", "1"), "true") | dict.fromkeys(("no", "n", "off", "0"), "false")
-OPTIONAL = re.compile(r"\$\{oc\.select:[a-z_]+(\.[a-z_]+)*,null\}")  # of a model: what only some datasets have
+OPTIONAL = re.compile(
+    r"\$\{oc\.select:[a-z_]+(\.[a-z_]+)*,null\}"
+)  # a model's reference to what only some datasets have
 
 
 def set_values(config: Any, reading: Reading) -> None:
-    """Put every value into the tree whose key is there; note the others, each with the nearest right key."""
+    """Put the values of known keys into the tree; report the others, each with the nearest key."""
     from omegaconf import OmegaConf, open_dict
 
     tree = plain_data(config, resolve=False)
@@ -36,7 +38,8 @@ def set_values(config: Any, reading: Reading) -> None:
             )
         elif any(part in BUILD_KEYS for part in word.key.split(".")):
             reading.wrong(
-                word.text, "what is built is decided by the option chosen, like model=mlp, not on the command line"
+                word.text,
+                "the chosen option, like model=mlp, decides what is built; it cannot be set on the command line",
             )
         elif word.key not in keys and not is_open:
             _unknown_key(word, tree, keys, old, reading)
@@ -49,7 +52,7 @@ def set_values(config: Any, reading: Reading) -> None:
 
 
 def _nearest_choice(word: Word, old: Any) -> str | None:
-    """Of a setting with named choices the one most like the value, of numbers the closest; None where none is near."""
+    """Return the choice or number closest to a value that a setting refuses; None if none is near."""
     choices = (SETTINGS.get(word.key) or setting_of_kind(old)).choices
     numbers = [choice for choice in choices if type(choice) is int]
     if type(word.value) in (int, float) and isfinite(word.value) and numbers:
@@ -70,7 +73,7 @@ def _shown_default(key: str, tree: Mapping[str, Any]) -> str | None:
 
 
 def _wrong_value(word: Word, old: Any) -> str | None:
-    """What is wrong with a value, judged before the whole is resolved; interpolations are judged after."""
+    """Return what is wrong with a value, before the tree is resolved; interpolations are checked later."""
     if isinstance(word.value, Mapping):
         return "sets a whole group; set its keys one by one"
     if isinstance(word.value, str) and "${" in word.value:
@@ -90,7 +93,7 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
         reading.wrong(word.text, f"{word.key} is called {new}{where}", renamed_word(word.text) if new in keys else None)
         return
     if word.key == "dataset.path" and _is_root_alone(tree["dataset"]):
-        reading.wrong(word.text, "these data lie in a folder, or an archive of it", f"dataset.root={value}")
+        reading.wrong(word.text, "these data are in a folder or an archive", f"dataset.root={value}")
         return
     if others := _options_that_have(word.key, reading):
         group = word.key.split(".", 1)[0]
@@ -102,30 +105,30 @@ def _unknown_key(word: Word, tree: Mapping[str, Any], keys: list[str], old: Any,
     parent = word.key.rsplit(".", 1)[0] if "." in word.key else ""
     misplaced = same_leaf and (not parent or lookup(tree, parent) is not ABSENT)
     siblings = [k for k in keys if parent and k.startswith(parent + ".")]
-    told = "stands at another place" if misplaced else "there is no such setting"
+    message = "is in another group" if misplaced else "there is no such setting"
     reading.wrong(
         word.text,
-        told if better or not siblings else f"{told} ({', '.join(siblings[:8])})",
+        message if better or not siblings else f"{message} ({', '.join(siblings[:8])})",
         f"{better}={value}" if better else None,
     )
 
 
 def _is_root_alone(dataset: Mapping[str, Any]) -> bool:
-    """Whether a dataset of one's own is named by its `root`: its classes are counted there, and there is no path."""
+    """Return whether `root` names a user's own dataset: its classes are counted there, and it has no path."""
     return "path" not in dataset and "root" in dataset and dataset.get("num_classes", 0) is None
 
 
 def tell_paths(dataset: Mapping[str, Any], reading: Reading) -> None:
-    """Note the words that are files or folders: the first is what the dataset is named by, where nothing else is."""
+    """Report the words that are files or folders; the first one may be the dataset's, if nothing else names it."""
     key = "path" if "path" in dataset else "root" if _is_root_alone(dataset) else None
     for number, path in enumerate(reading.paths):
         is_free = key is not None and number == 0 and dataset[key] is None
-        told = "is a file or folder; an experiment was named already, and settings are written key=value"
-        reading.wrong(path, told, shlex.quote(f"dataset.{key}={written(path)}") if is_free else None)
+        message = "is a file or folder; an experiment was named already, and settings are written key=value"
+        reading.wrong(path, message, shlex.quote(f"dataset.{key}={written(path)}") if is_free else None)
 
 
 def _whole_group(word: Word, old: Any, reading: Reading) -> None:
-    """A group's settings are set one by one; what was given as {...} is proposed so."""
+    """Report a group that is set as a whole, and suggest its settings one by one."""
     inside = [f"{word.key}.{name}" for name in old if name not in BUILD_KEYS] if isinstance(old, Mapping) else []
     if word.key in OPEN_NODES:
         inside = [f"{word.key}.GROUP.match", f"{word.key}.GROUP.SETTING"]
@@ -140,13 +143,13 @@ def _typed(text: str) -> str:
 
 
 def _options_that_have(key: str, reading: Reading) -> list[str]:
-    """Other options of the key's group that do have this setting."""
+    """Return the other options of the key's group that have this setting."""
     group, _, rest = key.partition(".")
     return [name for name, body in bodies(group, reading.search) if lookup(body, rest) is not ABSENT] if rest else []
 
 
 def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
-    """The tree with interpolations replaced; {} and a problem noted when that cannot be done."""
+    """Return the tree with interpolations resolved; {}, with a problem noted, if that fails."""
     from omegaconf.errors import OmegaConfBaseException
 
     strings = [
@@ -158,7 +161,7 @@ def resolve(config: Any, raw: Mapping[str, Any], reading: Reading) -> dict[str, 
     foreign = [(key, v) for key, v in strings if re.search(r"\$\{[^}]*[:\$]", OPTIONAL.sub("", v))]
     for key, value in foreign:
         where = reading.word_for(f"{key}={value}")
-        reading.wrong(where, "only ${other.setting} may stand in ${...}; let the shell fill in its variables")
+        reading.wrong(where, "only ${other.setting} is allowed in ${...}; let the shell fill in its variables")
     if foreign:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Who set a key: the chain of files and words, with line numbers, of which the last wins."""
+"""Where a key was set: the chain of files and words, with line numbers; the last one wins."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dlcli.errors import ConfigError, Problem, nearest
 
 
 def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str, Any]:
-    """{key, value, expects, meaning, chain: [{place, value}]}. words: [EXPERIMENT] KEY [KEY=VALUE]...
+    """Return {key, value, expects, meaning, chain: [{place, value}]}. words: [EXPERIMENT] KEY [KEY=VALUE]...
 
-    KEY is a setting or a group, whose chain is of those who chose its option; KEY= is understood as KEY.
-    Raises ConfigError for a key that is not there, and for every mistake that `dlcli train` would tell.
+    KEY is a setting, or a group, whose chain shows where its option was chosen; KEY= means KEY.
+    Raises ConfigError for an unknown key, and for every mistake that `dlcli train` would report.
     """
     experiments = options("experiment", search_path(config_dir))
     words = list(words)
@@ -54,7 +54,7 @@ def explain(words: Sequence[str], *, config_dir: str | None = None) -> dict[str,
 
 
 def _explain_group(group: str, composed: Composed, words: Sequence[str]) -> dict[str, Any]:
-    """Who chose the option of a group: train.yaml, the experiment or the command; and what the option is."""
+    """Explain where the option of a group was chosen (train.yaml, experiment or command), and what the option is."""
     name, known = composed.choices[group], options(group, composed.search)
     train = [conf / "train.yaml" for conf in composed.search if (conf / "train.yaml").is_file()][:1]
     experiment = _experiment_file(composed, words)
@@ -76,7 +76,7 @@ def _experiment_file(composed: Composed, words: Sequence[str]) -> Path | None:
 
 
 def _chain(key: str, composed: Composed, words: Sequence[str]) -> list[dict[str, Any]]:
-    """Places in the order in which Hydra merges them: the option's file, train.yaml, the experiment, the command."""
+    """List the places in Hydra's order of merging: the option's file, train.yaml, the experiment, the command."""
     places: list[tuple[Path, str]] = []
     group, _, rest = key.partition(".")
     if group in composed.choices and rest:
@@ -99,7 +99,7 @@ def _in_command(key: str, words: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _default_in_file(path: Path, group: str) -> dict[str, Any] | None:
-    """Line and option of a group in the defaults list of a YAML file, or None."""
+    """Return line and option of a group in the defaults list of a YAML file, or None."""
     import yaml
 
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -113,7 +113,7 @@ def _default_in_file(path: Path, group: str) -> dict[str, Any] | None:
 
 
 def _in_file(path: Path, key: str) -> dict[str, Any] | None:
-    """Line and value of a dotted key in a YAML file, or None."""
+    """Return line and value of a dotted key in a YAML file, or None."""
     import yaml
 
     text = path.read_text(encoding="utf-8")

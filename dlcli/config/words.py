@@ -1,4 +1,4 @@
-"""The words of a command, taken apart by Hydra's own grammar and sorted into what they are."""
+"""The words of a command, parsed by Hydra's own grammar and sorted by kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dlcli.errors import Problem, nearest, printable
 DEFAULT_EXPERIMENT = "digits"
 LONGEST_WORD = 4_096
 _FLAGS = ("--json", "--debug", "--config-dir", "--outputs", "--trust", "--help")
-FLAGS = {  # of the commands that take words, to tell which one was meant
+FLAGS = {  # of the commands that take words, to find the one that was meant
     "train": (*_FLAGS, "--seeds", "--profile", "--max-restarts"),
     "plan": _FLAGS,
     "info": (*_FLAGS, "--depth", "--latency"),
@@ -30,7 +30,7 @@ FLAGS = {  # of the commands that take words, to tell which one was meant
 
 @dataclass
 class Word:
-    """One `key=value` of the command, taken apart by Hydra's own grammar."""
+    """One `key=value` of the command, parsed by Hydra's own grammar."""
 
     text: str
     key: str
@@ -40,7 +40,7 @@ class Word:
 
 @dataclass
 class Reading:
-    """The words of a command, sorted into what they are, and the problems met on the way."""
+    """The words of a command, sorted by kind, and the problems found in them."""
 
     search: Sequence[Path]
     command: str = "train"
@@ -48,7 +48,7 @@ class Reading:
     experiment_path: Path | None = None
     chosen: dict[str, Word] = field(default_factory=dict)
     values: list[Word] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)  # words that are no setting, but lie here
+    paths: list[str] = field(default_factory=list)  # words that are not settings but exist as files
     problems: list[Problem] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)  # group -> option, the experiment's included
 
@@ -56,7 +56,7 @@ class Reading:
         self.problems.append(Problem(printable(where, limit=80), message, better))
 
     def word_for(self, where: str) -> str:
-        """The word of the command that set a key, if one did; `where` itself otherwise."""
+        """Return the word of the command that set a key, or `where` itself if none did."""
         key = where.partition("=")[0]
         for word in [*self.values, *self.chosen.values()]:
             if word.key == key:
@@ -65,7 +65,7 @@ class Reading:
 
 
 def read_words(words: Sequence[str], search: Sequence[Path], command: str = "train") -> Reading:
-    """Sort the words into experiment, group choices and values; note what is none of these."""
+    """Sort the words into experiment, group choices and values; report the others."""
     reading = Reading(search=search, command=command)
     known_groups = groups(search)
     rest = list(words)
@@ -91,7 +91,7 @@ def read_words(words: Sequence[str], search: Sequence[Path], command: str = "tra
 
 
 def parse_word(text: str, reading: Reading) -> Word | None:
-    """A word of one value; None, and a problem noted, when it does not parse or means several values."""
+    """Parse a word with one value; None, with a problem noted, if it does not parse or has several values."""
     override = parse_override(text, reading)
     if override is None:
         return None
@@ -107,7 +107,7 @@ def parse_word(text: str, reading: Reading) -> Word | None:
 
 
 def parse_override(text: str, reading: Reading) -> Any:
-    """Hydra's grammar on one word: its Override; None, and a problem noted, when it does not parse."""
+    """Parse one word with Hydra's grammar to an Override; None, with a problem noted, if it does not parse."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -127,7 +127,7 @@ def parse_override(text: str, reading: Reading) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value as it is typed behind `=`: the reverse of reading a word."""
+    """Write a value as it is typed after `=`: the reverse of reading a word."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     if isinstance(value, list):
@@ -138,13 +138,13 @@ def written(value: Any) -> str:
 
 
 def _reads_back(text: str) -> bool:
-    """Whether Hydra reads this word, unquoted, as itself: not so `a,b`, `1`, `true`, `it's`. Judged as in a list."""
+    """Return whether Hydra reads this unquoted word as itself, unlike `a,b`, `1`, `true`, `it's`. Tried in a list."""
     override = parse_override(f"x=[{text}]", Reading(search=()))
     return override is not None and bool(override.value() == [text])
 
 
 def _unquoted(value: Any) -> Any:
-    """Hydra marks quoted strings; plain data do not."""
+    """Turn Hydra's quoted strings into plain strings."""
     if hasattr(value, "text") and hasattr(value, "quote"):
         return str(value.text)
     if isinstance(value, list):
@@ -163,7 +163,7 @@ def _depth(text: str) -> int:
 
 
 def _caret(message: str) -> str:
-    """Where Hydra's grammar stopped, without its words for programmers."""
+    """Point to where Hydra's grammar stopped, without its words for programmers."""
     lines = [line for line in message.splitlines() if line.strip()]
     first = lines[0] if lines else ""
     return (
@@ -174,7 +174,7 @@ def _caret(message: str) -> str:
 
 
 def _read_flag(word: str, rest: list[str], reading: Reading) -> None:
-    """`--lr 0.1` and its kin: people who come from argparse; or a real flag, misspelt."""
+    """Report argparse's style (`--lr 0.1`), or a misspelt flag of dlcli."""
     name, equals, value = word.lstrip("-").partition("=")
     shown = word
     if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
@@ -212,9 +212,9 @@ def _read_experiment(word: str, reading: Reading) -> None:
 
 
 def _sort_word(word: Word, known_groups: Sequence[str], reading: Reading) -> None:
-    """A group's choice or a setting's value."""
+    """Sort a word into a group's choice or a setting's value."""
     if word.key == SWEEP:
-        reading.wrong(word.text, f"is a search, of many trials: dlcli sweep {reading.experiment} {word.text}")
+        reading.wrong(word.text, f"is a search over many trials; use: dlcli sweep {reading.experiment} {word.text}")
         return
     if word.key not in known_groups:
         if better := _meant_choice(word, known_groups, reading):
@@ -243,7 +243,7 @@ def _sort_word(word: Word, known_groups: Sequence[str], reading: Reading) -> Non
 
 
 def _meant_choice(word: Word, known_groups: Sequence[str], reading: Reading) -> str | None:
-    """`model=gru` for `modl=gru`: a misspelt group, known by its name and by what was chosen of it."""
+    """Correct a misspelt group by its name and its option: `model=gru` for `modl=gru`."""
     group = None if word.key in SETTINGS or "." in word.key else nearest(word.key, known_groups, cutoff=0.7)
     option = nearest(word.value, options(group, reading.search)) if group and isinstance(word.value, str) else None
     return f"{group}={option}" if option else None
@@ -254,7 +254,7 @@ def _an_option(group: str, name: str, reading: Reading) -> str | None:
 
 
 def spell_key(word: str, reading: Reading, keys: Iterable[str] | None = None) -> str | None:
-    """The setting most like `word`: first by its last name (lr -> optimizer.lr), then by the whole dotted key."""
+    """Return the setting closest to `word`: first by its last name (lr -> optimizer.lr), then by the whole key."""
     known = (
         list(keys)
         if keys is not None
@@ -282,6 +282,6 @@ def spell_key(word: str, reading: Reading, keys: Iterable[str] | None = None) ->
 
 
 def _owner(keys: list[str]) -> str:
-    """Of several places with the same last name, the one whose value the others follow."""
+    """Choose among keys with the same last name the one whose value the others follow."""
     order = ("trainer", "optimizer", "regularization", "dataset", "runtime")
     return min(keys, key=lambda k: order.index(k.split(".")[0]) if k.split(".")[0] in order else len(order))

@@ -74,8 +74,8 @@ def encode_prompt(prompt: str, tokenizer: Tokenizer) -> list[int]:
         if tokenizer.kind == "words":
             pieces = [word for word in prompt.split() if UNK in tokenizer.encode_batch([word])[0]]
         what = "words" if tokenizer.kind == "words" else "characters"
-        told = f"the prompt has {what} that the training text has not: {printable(' '.join(pieces))}"
-        raise ConfigError(told, hint=f"Write it with these: {printable(''.join(sorted(tokenizer.pieces[:80])))}")
+        message = f"the prompt has {what} that the training text has not: {printable(' '.join(pieces))}"
+        raise ConfigError(message, hint=f"Write it with these: {printable(''.join(sorted(tokenizer.pieces[:80])))}")
     return [token for token in tokens if token != UNK] or [FIRST]
 
 
@@ -107,7 +107,7 @@ def continuation(
 
 
 def extend(network: nn.Module, tokens_BQ: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    """Logits (B, V) of the token behind tokens_BQ, which follow what the cache holds; and the cache with them in it.
+    """Logits (B, V) of the token after tokens_BQ, which follow what the cache holds; and the cache with them in it.
 
     A network without an `extend` of its own (see GPT) reads all tokens again each time.
     """
@@ -129,7 +129,7 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
 
 
 def admitted(logits_V: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """The logits with -inf for what is left out: first all but the k largest, then all behind those that reach p."""
+    """The logits with -inf for what is left out: first all but the k largest, then all after those that reach p."""
     ordered_V, places_V = logits_V.sort(descending=True, stable=True)
     if top_k is not None:
         ordered_V[top_k:] = -math.inf

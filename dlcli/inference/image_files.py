@@ -29,7 +29,7 @@ LARGEST_FILE = 64 * 2**20  # bytes
 def find_images(names: Sequence[str]) -> list[str]:
     """Files in the order given, a folder's by their names. Raises DataError for a folder without images."""
     if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin holds one image", hint="Name files: dlcli predict a.png b.png")
+        raise ConfigError("- is given twice; stdin holds one image", hint="Name files: dlcli predict a.png b.png")
     found: list[str] = []
     for name in names:
         path = Path(name)
@@ -70,7 +70,7 @@ def read_file(name: str) -> bytes:
     else:
         path = Path(name)
         if path.exists() and not path.is_file():
-            raise DataError("is no ordinary file")
+            raise DataError("is not an ordinary file")
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
     if not data or len(data) > LARGEST_FILE:

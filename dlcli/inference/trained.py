@@ -136,9 +136,9 @@ def _checked_tree(stored: Checkpoint) -> dict[str, Any]:
 def check_classes(manifest: Manifest, tree: dict[str, Any]) -> None:
     """Raise ConfigError unless the names of the classes, and the scale of the pixels, are those of the data."""
     settings = tree["dataset"]
-    count, told = len(manifest.classes), settings.get("num_classes")
-    if (count and told not in (None, count)) or manifest.majority not in (None, *range(count)):
-        raise ConfigError(f"it names {count} classes, its data have {told}")
+    count, message = len(manifest.classes), settings.get("num_classes")
+    if (count and message not in (None, count)) or manifest.majority not in (None, *range(count)):
+        raise ConfigError(f"it names {count} classes, its data have {message}")
     if "mean" not in settings:
         return
     channels = settings["image_shape"][0]
@@ -157,8 +157,10 @@ def stored_faults(folder: Path) -> Iterator[None]:
     except ConfigError as error:
         raise CheckpointError(f"{printable(folder)}: {error.message}", hint=error.hint) from error
     except MALFORMED as error:
-        told = f"{printable(folder)}: its config cannot be built: {printable(repr(error))}"
-        raise CheckpointError(told, hint="The file was not written by dlcli like this.") from error
+        message = f"{printable(folder)}: its config cannot be built: {printable(repr(error))}"
+        raise CheckpointError(
+            message, hint="The file has been changed; use another checkpoint, or train again: dlcli train"
+        ) from error
 
 
 def read_data(trained: Trained) -> Data:
@@ -182,8 +184,8 @@ def pixels_of(trained: Trained) -> Pixels:
 def predict(trained: Trained, images_BCHW: Tensor) -> Tensor:
     """Probabilities (B, K) float32 on the CPU for images (B, C, H, W) uint8 of the run's own shape."""
     if not isinstance(trained.task, Classification):
-        told = f"{trained.manifest.run} is no classifier; dlcli predict needs one"
-        raise CheckpointError(told, hint="Name a run of a classifier: dlcli runs ls")
+        message = f"{trained.manifest.run} is not a classifier; dlcli predict needs one"
+        raise CheckpointError(message, hint="Name a run of a classifier: dlcli runs ls")
     images = pixels_of(trained).from_bytes(images_BCHW).to(trained.runtime.device)
     with trained.runtime.autocast()():
         return trained.task.predict(images).cpu()

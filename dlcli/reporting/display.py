@@ -1,7 +1,7 @@
-"""What a person or a program sees of a run: three readers of its events, and how errors and tables are printed.
+"""Displays of a run: three readers of its events, and how errors and tables are printed.
 
     display = open_display("auto")            JSON lines, plain lines or a live table: see `open_display`
-    display.event({"event": "epoch", ...})    the same dicts that stand in events.jsonl
+    display.event({"event": "epoch", ...})    the same dicts as in events.jsonl
     display.progress(step, loss)              after every step; costs next to nothing
     display.close()                           always: it gives the cursor back
 

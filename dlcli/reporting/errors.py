@@ -14,7 +14,7 @@ from dlcli.reporting.output import Output, clean, is_terminal, width_of
 
 
 def print_error(error: DlcliError, *, stream: TextIO | None = None) -> None:
-    """What went wrong, then what would be right; every mistake of a command at once."""
+    """Print what is wrong, then the remedy; all mistakes of a command at once."""
     stream = stream or sys.stderr
     Output(stream).write(render_error(error, terminal=is_terminal(stream), width=width_of(stream)))
 

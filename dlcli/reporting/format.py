@@ -73,7 +73,7 @@ def _place(name: str) -> tuple[bool, int, str]:
 
 
 def _rank(name: str) -> int:
-    """What is left out first where the window is narrow: the highest."""
+    """Rank a column: in a narrow window the highest is left out first."""
     for rank, beginning in enumerate(("train/loss", "val/loss"), 1):
         if name.startswith(beginning):
             return rank
@@ -184,7 +184,7 @@ def count(number: float | None) -> str:
 
 
 def trainable(prepared: Mapping[str, Any]) -> list[str]:
-    """Of a `run_prepared` event: how many parameters are trained, and from later epochs on."""
+    """Say how many parameters a `run_prepared` event trains, and from later epochs on."""
     later = [f"{count(more['trainable'])} from epoch {more['epoch']}" for more in prepared.get("trainable_later") or ()]
     return [f"{count(prepared.get('trainable'))} trainable", *later]
 
@@ -226,7 +226,7 @@ def sparkline(values: Sequence[float], *, width: int = SPARK_WIDTH, ascii_only: 
 
 
 def flow(items: Sequence[str], width: int, *, indent: str = "  ", between: str = " · ") -> list[str]:
-    """Lines of `items`, broken between them only; an item longer than a line stands alone."""
+    """Lines of `items`, broken between them only; an item longer than a line is alone on it."""
     lines: list[str] = []
     for item in items:
         if lines and len(lines[-1]) + len(between) + len(item) < width:
@@ -248,8 +248,8 @@ def ran(event: Mapping[str, Any]) -> str:
     of, done, diverged = len(event["seeds"]), len(event["per_seed"]), event["diverged"]
     if done == of:
         return f"{of} seeds"
-    told = f"; seed{'s' if len(diverged) > 1 else ''} {told_seeds(diverged)} diverged" if diverged else ""
-    return f"{done} of {of} seeds{told}"
+    message = f"; seed{'s' if len(diverged) > 1 else ''} {told_seeds(diverged)} diverged" if diverged else ""
+    return f"{done} of {of} seeds{message}"
 
 
 def told_seeds(seeds: Sequence[int]) -> str:

@@ -85,7 +85,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def size_of(stream: TextIO | Output) -> tuple[int, int]:
-    """(columns, rows) of the terminal behind `stream`, or (80, 24) where it does not say."""
+    """(columns, rows) of the terminal of `stream`, or (80, 24) if it is unknown."""
     try:
         columns, rows = os.get_terminal_size(stream.fileno())
     except (OSError, ValueError, AttributeError):

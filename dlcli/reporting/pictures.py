@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by colour-blind readers, legible on white.
+# Okabe and Ito's colours: distinct for colour-blind readers, legible on white.
 COLOURS = {"train": "#0072B2", "val": "#D55E00", "test": "#009E73"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9")
 DPI = 120
@@ -58,7 +58,7 @@ def draw_curves(events: Iterable[dict[str, Any]], path: str | os.PathLike[str]) 
 
 
 def _collect(events: Iterable[dict[str, Any]]) -> tuple[dict[str, dict[str, Curve]], float | None]:
-    """{"loss": {"train": (epochs, values), "val": ...}, ...} and the best epoch; a step told twice counts once."""
+    """{"loss": {"train": (epochs, values), "val": ...}, ...} and the best epoch; a step reported twice counts once."""
     by_step: dict[int, dict[str, Any]] = {}
     steps_per_epoch = None
     for event in events:
@@ -69,7 +69,7 @@ def _collect(events: Iterable[dict[str, Any]]) -> tuple[dict[str, dict[str, Curv
     panels: dict[str, dict[str, Curve]] = {}
     best = None
     for step, event in sorted(by_step.items()):
-        # Where it is evaluated several times in an epoch, only the step tells the points apart.
+        # Where it is evaluated several times in an epoch, only the step separates the points.
         epoch = step / steps_per_epoch if steps_per_epoch else float(event["epoch"])
         best = epoch if event.get("best") else best
         for name, value in event.get("metrics", {}).items():

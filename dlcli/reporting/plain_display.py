@@ -102,7 +102,7 @@ def _done_line(event: dict[str, Any]) -> str:
 
 
 def pairs(word: str, facts: Mapping[str, Any]) -> str:
-    """`word key=value key=value`, without the facts that are None; values with blanks stand in double quotes."""
+    """`word key=value key=value`, without the facts that are None; values with blanks are in double quotes."""
     shown = (f"{clean(key)}={_value(value)}" for key, value in facts.items() if value is not None)
     return " ".join((word, *shown)) if word else " ".join(shown)
 

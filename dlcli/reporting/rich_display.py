@@ -274,7 +274,7 @@ class RichDisplay:
         return (left + "━" * filled + "─" * (bar - filled) + "".join(rest))[:room]
 
     def _draw(self) -> None:
-        """Print the rows that have left the region, and the region anew: the only place that redraws."""
+        """Print the rows that have left the region, and the region again: only this method redraws."""
         self._measure()
         if self._waiting:
             waiting, self._waiting = self._waiting, []

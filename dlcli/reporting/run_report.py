@@ -1,4 +1,4 @@
-"""What is shown of a run: its choices, metrics, epochs and checkpoints, read from its folder without torch."""
+"""The report of a run: its choices, metrics, epochs and checkpoints, read from its folder without torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def describe_run(run: RunFolder) -> dict[str, Any]:
 
 
 def _group_facts(run: RunFolder) -> dict[str, Any]:
-    """What several seeds came to, as far as the summary of their group tells; nothing of a run of its own."""
+    """Return the results of several seeds from their group's summary; nothing for a single run."""
     summary = run.read_summary() or {}
     kinds: dict[str, type] = {"seeds": list, "diverged": list, "deviations": dict, "intervals": dict, "per_seed": dict}
     if not isinstance(summary.get("seeds"), list):
@@ -84,7 +84,7 @@ def _device(facts: object) -> object:
 
 
 def _choices(config: object, chosen: dict[str, str]) -> dict[str, str]:
-    """What was chosen in each group: as recorded, otherwise as far as the config says it."""
+    """Return the option of each group: as recorded, otherwise from the config."""
     from dlcli.config.naming import option_of
 
     if not isinstance(config, dict):

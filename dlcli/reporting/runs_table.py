@@ -48,7 +48,7 @@ def json_row(run: RunFacts) -> dict[str, Any]:
 
 
 def _list_cells(facts: RunFacts) -> dict[str, object]:
-    """What may stand in each column; of the metrics those of held-out data, at most three."""
+    """Return the content of each column; of the metrics, at most three of held-out data."""
     run = facts.row
     held_out = [name for name in run.metrics if not name.startswith("train/")] or list(run.metrics)
     return {

@@ -77,7 +77,7 @@ def follow_one(path: Path) -> int:
 
 
 def queued(path: Path) -> Iterator[Path]:
-    """The runs that stand in a queue's file, as they come, until its end is told or the worker of the last is gone."""
+    """Yield the runs of a queue's file as they arrive, until its end line or until the last one's worker is gone."""
     done, pid, born = 0, None, None
     while True:
         lines = path.read_text(encoding="utf-8").splitlines()

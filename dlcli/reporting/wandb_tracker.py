@@ -1,4 +1,4 @@
-"""Weights & Biases, kept at arm's length: a process of its own reads events.jsonl and tells W&B (see follower.py).
+"""Weights & Biases, kept at arm's length: a separate process reads events.jsonl and feeds W&B (see follower.py).
 
     follower = start_follower(run.path, project="dlcli", mode="auto", run_id=new_run_id())
     ...                                                   # train; the events are written as if nobody read them
@@ -54,7 +54,7 @@ def new_run_id() -> str:
 
 
 def resolve_mode(environment: Mapping[str, str] = os.environ) -> str:
-    """What "auto" means here: "online" when a key is configured, otherwise "offline"; WANDB_MODE is honoured first."""
+    """Resolve "auto": "online" if a key is configured, otherwise "offline"; WANDB_MODE comes first."""
     asked = environment.get("WANDB_MODE", "").lower()
     if asked == "disabled" or environment.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         return "disabled"
@@ -137,7 +137,7 @@ def plan_for(
     group: str | None = None,
     pid: int | None = None,
 ) -> dict[str, Any] | None:
-    """What the follower is to do for a run; None when W&B is switched off or not installed. pid: of the training, else
+    """Plan the follower of a run; None when W&B is switched off or not installed. pid: of the training, else
     this process; group: of runs that W&B shows together.
     """
     if mode not in MODES:

@@ -51,7 +51,7 @@ class StoredFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What `checkpoint.json` says: plain data, no other fields; all but `fitted`, which came later, are required."""
+    """The content of `checkpoint.json`: plain data, no other fields; `fitted`, added later, is optional."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     format: int = Field(ge=FORMAT, le=FORMAT)
@@ -61,10 +61,12 @@ class Manifest(BaseModel):
     step: int = Field(ge=0)
     files: dict[str, StoredFile]
     config: dict[str, Any]
-    teacher: dict[str, Any] | None  # model node of the network taught from, where the task has one
+    teacher: dict[str, Any] | None  # model node of the network to learn from, if the task has one
     classes: list[str]
-    majority: int | None  # the commonest training label: the baseline beside every score
-    fitted: dict[str, Any] = Field(default_factory=dict)  # what answers need of the training split: a tokenizer, means
+    majority: int | None  # the most common training label: the baseline for every score
+    fitted: dict[str, Any] = Field(
+        default_factory=dict
+    )  # what predictions need from the training split: a tokenizer, means
     data: dict[str, str]  # fingerprint per split
     environment: dict[str, Any]
     state: dict[str, Any]
@@ -93,9 +95,9 @@ def save(
     """
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            told = f"the weights in {name} are not finite at step {step}; they were not saved"
+            message = f"the weights in {name} are not finite at step {step}; they were not saved"
             raise DivergedError(
-                told, hint="A smaller optimizer.lr or regularization.clip_norm=1.0 is the likely remedy."
+                message, hint="A smaller optimizer.lr or regularization.clip_norm=1.0 is the likely remedy."
             )
     files = {WEIGHTS: _to_bytes(weights), STATE: _to_bytes(state)}
     stored = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
@@ -110,7 +112,7 @@ def save(
 
 
 def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Serialised. Tensors that share memory (tied weights) are written out each."""
+    """Serialise tensors. Those that share memory (tied weights) are each written out."""
     copies: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -182,9 +184,11 @@ def _disk_fault(path: Path, error: OSError) -> EnvironmentFault:
         errno.EDQUOT: "the disk quota is used up",
         errno.EFBIG: "the file is too large",
     }
-    told = f"the checkpoint {path} could not be saved: {what.get(error.errno or 0, 'the disk says')}: {error.strerror}"
+    message = (
+        f"the checkpoint {path} could not be saved: {what.get(error.errno or 0, 'the disk says')}: {error.strerror}"
+    )
     return EnvironmentFault(
-        told, hint="Free some space and go on with  dlcli resume; the checkpoints before it are whole."
+        message, hint="Free some space and continue with  dlcli resume; earlier checkpoints are intact."
     )
 
 
@@ -203,9 +207,9 @@ def point(checkpoints: Path, name: str, target: Path) -> None:
 
 
 def prune(checkpoints: Path, keep: int) -> None:
-    """Delete all but the `keep` newest and what `last` and `best` point at, and what kills left behind.
+    """Delete all but the `keep` newest and the targets of `last` and `best`, and the leftovers of kills.
 
-    What is newer than `last` was passed over by a resume, since it is damaged: it counts for nothing and goes too.
+    Those newer than `last` are damaged, since a resume skipped them: they are not counted and are deleted too.
     """
     last, best = ((checkpoints / name).resolve().name for name in ("last", "best"))
     folders = by_step(checkpoints)
@@ -219,7 +223,7 @@ def prune(checkpoints: Path, keep: int) -> None:
 
 
 def by_step(checkpoints: Path) -> list[Path]:
-    """The checkpoint folders, oldest step first."""
+    """List the checkpoint folders, oldest step first."""
     found = [
         (int(m.group(1)), p) for p in checkpoints.glob("step-*") if (m := NAME.fullmatch(p.name)) and not p.is_symlink()
     ]
@@ -230,7 +234,7 @@ def by_step(checkpoints: Path) -> list[Path]:
 
 
 def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint, by step, that verifies; and a sentence for each newer one that does not."""
+    """Return the newest checkpoint, by step, that verifies; and a sentence for each newer one that does not."""
     warnings: list[str] = []
     for folder in reversed(by_step(checkpoints)):
         try:
@@ -241,7 +245,7 @@ def newest_valid(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def read(folder: Path) -> Checkpoint:
-    """Read and verify a checkpoint folder. Raises CheckpointError; nothing in it is run, nothing half-read is given."""
+    """Read and verify a checkpoint folder. Raises CheckpointError; runs nothing from it, returns nothing half-read."""
     folder = _resolve(folder)
     manifest = read_manifest(folder)
     data = {name: _read_verified(folder / name, manifest.files[name]) for name in (WEIGHTS, STATE)}
@@ -251,7 +255,7 @@ def read(folder: Path) -> Checkpoint:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What the checkpoint says of itself, verified but for the tensors. Raises CheckpointError."""
+    """Read a checkpoint's manifest and verify all but the tensors. Raises CheckpointError."""
     folder = _resolve(folder)
     path = folder / MANIFEST
     raw = _read_regular(path, LARGEST_MANIFEST)
@@ -265,8 +269,8 @@ def read_manifest(folder: Path) -> Manifest:
     if hashlib.sha256(_canonical(body).encode()).hexdigest() != digest:
         raise _damaged(path, "its sha256 does not match")
     if isinstance(body, dict) and isinstance(body.get("format"), int) and body["format"] > FORMAT:
-        told = f"{printable(path)} has format {body['format']}, newer than this dlcli knows ({FORMAT})"
-        raise CheckpointError(told, hint="pip install -U dlcli")
+        message = f"{printable(path)} has format {body['format']}, newer than this dlcli knows ({FORMAT})"
+        raise CheckpointError(message, hint="pip install -U dlcli")
     if _is_deeper(body, DEEPEST):
         raise _damaged(path, f"it is nested deeper than {DEEPEST}")
     try:
@@ -297,12 +301,12 @@ def _is_deeper(value: Any, levels: int) -> bool:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _resolve(folder: Path) -> Path:
@@ -314,7 +318,7 @@ def _resolve(folder: Path) -> Path:
         ) from error
     if not resolved.is_dir():
         raise CheckpointError(
-            f"{printable(folder)} is no checkpoint: a checkpoint is a folder with {WEIGHTS}, {STATE} and {MANIFEST}",
+            f"{printable(folder)} is not a checkpoint: a checkpoint is a folder with {WEIGHTS}, {STATE} and {MANIFEST}",
             hint="Pickled files (.pt, .ckpt) are never opened: they can run code.",
         )
     return resolved
@@ -345,7 +349,7 @@ def _read_regular(path: Path, limit: int) -> bytes:
     with _opened(path) as descriptor:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
-            raise _damaged(path, "it is no ordinary file")
+            raise _damaged(path, "it is not an ordinary file")
         if facts.st_size > limit:
             raise _damaged(path, f"it has {facts.st_size:,} bytes, more than {limit:,}")
         parts = []
@@ -370,7 +374,7 @@ def _tensors(path: Path, data: bytes) -> dict[str, Tensor]:
         json.loads(header, object_pairs_hook=_no_duplicates)  # safetensors takes the last of two of one name
         return tensors
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
-        raise _damaged(path, f"it is no safetensors file ({printable(error, limit=80)})") from error
+        raise _damaged(path, f"it is not a safetensors file ({printable(error, limit=80)})") from error
 
 
 def _check_finite(folder: Path, weights: Mapping[str, Tensor]) -> None:

@@ -43,20 +43,20 @@ _REMEDIES = {
     errno.EACCES: "You may not write there: name another place with --outputs DIR.",
     errno.EPERM: "You may not write there: name another place with --outputs DIR.",
     errno.ENAMETOOLONG: "The path is too long: name a shorter place with --outputs DIR.",
-    errno.EEXIST: "A file or a link to nowhere stands in its place: name another with --outputs DIR.",
+    errno.EEXIST: "A file or a broken link has this name: name another place with --outputs DIR.",
     errno.ENOTDIR: "A part of that path is a file: name another place with --outputs DIR.",
     errno.ENOENT: "The folder is gone or cannot be made there: name another place with --outputs DIR.",
 }
 
 
 def environment_fault(error: OSError, path: Path, what: str) -> EnvironmentFault:
-    """An OSError as an error with the path and a remedy."""
+    """Turn an OSError into an error with the path and a remedy."""
     hint = _REMEDIES.get(error.errno or 0, "Name another place with --outputs DIR.")
     return EnvironmentFault(f"{printable(path)}: {what} ({error.strerror or error})", hint=hint)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None when it is missing, damaged, or something else."""
+    """Read the object in a JSON file; None if it is missing, damaged, or something else."""
     try:
         with open(path, "rb") as file:
             content = json.loads(file.read(MAX_JSON_BYTES + 1))

@@ -66,7 +66,7 @@ class Recorder:
         self.emit("warning", message=message, hint=hint)
 
     def length(self) -> int:
-        """Bytes of the file so far: a checkpoint keeps it, and a resume cuts what was written after."""
+        """Return the bytes of the file so far: a checkpoint keeps the number, and a resume cuts what came later."""
         return self.file.tell() if not self.has_failed else os.path.getsize(self.path)
 
     def cut(self, length: int) -> None:
@@ -84,12 +84,12 @@ class Recorder:
                 raise OSError("the disk took a part of a line")
         except OSError as error:
             self.has_failed = True
-            told = f"events.jsonl cannot be written any more: {error}; the training goes on without it"
-            self.display.event({"event": "warning", "message": told, "hint": "Free some space."})
+            message = f"events.jsonl cannot be written any more: {error}; the training goes on without it"
+            self.display.event({"event": "warning", "message": message, "hint": "Free some space."})
 
 
 class Unheard(Recorder):
-    """On the other ranks: rank 0 alone tells what happened."""
+    """The recorder of the other ranks: only rank 0 records events."""
 
     def __init__(self) -> None:
         self.display, self.secrets, self.has_failed = Silent(), find_secrets(), False
@@ -108,7 +108,7 @@ class Unheard(Recorder):
 
 
 def finite(value: Any) -> Any:
-    """NaN and infinities as null: they are no JSON."""
+    """Replace NaN and infinities by null: JSON does not have them."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):

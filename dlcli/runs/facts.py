@@ -1,7 +1,7 @@
-"""What is known of a run without torch and without YAML: each fact is read from its folder when first asked for.
+"""Facts of a run, without torch or YAML: each is read from the run's folder when first needed.
 
 A plain list of 2,000 runs opens no config; a filter on one reads the first line of each events.jsonl. The summary comes
-before it (a group of seeds has no events of its own); run.yaml, slow to read, only where neither tells the config.
+before it (a group of seeds has no events of its own); run.yaml, slow to read, only if neither holds the config.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MISSING: Any = object()  # what a run does not say; null is a value
 
 
 class RunFacts:
-    """One run: `row` is its line in the list; all else is read when it is asked for, and kept."""
+    """A run: `row` is its line in the list; everything else is read when needed, and kept."""
 
     def __init__(self, run: RunFolder):
         self.run = run
@@ -65,7 +65,7 @@ class RunFacts:
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """The option of each group: as recorded, otherwise as far as the config tells it."""
+        """Return the option of each group: as recorded, otherwise from the config."""
         for said in (self.summary, self.started):
             if isinstance(chosen := said.get("choices"), dict):
                 return {str(group): str(option) for group, option in chosen.items()}
@@ -74,8 +74,8 @@ class RunFacts:
     def _derived_choices(self) -> dict[str, str]:
         from dlcli.config.naming import option_of
 
-        told = {group: option_of(group, self.config, None) for group in CHOICES}
-        return {group: str(option) for group, option in told.items() if option}
+        message = {group: option_of(group, self.config, None) for group in CHOICES}
+        return {group: str(option) for group, option in message.items() if option}
 
     @property
     def overrides(self) -> list[str]:
@@ -88,13 +88,13 @@ class RunFacts:
 
     @property
     def num_seeds(self) -> int:
-        """Of a group of runs that differ in their seed; 0 for a run."""
+        """Return the number of seeds in a group; 0 for a run."""
         seeds = self.summary.get("seeds")
         return len(seeds) if isinstance(seeds, list) else 0
 
     @property
     def num_diverged(self) -> int:
-        """Of the seeds of a group; 0 for a run."""
+        """Return the number of seeds of a group that diverged; 0 for a run."""
         diverged = self.summary.get("diverged")
         return len(diverged) if self.num_seeds and isinstance(diverged, list) else 0
 

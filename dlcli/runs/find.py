@@ -25,7 +25,7 @@ _OTHER_RUN = "See what there is with: dlcli runs ls"
 
 
 def outputs_folder(option: str | None = None) -> Path:
-    """Where runs lie: the option, else $DLCLI_OUTPUTS, else ./outputs."""
+    """Return the folder of the runs: the option, else $DLCLI_OUTPUTS, else ./outputs."""
     return Path(option or os.environ.get("DLCLI_OUTPUTS") or "outputs").expanduser()
 
 
@@ -119,7 +119,7 @@ def find_checkpoint(reference: str | None, outputs: Path) -> Path:
 
 
 def _newest_trained(outputs: Path) -> RunFolder:
-    """The newest run that has a checkpoint; where none has one, the newest, of which that is told."""
+    """Return the newest run that has a checkpoint; if none has one, the newest run, which the error then names."""
     runs = all_runs(outputs)
     return next((run for run in runs if checkpoint_steps(run) or seed_members(run)), None) or find_run(None, outputs)
 

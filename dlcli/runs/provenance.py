@@ -30,7 +30,7 @@ def writer(record: Mapping[str, Any]) -> object:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of dlcli, Python and what decides the bits; read from the packages' records, without importing them."""
+    """Read the versions of dlcli, Python and the libraries that decide the bits, without importing them."""
     found = {"dlcli": dlcli.__version__, "python": platform.python_version(), "platform": sys.platform}
     for package in ("torch", "torchvision", "numpy", "hydra-core"):
         try:

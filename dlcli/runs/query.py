@@ -72,7 +72,7 @@ class Selection:
 
 
 def parse_query(words: Sequence[str]) -> Query:
-    """One quoted word or several. ConfigError tells every word that is no condition."""
+    """Parse one quoted word or several. ConfigError reports every word that is not a condition."""
     experiment, conditions, problems, is_cut = None, [], [], False
     for token in _SIGN.sub(lambda match: match[1], _close_lists(" ".join(words))).split():
         key, sign, word = _split(token)
@@ -139,7 +139,7 @@ def text_of(value: Any) -> str:
 
 
 def number_of(word: str) -> float | None:
-    """0.98, 98%, 1e-3, or None for what is no finite number."""
+    """Read a number like 0.98, 98% or 1e-3; None if it is not a finite number."""
     try:
         number = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
     except ValueError:
@@ -148,14 +148,14 @@ def number_of(word: str) -> float | None:
 
 
 def why_none(runs: Sequence[RunFacts], query: Query) -> str:
-    """What the runs have instead where a condition alone leaves none: `model is mlp, lenet5`. "" where none does."""
-    among, told = _of_experiment(runs, query.experiment), []
+    """Say what the runs have instead, if one condition excludes all: `model is mlp, lenet5`; "" if none does."""
+    among, message = _of_experiment(runs, query.experiment), []
     for condition in query.conditions:
         key = _resolve(condition.key, among, "", []) or condition.key
         values = [value for run in among if (value := run.value(key)) not in (MISSING, None)]
         if not any(matches(replace(condition, key=key), value) for value in values):
-            told.append(f"{key} is {_span(values)}")
-    return "; ".join(told)
+            message.append(f"{key} is {_span(values)}")
+    return "; ".join(message)
 
 
 def _span(values: Sequence[Any], most: int = 6) -> str:
@@ -193,15 +193,15 @@ def _malformed(token: str, key: str, sign: str) -> str:
     if token == "or":
         return "conditions hold together (and); there is no `or`: ask twice"
     if not sign:
-        return "it is no condition"
+        return "it is not a condition"
     if key and not token.endswith(sign):
-        return "it has two signs: between two conditions stands a blank"
-    return "a key is missing in front" if not key else "a value is missing behind it"
+        return "it has two signs: separate two conditions by a blank"
+    return "a key is missing in front" if not key else "a value is missing after it"
 
 
 def _mistakes(problems: Sequence[Problem], hint: str | None) -> ConfigError:
-    told = "; ".join(f"{p.where}: {p.message}" for p in problems)
-    return ConfigError(told, hint=hint, problems=problems, undone="listed")
+    message = "; ".join(f"{p.where}: {p.message}" for p in problems)
+    return ConfigError(message, hint=hint, problems=problems, undone="listed")
 
 
 def _of_experiment(runs: Sequence[RunFacts], experiment: str | None) -> list[RunFacts]:
@@ -240,7 +240,7 @@ def _checked(condition: Condition, runs: Sequence[RunFacts], problems: list[Prob
 
 
 def _wrong_value(key: str, condition: Condition) -> tuple[str, str | None]:
-    """What is wrong with the value of a condition, and a better condition; ("", None) when nothing is."""
+    """Return what is wrong with a condition's value, and a better condition; ("", None) if nothing is."""
     word, is_order = printable(condition.word), condition.sign in (">", ">=", "<", "<=")
     if key == "created" and condition.sign != "~" and not _DATE.fullmatch(condition.word):
         return f"a date is written 2026-11-01 or 2026-11-01T14:30, got {word}", None

@@ -1,7 +1,7 @@
 """Takes secrets out of what is written down: everything that goes to a run folder passes through `redact`.
 
 Three things are replaced by `***`: the values of environment variables with a secret's name, wherever they occur; user
-and password in URLs; what stands under a key with a secret's name (`tracker.api_key`, also as the word `api_key=...`).
+and password in URLs; values under a key with a secret's name (`tracker.api_key`, also as the word `api_key=...`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _ASSIGNMENT = re.compile(r"^([-+~]*[\w.\-/@]+)=(.+)$", re.DOTALL)
 def redact(value: Any, secrets: list[str] | None = None) -> Any:
     """A copy of `value` (text, numbers, lists, dicts, nested) without secrets; tuples become lists, paths text.
 
-    Numbers under a secret's key stay (`pad_token: 0` is no secret), text and containers do not. Who redacts often gives
-    `find_secrets()` once: looking through the environment takes 0.1 ms.
+    Numbers under a secret's key stay (`pad_token: 0` is not a secret), text and containers do not. Who redacts often
+    gives `find_secrets()` once: looking through the environment takes 0.1 ms.
     """
     return _redact(value, find_secrets() if secrets is None else secrets)
 

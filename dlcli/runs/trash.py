@@ -1,4 +1,4 @@
-"""Runs taken away and brought back, and disk given back: `dlcli runs rm`, `restore` and `prune`.
+"""Removes and restores runs, and frees disk space: `dlcli runs rm`, `restore` and `prune`.
 
     outputs/.bin/<experiment>/<date-time>-<name>/     a removed run, whole; no list and no name finds it there
 
@@ -43,7 +43,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Waste:
-    """What `prune` would delete. run: whose it is; kind: what it is; size: bytes."""
+    """A piece that `prune` would delete. run: its run; kind: what it is; size: bytes."""
 
     run: RunFolder
     kind: str
@@ -62,7 +62,7 @@ def remove(references: Sequence[str], outputs: Path) -> list[Moved]:
     runs = {run.path: run for run in (_whole(find_run(reference, outputs), outputs) for reference in references)}
     moves = [Moved(run, outputs / BIN / run.experiment / run.folder_name) for run in runs.values()]
     with _held(list(runs.values())):
-        return _move(moves, "it lies in the bin already; free that with: dlcli runs prune")
+        return _move(moves, "it is in the bin already; delete that with: dlcli runs prune")
 
 
 def restore(references: Sequence[str], outputs: Path) -> list[Moved]:
@@ -95,10 +95,10 @@ def find_removed(reference: str, outputs: Path) -> RunFolder:
     if len(found) == 1:
         return found[0]
     names = [run.folder_name for run in found] or [run.name for run in there]
-    told = f"{len(found)} removed runs begin with" if found else "in the bin is no run"
+    message = f"{len(found)} removed runs begin with" if found else "the bin has no run"
     better = None if found else nearest(reference, names)
     hint = f"Did you mean {better}?" if better else f"There are: {', '.join(names[:5])}."
-    raise ConfigError(f"{told} {printable(reference)}", hint=f"{hint}  (dlcli runs ls --bin)")
+    raise ConfigError(f"{message} {printable(reference)}", hint=f"{hint}  (dlcli runs ls --bin)")
 
 
 def check_not_removed(run: RunFolder) -> None:
@@ -106,8 +106,8 @@ def check_not_removed(run: RunFolder) -> None:
     run = RunFolder(Path(os.path.abspath(run.path)))
     if run.outputs.name == BIN:
         whole = run.path.parent if run.is_member else run.path
-        told = f"{printable(run.name)} was removed: it lies in {printable(run.outputs)}"
-        raise ConfigError(told, hint=f"Restore it first:  dlcli runs restore {printable(whole.name)}")
+        message = f"{printable(run.name)} was removed: it lies in {printable(run.outputs)}"
+        raise ConfigError(message, hint=f"Restore it first:  dlcli runs restore {printable(whole.name)}")
 
 
 @contextlib.contextmanager
@@ -169,10 +169,12 @@ def _tidy(removed: RunFolder) -> None:
 
 def _unmoved(error: OSError, move: Moved) -> EnvironmentFault:
     if error.errno == errno.EXDEV:
-        told = f"{printable(move.run.path)} lies on another disk than {printable(move.path.parent)}"
-        return EnvironmentFault(told, hint="Move or delete the folder by hand.")
+        message = f"{printable(move.run.path)} lies on another disk than {printable(move.path.parent)}"
+        return EnvironmentFault(message, hint="Move or delete the folder by hand.")
     fault = environment_fault(error, move.run.path, "the run cannot be moved")
-    return EnvironmentFault(fault.message, hint=f"It would go to {printable(move.path)}: may you write there?")
+    return EnvironmentFault(
+        fault.message, hint=f"It would go to {printable(move.path)}. Check that you may write there:  ls -ld"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- waste
@@ -186,7 +188,7 @@ def find_waste(
     sweep: str | None = None,
     weights: bool = False,
 ) -> list[Waste]:
-    """What could be deleted, the largest first: removed runs, checkpoints that no link names, what kills left over.
+    """List what could be deleted, the largest first: removed runs, checkpoints without a link, leftovers of kills.
 
     A checkpoint that another run is taught from stays.
     words: a filter of runs, as in `dlcli runs ls`. older_than: `30d`, since their creation. sweep: of its trials, not
@@ -195,7 +197,7 @@ def find_waste(
     """
     if weights and not words:
         hint = 'Name an experiment or a condition:  dlcli runs prune "val/accuracy<0.9" --weights'
-        raise ConfigError("--weights takes all checkpoints away: of which runs?", hint=hint)
+        raise ConfigError("--weights deletes all checkpoints; it needs a filter of runs", hint=hint)
     runs = gather(outputs, sweep=sweep)
     removed = [] if sweep else gather(outputs, in_bin=True)
     before = _moment(older_than) if older_than else None
@@ -212,7 +214,7 @@ def find_waste(
 
 
 def free(found: Sequence[Waste]) -> None:
-    """Delete it for good. EnvironmentFault for what cannot be deleted, and for a run that has begun since."""
+    """Delete it for good. EnvironmentFault if it cannot be deleted, or if its run has started since."""
     for waste in found:
         if not os.path.lexists(waste.path):  # somebody else was faster
             continue
@@ -324,7 +326,7 @@ def _size(path: Path) -> int:
 
 
 def _moment(age: str) -> str:
-    """The time so long ago, as runs tell theirs."""
+    """Return the time so long ago, in the form that runs record."""
     match = _AGE.fullmatch(age)
     if match is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The builder: only targets that a YAML of the config folders names are built.
+"""The builder: it builds only targets that a YAML file of the config folders names.
 
 Exact strings are compared before anything is imported, so nothing in a checkpoint's config can reach
 `os.system`, `torch.load` or `torch.hub.load`.
@@ -22,7 +22,7 @@ Tree = Mapping[str, Any]
 
 
 class Builder:
-    """Builds nodes whose targets are allowed.
+    """Builds the nodes whose targets are allowed.
 
     allowed: exact dotted paths; trusted: packages named by the user with --trust, any target of which is allowed.
     """
@@ -74,19 +74,19 @@ class Builder:
 
 
 def _locate(dotted: str) -> Callable[..., Any]:
-    """The object behind `package.module.Name`."""
+    """Import the object named `package.module.Name`."""
     module, _, name = dotted.rpartition(".")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"_target_: {printable(dotted)} cannot be imported: {printable(error)}",
-            hint="Is its package installed, and its name right? For a file in this folder: PYTHONPATH=. dlcli ...",
+            hint="Install its package, or correct the name. For a file in this folder: PYTHONPATH=. dlcli ...",
         ) from error
 
 
 def _check_signature(target: Callable[..., Any], arguments: Tree, node: Tree, *, is_partial: bool) -> None:
-    """Raise ConfigError, with the names that there are, when the target does not take the arguments."""
+    """Raise ConfigError, with the known names, if the target does not take the arguments."""
     signature = inspect.signature(target)
     try:
         (signature.bind_partial if is_partial else signature.bind)(**arguments)

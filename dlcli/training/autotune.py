@@ -1,8 +1,8 @@
-"""How the device computes where the config leaves it open: threads, memory format, precision, by measured step time.
+"""Chooses threads, memory format and precision, where the config leaves them open, by measured step time.
 
-A few steps of a copy of the task are timed in each way. What gains too little is not chosen, since it would change the
-bits for nothing: a format must save a tenth of the time, bfloat16 a seventh. A run too short to repay the measuring is
-left as it is. The choice is recorded with the run, and a resume takes it from there.
+A few steps of a copy of the task are timed in each way. A small gain is not enough, since the choice changes the bits:
+a format must save a tenth of the time, bfloat16 a seventh. A run too short to repay the measuring is left as it is.
+The choice is recorded with the run, and a resume uses it again.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ from dlcli.training.loop import StepDone
 
 SHORT_S = 20.0  # a run shorter than this is not worth a second of measuring
 SMALL_S = 2e-3  # a step shorter than this is too small to be shared by threads
-GAIN = {"channels_last": 0.9, "bf16": 0.85, "threads": 0.9}  # a way is chosen when it takes at most so much of the time
+GAIN = {
+    "channels_last": 0.9,
+    "bf16": 0.85,
+    "threads": 0.9,
+}  # the share of the time that a way must stay below to be chosen
 MOST_STEPS, MOST_S = 5, 0.5  # of one measurement
 ROUNDS = 2  # in turn, so that a busy moment hits all ways alike
 Loop = Callable[[Task, Runtime], Iterator[StepDone]]
 
 
 def choose(runtime: Runtime, settings: Mapping[str, Any], timer: Timer, steps: int) -> tuple[Runtime, str]:
-    """The runtime to train with, and why in one clause; empty where nothing was left open. steps: of the whole run."""
+    """Return the runtime to train with, and the reason; "" if nothing was left open. steps: of the whole run."""
     if runtime.device.type != "cpu":
         return on_gpu(runtime, settings)
     is_open = {key: settings[key] == "auto" for key in ("threads", "channels_last", "precision")}
@@ -68,14 +72,14 @@ def told(runtime: Runtime) -> str:
 
 
 class Cost(NamedTuple):
-    """Of a step, in seconds."""
+    """The time of a step, in seconds."""
 
     wall_s: float
     cpu_s: float
 
 
 class Timer:
-    """Seconds of a step in each way.
+    """Measures the seconds of a step in each way.
 
     loop: (task, runtime) -> training of that task, for ever, on batches of the right shape.
     """
@@ -107,7 +111,7 @@ class Timer:
         return "; ".join(f"{told(r)} {1e3 * cost.wall_s:.1f} ms" for r, cost in self.measured.items() if r != chosen)
 
     def _measure(self, runtime: Runtime) -> Cost:
-        """The median of a few steps behind a first one; the task and all random numbers stay as they were."""
+        """Return the median of a few steps after a first one; the task and all random numbers do not change."""
         torch.set_num_threads(runtime.threads)
         times: list[Cost] = []
         with unchanged_random(runtime.device):
@@ -120,6 +124,6 @@ class Timer:
                     began, cpu_began = time.perf_counter(), time.process_time()
                     next(steps)
                     times.append(Cost(time.perf_counter() - began, time.process_time() - cpu_began))
-            except DivergedError:  # on made-up data, in this precision
+            except DivergedError:  # on synthetic data, in this precision
                 return Cost(float("inf"), float("inf"))
         return Cost(*map(statistics.median, zip(*times, strict=True)))

@@ -1,4 +1,4 @@
-"""How long a training is, by its steps or by the clock, and the share of the learning rate at each step."""
+"""The length of a training, in steps or by the clock, and the share of the learning rate at each step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dlcli.optimizers.schedules import Position, Schedule
 from dlcli.runtime.ranks import Alone, Ranks
 
-FIRST_GUESS = 1_000  # epochs that a time limit is taken to hold until a step has been timed
+FIRST_GUESS = 1_000  # epochs assumed for a time limit until a step has been timed
 
 
 class Plan:
@@ -42,22 +42,22 @@ class Plan:
         return self.elapsed_s() if self._ranks.world_size == 1 else self._agreed_s
 
     def elapsed_s(self) -> float:
-        """Of training, earlier processes included, stops left out."""
+        """The seconds of training, including earlier processes, without the pauses between them."""
         return time.monotonic() - self._started
 
     def is_done(self, step: int) -> bool:
-        """Whether the steps are made, or another evaluation would not fit behind another step."""
+        """Return whether all steps are done, or another step and its evaluation would not fit into the time."""
         is_late = self.limit_s is not None and self._clock_s() + self.reserve_s >= self.limit_s
         return is_late or (self.steps is not None and step >= self.steps)
 
     def stretched_steps(self, step: int) -> int:
-        """Steps of the whole run at the speed so far, as many as will fit into the time limit."""
+        """Estimate the steps of the whole run that fit into the time limit at the speed so far."""
         share = self._clock_s() / (self.limit_s or 1.0)
         fitting = int(step / share) if step and share > 0 else self.steps_per_epoch * FIRST_GUESS
         return max(step + 1, min(fitting, self.steps or fitting))
 
     def long_warm_up(self, warmup: float) -> str | None:
-        """What to say of a warm-up of so many steps that takes half of the run or more."""
+        """Return a warning for a warm-up that takes half of the run or more."""
         if self.steps is None or warmup < 1 or warmup < self.steps / 2:
             return None
         rising = min(int(warmup), self.steps)

@@ -1,8 +1,8 @@
-"""The only place where configs meet objects.
+"""Builds objects from configs; no other module does.
 
-A node of the config names its class by `_target_`; only a target that stands in a YAML of the conf search path may be
-built, compared as an exact string before anything is imported. So nothing that a checkpoint's config says can reach
-`os.system`, `torch.load` or `torch.hub.load`.
+A node of the config names its class by `_target_`; only a target in a YAML file of the conf search path may be built,
+compared as an exact string before anything is imported. So nothing in a checkpoint's config can reach `os.system`,
+`torch.load` or `torch.hub.load`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ SHOWN_IMAGES = 2_000  # at most, to a network that prepares itself
 
 
 def build_networks(builder: Builder, model: Tree) -> dict[str, nn.Module]:
-    """The network of a model node as {"model": ...}, or several by their names."""
+    """Build the network of a model node as {"model": ...}, or several networks by name."""
     if "_target_" in model:
         return {"model": builder.build(model)}
     return {name: builder.build(node) for name, node in model.items() if name != "facts"}
 
 
 def build_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None) -> Task:
-    """The task with its networks, freshly initialised from torch's global generator.
+    """Build the task with its networks, freshly initialised from torch's global generator.
 
-    teacher: the model node of the network to be taught from, where the task has one.
+    teacher: the model node of the network to learn from, if the task has one.
     """
     live: dict[str, Any] = build_networks(builder, tree["model"])
     if "teacher" in tree["task"]:
@@ -66,7 +66,7 @@ def build_task(builder: Builder, tree: Tree, *, teacher: Tree | None = None) -> 
 def build_meta_task(
     builder: Builder, tree: Tree, *, teacher: Tree | None = None, largest: float = LARGEST_NETWORK
 ) -> Task:
-    """The task without memory: shapes and names only. Raises ConfigError where they do not fit together.
+    """Build the task without memory: shapes and names only. Raises ConfigError if they do not fit together.
 
     largest: parameters and buffers, in numbers; inf where nothing is going to be allocated.
     """
@@ -77,18 +77,18 @@ def build_meta_task(
     except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
         raise ConfigError(f"the model cannot be built: {first_line(error)}", hint="dlcli config show") from error
     if size > largest:
-        told = f"the model has {size:,} parameters and buffers, more than {largest:,}"
-        raise ConfigError(told, hint="Make it smaller.")
+        message = f"the model has {size:,} parameters and buffers, more than {largest:,}"
+        raise ConfigError(message, hint="Choose a smaller model: dlcli list model")
     return task
 
 
 def num_numbers(task: Task) -> int:
-    """In its parameters and buffers: what it takes memory for before anything is computed."""
+    """Count the numbers in parameters and buffers: the memory needed before anything is computed."""
     return sum(tensor.numel() for tensor in chain(task.parameters(), task.buffers()))
 
 
 def first_line(error: BaseException) -> str:
-    """What went wrong, for a message."""
+    """Return the first line of an error, for a message."""
     return printable((str(error) or type(error).__name__).splitlines()[0])
 
 
@@ -97,7 +97,7 @@ def build_data(builder: Builder, tree: Tree) -> Data:
 
 
 def build_augmentation(builder: Builder, tree: Tree) -> Any:
-    """The augmentation, or None where every setting is off, or nothing of the kind that it changes."""
+    """Build the augmentation; None if every setting is off or none applies to this kind of data."""
     if not kind_of(tree["dataset"]).is_augmented:
         return None
     augment = builder.build(tree["augmentation"])
@@ -105,7 +105,7 @@ def build_augmentation(builder: Builder, tree: Tree) -> Any:
 
 
 def split_training(tree: Tree, data: Data) -> tuple[torch.Tensor, Examples, torch.Tensor]:
-    """Indices to train on; the examples to validate on, and their indices. By the run's seed; never the test split."""
+    """Split by the run's seed: indices to train on, examples to validate on and their indices; never the test split."""
     if data.val is not None:
         return torch.arange(len(data.train)), data.val, torch.arange(len(data.val))
     wanted = tree["dataset"]["val_size"]
@@ -123,7 +123,7 @@ def build_train_source(
     *,
     share: Share = (0, 1),
 ) -> tuple[TrainSource, str]:
-    """The source of training batches, and why it is of its kind."""
+    """Choose the source of training batches; return it with the reason for the choice."""
     settings = tree["dataset"]
     is_resident, reason = _residency(examples, settings, device)
     source = TrainSource(
@@ -178,9 +178,9 @@ def build_eval_source(
 
 
 def prepare_networks(task: Task, tree: Tree, data: Data) -> None:
-    """Show some training images, normalised, to each freshly built network that has a method `prepare`.
+    """Show some normalised training images to each freshly built network that has a method `prepare`.
 
-    Not for a network that is loaded: what it was prepared for is in its weights.
+    A loaded network does not need this: its weights are prepared already.
     """
     networks = [network for phase in task.phases if hasattr(network := getattr(task, phase), "prepare")]
     if not networks:
@@ -199,7 +199,7 @@ def prepare_networks(task: Task, tree: Tree, data: Data) -> None:
 
 
 def split_ranks(ranks: Alone | Ranks) -> Alone | Ranks:
-    """The ranks as those that hold parts of each layer and see the same batches."""
+    """Return the ranks as the holders of parts of each layer, which all see the same batches."""
     if ranks.world_size == 1:
         return ranks
     from dlcli.runtime.sharding import Split
@@ -208,11 +208,11 @@ def split_ranks(ranks: Alone | Ranks) -> Alone | Ranks:
 
 
 def tensor_parallel_plan(network: nn.Module) -> dict[str, str]:
-    """How the network's layers are split over devices, by its own word. Raises ConfigError for one that cannot be."""
+    """Return the network's own plan for splitting its layers over devices. Raises ConfigError if it has none."""
     plan: Callable[[], dict[str, str]] | None = getattr(network, "tensor_parallel_plan", None)
     if plan is None:
-        told = f"runtime.parallel=tp: {type(network).__name__} does not say how its layers are split"
-        raise ConfigError(told, hint="runtime.parallel=ddp or fsdp, or model=vit")
+        message = f"runtime.parallel=tp: {type(network).__name__} does not say how its layers are split"
+        raise ConfigError(message, hint="runtime.parallel=ddp or fsdp, or model=vit")
     return plan()
 
 

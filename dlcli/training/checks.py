@@ -1,4 +1,4 @@
-"""What is looked at before anything is trained: whether shapes fit together, and whether the data are what was said."""
+"""Checks before training: shapes fit together, and the data match the config."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from dlcli.tasks.task import Task
 from dlcli.training.build import first_line, num_numbers
 from dlcli.training.eval_batch import bytes_per_example, output_bytes
 
-TRIED_PIXELS, TRIED_NUMBERS = 64 * 64, 30_000_000  # up to which shapes are tried on real zeros
+TRIED_PIXELS, TRIED_NUMBERS = 64 * 64, 30_000_000  # the largest shapes that are tried on real zeros
 MISFITS = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)
-TRIED_RECORDS = 300_000_000  # parameters, for data that are no images: recurrent layers know no meta device
+TRIED_RECORDS = 300_000_000  # parameters, for data that are not images: recurrent layers do not work on the meta device
 Tree = Mapping[str, Any]
 
 
 def check_shapes(task: Task, tree: Tree, rebuild: Callable[[Tree], Task] | None = None) -> float:
-    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError where they do not fit.
+    """Send one batch's shapes through loss and metrics of a meta task. Raises ConfigError if they do not fit.
 
-    Gives the bytes per example that an evaluation's largest activation takes, 0 where it cannot be told.
+    Returns the bytes per example that an evaluation's largest activation takes, or 0 if that is unknown.
     rebuild: makes the meta task of another config, so that detectors can be tried on smaller pictures.
 
     Small networks are tried on zeros in memory: a convolution on the meta device imports sympy and the compiler, a
@@ -42,7 +42,7 @@ def check_shapes(task: Task, tree: Tree, rebuild: Callable[[Tree], Task] | None 
     if device.type == "cpu":
         task = zeros_like(task)
     is_images = kind_of(tree["dataset"]).is_one_image
-    sizes = (4, 8) if is_images else (1, 2)  # other data go through the real network: as few as tell
+    sizes = (4, 8) if is_images else (1, 2)  # other data go through the real network: as few as are enough
     settings, ratio = _smaller(tree["dataset"])
     with device:
         made_up = made_up_data(settings, sizes[1])
@@ -63,12 +63,12 @@ def check_shapes(task: Task, tree: Tree, rebuild: Callable[[Tree], Task] | None 
 
 
 def _scores_examples(task: Task) -> bool:
-    """Whether each example has scores of its own, not only the whole set."""
+    """Return whether each example has its own scores, not only the whole set."""
     return type(task).metrics is not Task.metrics
 
 
 def _score(task: Task, batch: Any) -> None:
-    """What an evaluation does with a batch; for scores of a whole set it goes through the same network for its loss."""
+    """Evaluate a batch; scores of a whole set use the same network that the loss uses."""
     task.metrics(batch) if _scores_examples(task) else task.loss(batch, task.phases[0])
 
 
@@ -80,9 +80,9 @@ def _misfit(tree: Tree, error: Exception) -> ConfigError:
 
 
 def _fits_when_small(tree: Tree, rebuild: Callable[[Tree], Task]) -> bool:
-    """Whether the same network for smaller pictures with boxes takes a batch of them: a fraction of the time.
+    """Try a batch on the same network for smaller pictures with boxes, in a fraction of the time.
 
-    False where there is nothing to gain, or where it does not: then pictures of the real size tell.
+    Returns False if this gains nothing or fails: then pictures of the real size are tried.
     """
     small = smaller_pictures(tree)
     if small is None:
@@ -101,7 +101,7 @@ def _fits_when_small(tree: Tree, rebuild: Callable[[Tree], Task]) -> bool:
 
 
 def smaller_pictures(tree: Tree) -> Tree | None:
-    """The config with the smallest pictures that its model takes, if its kind of data can be tried on them; or None."""
+    """Return the config with the smallest pictures its model takes; None if its kind of data is not tried on them."""
     settings, model = tree["dataset"], tree["model"]
     shape = kind_of(settings).smallest_shape(settings, model.get("facts", {}).get("min_size", 1))
     if shape is None:
@@ -115,7 +115,7 @@ def smaller_pictures(tree: Tree) -> Tree | None:
 
 
 def _bytes_of_one(task: Task, tree: Tree) -> float:
-    """Of the largest output in an evaluation of one example of the real size."""
+    """Return the bytes of the largest output in an evaluation of one example of the real size."""
     task, batch = zeros_like(task), made_up_data(tree["dataset"], 1).batch(torch.arange(1))
     task.eval()
     try:
@@ -134,7 +134,7 @@ def _place_to_try(task: Task, tree: Tree) -> torch.device | None:
 
 
 def needs_measure(tree: Tree) -> bool:
-    """Whether an evaluation's batch is chosen by what an example takes."""
+    """Return whether an evaluation's batch size is chosen by the memory of an example."""
     return bool(tree["dataset"]["eval_batch_size"] == "auto")
 
 
@@ -154,7 +154,7 @@ def _described(settings: Tree) -> str:
 
 
 def zeros_like(task: Task) -> Task:
-    """A copy of a meta task in memory, all zeros. (`to_empty` asks the meta tensors, which imports sympy.)"""
+    """Copy a meta task into memory, all zeros. (`to_empty` asks the meta tensors, which imports sympy.)"""
     task = copy.deepcopy(task)
     for module in task.modules():
         for name, p in module.named_parameters(recurse=False):
@@ -171,22 +171,22 @@ def check_parameter_groups(task: Task, tree: Tree) -> None:
 
 
 def made_up_batch(tree: Tree, device: torch.device) -> Any:
-    """A micro-batch of noise in the data's shapes, to time steps with; draws from torch's global generator."""
+    """Make a micro-batch of noise in the data's shapes, to time steps; draws from torch's global generator."""
     size = tree["dataset"]["batch_size"]
     return on_device(made_up_data(tree["dataset"], size).batch(torch.arange(size)), device)
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors there."""
+    """Move the tensors of a batch to a device."""
     return type(batch)(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
 
 
 def check_data(data: Data, tree: Tree) -> None:
-    """Raise DataError where the data are not what the config says, before anything is trained on them."""
+    """Raise DataError if the data are not what the config says, before training starts."""
     settings = tree["dataset"]
     if data.classes and len(data.classes) != settings["num_classes"]:
-        told = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
-        raise DataError(told, hint=f"dataset.num_classes={len(data.classes)}")
+        message = f"{settings['name']} has {len(data.classes)} classes, dataset.num_classes={settings['num_classes']}"
+        raise DataError(message, hint=f"dataset.num_classes={len(data.classes)}")
     for name, split in (("train", data.train), ("test", data.test)):
         _check_split(name, split, data, settings)
     facts = dict(data.facts)
@@ -201,8 +201,8 @@ def check_data(data: Data, tree: Tree) -> None:
 
 def _check_split(name: str, split: Examples, data: Data, settings: Tree) -> None:
     if len(split) == 0:
-        told = f"the {name} split of {settings['name']} is empty"
-        raise DataError(told, hint="dlcli doctor  shows which data are found")
+        message = f"the {name} split of {settings['name']} is empty"
+        raise DataError(message, hint="dlcli doctor  shows which data are found")
     if split.labels is not None and data.classes:
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= len(data.classes):
@@ -210,7 +210,7 @@ def _check_split(name: str, split: Examples, data: Data, settings: Tree) -> None
 
 
 def small_splits(settings: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[str, ...]:
-    """A sentence for each held-out split with so few examples that chance alone could make its scores.
+    """Return a warning for each held-out split that is so small that chance alone could explain its scores.
 
     counts: of examples, by the split's name. A stream is scored by its characters, a picture by many pixels or things.
     """

@@ -1,4 +1,4 @@
-"""Where the time of a training went, by the clock of the process that makes it."""
+"""Measures how a training spends its time, by the clock of its process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Item = TypeVar("Item")
 
 
 class Times:
-    """Seconds spent waiting for data, for evaluations and for checkpoints; what is left went to the device.
+    """Counts the seconds of waiting for data, evaluations and checkpoints; the rest is the device's.
 
-    A GPU works while the process goes on: what a wait for the next batch hides costs nothing, and counts as nothing.
+    A GPU works while the process goes on: loading that it hides costs nothing and is not counted.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Times:
             self.seconds[what] += time.perf_counter() - began
 
     def waiting_for(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """The same batches; the time to get each counts as data."""
+        """Yield the same batches and count the time to get each as data."""
         seconds, now = self.seconds, time.perf_counter
         try:
             while True:
@@ -42,7 +42,7 @@ class Times:
             close(batches)
 
     def summary(self, *, start_s: float, training_s: float) -> dict[str, float]:
-        """Seconds by name: start, data, device, evaluation, saving. training_s: from the first step to the last."""
+        """Return the seconds of start, data, device, evaluation, saving. training_s: first step to last."""
         rest = training_s - sum(self.seconds.values())
         seconds = self.seconds
         return {
@@ -52,5 +52,5 @@ class Times:
 
 
 def close(batches: Iterator[Item]) -> None:
-    """End the processes behind an iterator now: at the program's end they would wait for one another."""
+    """End an iterator's worker processes now: at the program's end they would wait for one another."""
     getattr(batches, "close", lambda: None)()

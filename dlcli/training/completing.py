@@ -1,4 +1,4 @@
-"""A composed config completed by what only files can say: classes, weights, teachers, full paths."""
+"""Completes a composed config with facts from files: classes, weights, teachers, full paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlcli.training import hugging_face
 
 
 def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
-    """What only files can tell: which checkpoint the teacher is, where weights lie, and what `complete` reads."""
+    """Fill in what only files show: the teacher's checkpoint, the path of the weights, and what `complete` reads."""
     if "teacher" in tree["task"]:
         tree["task"]["teacher"] = str(find_checkpoint(tree["task"]["teacher"], outputs).resolve())
     weights = None
@@ -26,7 +26,7 @@ def settle(tree: dict[str, Any], outputs: Path) -> dict[str, Any]:
 
 
 def _weights(named: str, outputs: Path) -> Path:
-    """A file of weights, a folder of transformers, or the checkpoint that a run or a path means."""
+    """Find a file of weights, a folder of transformers, or the checkpoint of a run or path."""
     path = hugging_face.found(named)
     if path.is_file() or hugging_face.is_folder(path):
         return path
@@ -38,9 +38,9 @@ def _weights(named: str, outputs: Path) -> Path:
             raise
         near = "imagenet" if "imagenet".startswith(named) else nearest(named, names)
         what = f"a file of weights, a run of {printable(outputs)}, or imagenet"
-        told = f"trainer.pretrained={printable(named)}: there is no such file or run"
+        message = f"trainer.pretrained={printable(named)}: there is no such file or run"
         raise ConfigError(
-            told, hint=f"Did you mean trainer.pretrained={near}? It is {what}." if near else f"It is {what}."
+            message, hint=f"Did you mean trainer.pretrained={near}? It is {what}." if near else f"It is {what}."
         ) from error
 
 
@@ -48,7 +48,7 @@ DERIVED = ("num_classes", "num_tokens", "num_features")
 
 
 def complete(tree: dict[str, Any]) -> dict[str, Any]:
-    """A composed config with what only the data can tell, such as the number of classes in a folder of images.
+    """Complete a config with facts of the data, such as the number of classes in a folder of images.
 
     `dataset.peek` reads it, without torch: a call that gives settings of the dataset by name.
     """
@@ -71,7 +71,7 @@ FILES = ("path", "val_path", "test_path", "target_path", "test_target_path", "im
 
 
 def _name_files_fully(settings: dict[str, Any]) -> None:
-    """What lies here is found from another folder too, by `dlcli eval` and `resume`."""
+    """Make paths absolute, so that `dlcli eval` and `resume` find the files from another folder too."""
     full: dict[str, str] = {}
     for key in FILES:
         named = settings.get(key)
@@ -84,6 +84,6 @@ def _name_files_fully(settings: dict[str, Any]) -> None:
 
 
 def _peek(node: dict[str, Any]) -> dict[str, Any]:
-    """Only of composed configs, whose targets stand in YAMLs of the search path; a stored one is complete."""
+    """Import a target. Only for composed configs, whose targets are in the search path; stored ones are complete."""
     module, _, name = node["_target_"].rpartition(".")
     return getattr(import_module(module), name)(**{k: v for k, v in node.items() if k != "_target_"})

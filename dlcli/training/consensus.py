@@ -51,12 +51,12 @@ class Agreement:
 
 
 def seed_of_rank(seed: int, rank: int) -> int:
-    """The seed for dropout and noise on a rank; the first rank has the numbers of a run on one device."""
+    """Return the seed for dropout and noise on a rank; the first rank has the numbers of a run on one device."""
     return splitmix((splitmix(seed) + rank) % 2**64) % 2**32
 
 
 def all_random_tensors(ranks: Alone | Ranks, device: torch.device) -> dict[str, Tensor]:
-    """Every rank's random states on rank 0, those of rank r > 0 under `rank<r>/`."""
+    """Gather every rank's random states on rank 0, those of rank r > 0 under `rank<r>/`."""
     own = random_tensors(device)
     if ranks.num_data_ranks == 1:
         return own
@@ -65,7 +65,7 @@ def all_random_tensors(ranks: Alone | Ranks, device: torch.device) -> dict[str, 
 
 
 def random_tensors_of(ranks: Alone | Ranks, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """This rank's random states of a checkpoint; if fewer ranks saved it, those that the rank began with."""
+    """Return this rank's random states in a checkpoint; if fewer ranks saved it, the rank's initial ones."""
     prefix = _prefix(ranks.data_rank)
     names = [name for name in state if name.startswith(f"{prefix}random/")]
     if names:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def best_index(
     scores: Sequence[float | None], losses: Sequence[float | None] = (), *, min_delta: float = 0.0
 ) -> int | None:
-    """Position of the best score, larger is better; None means NaN and is never best.
+    """Return the position of the best score, larger is better; None means NaN and is never best.
 
     Better means by more than min_delta. losses: of the same evaluations; among equal scores the lower loss is better,
     so that a network whose BLEU is 0 for three epochs is not kept as it was after the first.
@@ -22,7 +22,7 @@ def best_index(
 
 
 def is_lower(losses: Sequence[float | None], i: int, best: int, scores: Sequence[float | None]) -> bool:
-    """Whether the scores are equal and the loss at i is below that at `best`."""
+    """Return whether the scores are equal and the loss at i is below that at `best`."""
     if scores[i] != scores[best] or not losses:
         return False
     mine, other = losses[i], losses[best]
@@ -30,7 +30,7 @@ def is_lower(losses: Sequence[float | None], i: int, best: int, scores: Sequence
 
 
 def should_stop(scores: Sequence[float | None], *, patience: int | None, min_delta: float = 0.0) -> bool:
-    """Whether the last `patience` scores brought nothing better; patience None never stops."""
+    """Return whether the last `patience` scores brought no improvement; patience None never stops."""
     if patience is None or not scores:
         return False
     best = best_index(scores, min_delta=min_delta)

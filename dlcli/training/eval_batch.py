@@ -1,4 +1,4 @@
-"""How many examples an evaluation takes at once: as many as fit, by what the network's modules give out."""
+"""Chooses an evaluation's batch size: as many examples as fit, by the size of the modules' outputs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import nn
 
 from dlcli.datasets.batches.residency import free_memory
 
-CPU_BYTES = 128 * 2**20  # for activations: on a CPU a larger batch is no faster, and only takes memory
+CPU_BYTES = 128 * 2**20  # for activations: on a CPU a larger batch is not faster and only takes memory
 GPU_SHARE = 0.5  # of the free memory
-AT_ONCE = 3  # outputs of the largest module that are alive together: what it reads, what it gives, and one to spare
+AT_ONCE = 3  # outputs of the largest module in memory together: its input, its output, and one to spare
 MOST = 8_192  # examples
 WITHOUT_MEASURE = 1_000  # where nothing could be measured
 
 
 def bytes_per_example(network: nn.Module, run: Callable[[int], Any], sizes: tuple[int, int] = (4, 8)) -> float:
-    """Of the largest output of a module that grows with the batch. run: does the operations on so many examples.
+    """Return the bytes per example of the largest output that grows with the batch. run: computes so many examples.
 
     By hooks on the modules: a dispatch mode would see every operation, but imports the compiler for it.
     """
@@ -27,7 +27,7 @@ def bytes_per_example(network: nn.Module, run: Callable[[int], Any], sizes: tupl
 
 
 def output_bytes(network: nn.Module, run: Callable[[int], Any], num_examples: int) -> list[int]:
-    """Of the output of each module, in the order in which they answer."""
+    """Return the bytes of each module's output, in the order of computation."""
     found: list[int] = []
 
     def note(module: nn.Module, given: Any, output: Any) -> None:
@@ -42,7 +42,7 @@ def output_bytes(network: nn.Module, run: Callable[[int], Any], num_examples: in
 
 
 def eval_batch_size(bytes_per_example: float, device: torch.device) -> int:
-    """A power of two; on a CPU the same on every machine, so that scores repeat to the last digit."""
+    """Return a power of two; on a CPU the same on every machine, so that scores repeat to the last digit."""
     if not bytes_per_example:
         return WITHOUT_MEASURE
     room = CPU_BYTES if device.type == "cpu" else GPU_SHARE * (free_memory(device) or CPU_BYTES)

@@ -1,4 +1,4 @@
-"""Training a finished run further: which setting decides where it ends, and whether a change of it makes it go on."""
+"""Training a finished run further: which setting ends it, and whether a change of the setting lets it continue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def patience(tree: Tree) -> int | None:
 
 
 def more(tree: Tree, summary: Tree) -> str:
-    """The `key=value` that trains a finished run about twice as long, by the setting that ended it."""
+    """Return the `key=value` that makes a finished run about twice as long, by the setting that ended it."""
     trainer, step = tree["trainer"], summary.get("step") or 0
     if summary.get("stopped_early"):
         return f"{PATIENCE}={2 * (patience(tree) or 1)}"
@@ -29,21 +29,21 @@ def more(tree: Tree, summary: Tree) -> str:
 
 
 def check_extension(before: Tree, tree: Tree, summary: Tree) -> None:
-    """Raise ConfigError unless a finished run will go on. before, tree: its config as it was, and as it shall be."""
+    """Raise ConfigError unless a finished run will continue. before, tree: its old and its new config."""
     trainer, step = tree["trainer"], summary.get("step") or 0
     waits = patience(tree)
     if summary.get("stopped_early") and waits is not None and waits <= (patience(before) or 0):
-        told = f"the run stopped early, after {waits} evaluations without a better score; more epochs change nothing"
-        raise ConfigError(told, hint=f"{PATIENCE}=null trains it to its end, {PATIENCE}={2 * waits} waits longer.")
+        message = f"the run stopped early, after {waits} evaluations without a better score; more epochs change nothing"
+        raise ConfigError(message, hint=f"{PATIENCE}=null trains it to its end, {PATIENCE}={2 * waits} waits longer.")
     if trainer["max_steps"] is not None and trainer["max_steps"] <= step:
-        told = f"trainer.max_steps={trainer['max_steps']} decides when it ends, and the run has {step} steps already"
-        raise ConfigError(told, hint=f"trainer.max_steps={2 * step} goes on")
+        message = f"trainer.max_steps={trainer['max_steps']} decides when it ends, and the run has {step} steps already"
+        raise ConfigError(message, hint=f"trainer.max_steps={2 * step} goes on")
     if trainer["max_time"]:
         if seconds(trainer["max_time"]) <= (summary.get("seconds") or 0):
-            told = f"trainer.max_time={trainer['max_time']} decides when it ends, and the run has trained that long"
-            raise ConfigError(told, hint=f"{more(tree, {})} goes on")
+            message = f"trainer.max_time={trainer['max_time']} decides when it ends, and the run has trained that long"
+            raise ConfigError(message, hint=f"{more(tree, {})} goes on")
         return
     per_epoch = summary.get("steps_per_epoch") or 1
     if trainer["max_steps"] is None and trainer["epochs"] * per_epoch <= step:
-        told = f"trainer.epochs={trainer['epochs']}: the run has {-(-step // per_epoch)} epochs already"
-        raise ConfigError(told, hint=f"trainer.epochs={2 * -(-step // per_epoch)} goes on")
+        message = f"trainer.epochs={trainer['epochs']}: the run has {-(-step // per_epoch)} epochs already"
+        raise ConfigError(message, hint=f"trainer.epochs={2 * -(-step // per_epoch)} goes on")

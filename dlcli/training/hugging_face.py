@@ -1,4 +1,4 @@
-"""A folder as transformers' save_pretrained writes it: config.json, model.safetensors, tokenizer.json.
+"""Reads a folder written by transformers' save_pretrained: config.json, model.safetensors, tokenizer.json.
 
 No torch at the top, and no pickle anywhere: a pytorch_model.bin is not read.
 """
@@ -38,24 +38,26 @@ def is_folder(path: Path) -> bool:
 
 
 def found(named: str) -> Path:
-    """The folder or file that is meant by a path or by hf://NAME, which is fetched where it is not in the cache."""
+    """Return the folder or file of a path or of hf://NAME, which is downloaded if it is not in the cache."""
     return fetch(named.removeprefix(ADDRESS)) if named.startswith(ADDRESS) else Path(named).expanduser().absolute()
 
 
 def fetch(name: str) -> Path:
-    """The three files of a network on huggingface.co. Raises EnvironmentFault where they cannot be had."""
+    """Download the three files of a network on huggingface.co. Raises EnvironmentFault if that fails."""
     try:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:  # of the library, its transport, the disk; or it is not installed
-        told = f"{ADDRESS}{printable(name)} cannot be fetched: {printable((str(error) or repr(error)).splitlines()[0])}"
+        message = (
+            f"{ADDRESS}{printable(name)} cannot be fetched: {printable((str(error) or repr(error)).splitlines()[0])}"
+        )
         hint = "On a machine with network:  pip install 'dlcli[text]'; hf download NAME --local-dir FOLDER   "
-        raise EnvironmentFault(told, hint=f"{hint}Then, with the folder here:  trainer.pretrained=FOLDER") from error
+        raise EnvironmentFault(message, hint=f"{hint}Then, with the folder here:  trainer.pretrained=FOLDER") from error
 
 
 def check_fit(folder: Path, tree: Mapping[str, Any]) -> None:
-    """Raise ConfigError, with the settings that would be right, where the model or its tokens are not the folder's."""
+    """Raise ConfigError, with the right settings, if the model or its tokens do not match the folder's."""
     config, model = read_config(folder), tree["model"]
     kind, what = config.get("model_type"), f"trainer.pretrained={printable(folder)}"
     if kind not in SIZES:
@@ -65,14 +67,14 @@ def check_fit(folder: Path, tree: Mapping[str, Any]) -> None:
     if (activation := config.get(ACTIVATIONS[kind], "gelu")) != "gelu":
         raise ConfigError(f"{what} has the activation {printable(activation)}; dlcli's {kind} has gelu")
     if tree["dataset"].get("tokenizer_file") is None:
-        told = f"{what} knows the tokens of its own tokenizer; dataset.tokenizer_file names none"
-        raise ConfigError(told, hint=f"dataset.tokenizer_file={printable(folder)} dataset.num_tokens=null")
+        message = f"{what} knows the tokens of its own tokenizer; dataset.tokenizer_file names none"
+        raise ConfigError(message, hint=f"dataset.tokenizer_file={printable(folder)} dataset.num_tokens=null")
     sizes = {ours: config.get(theirs) for theirs, ours in SIZES[kind].items()}
     wrong = {ours: size for ours, size in sizes.items() if size != model.get(ours)}
     if wrong:
-        told = ", ".join(f"{name} {printable(size)} (not {model.get(name)})" for name, size in wrong.items())
+        message = ", ".join(f"{name} {printable(size)} (not {model.get(name)})" for name, size in wrong.items())
         right = " ".join(f"{_setting(name)}={printable(size)}" for name, size in wrong.items())
-        raise ConfigError(f"{what} has {told.replace('_', ' ')}", hint=right)
+        raise ConfigError(f"{what} has {message.replace('_', ' ')}", hint=right)
 
 
 def _setting(name: str) -> str:
@@ -90,7 +92,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """name of transformers -> tensor."""
+    """Read the weights: name in transformers -> tensor."""
     from safetensors.torch import load_file
 
     convert = "With transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one."

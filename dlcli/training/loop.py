@@ -24,11 +24,11 @@ from dlcli.runtime.ranks import Alone, Ranks
 from dlcli.tasks.task import Answers, Task, Value, Values
 
 ALONE = Alone()
-SMALLEST_SCALE = 2.0**-10  # of the gradient scaler, which begins at 2^16 and halves at each overflow
+SMALLEST_SCALE = 2.0**-10  # scale of the gradient scaler, which begins at 2^16 and halves at each overflow
 
 
 class StepDone(NamedTuple):
-    """step: updates done so far; values: of this step, from the task; weight: of its batch in means."""
+    """The result of a step. step: updates done so far; values: from the task; weight: of its batch in means."""
 
     step: int
     values: Values
@@ -95,7 +95,7 @@ def train(
 
 
 def weight_of(batch: Any) -> int:
-    """The weight of a batch in a mean over several: its targets if its loss is a mean over them, else its examples.
+    """Return a batch's weight in a mean over batches: its targets if its loss is a mean over them, else its examples.
 
     Batches of sentences have different numbers of words: a mean of their means would favour the words of short ones.
     """
@@ -183,13 +183,13 @@ def add_values(values: Values, new: Values, share: float) -> None:
 
 
 def join(answers: Sequence[Answers]) -> Answers:
-    """The answers of several batches as one."""
+    """Join the answers of several batches."""
     logits, labels = zip(*answers, strict=True)
     return Answers(torch.cat(logits), torch.cat(labels))
 
 
 def mean(value: Value) -> float:
-    """The recorded number for a value of one step. Waits for the device."""
+    """Return the number to record for a value of one step. Waits for the device."""
     return value.is_right().double().mean().item() if isinstance(value, Answers) else value.item()
 
 
@@ -202,7 +202,7 @@ def evaluate(
     averages: Mapping[str, Average | NoAverage] | None = None,
     ranks: Alone | Ranks = ALONE,
 ) -> dict[str, float]:
-    """Scores of the task on held-out data, with the averaged weights if there are any; the task does not change.
+    """Score the task on held-out data, with the averaged weights if there are any; the task does not change.
 
     source: this rank's share of the examples if the task's scores are means, otherwise all of them.
     """
@@ -221,10 +221,10 @@ def evaluate(
 
 
 def has_mean_scores(task: Task) -> bool:
-    """Whether its scores are means over examples, so that each rank may see a share of them."""
+    """Return whether the task's scores are means over examples, so that each rank may see a share of them."""
     return type(task).evaluate is Task.evaluate and type(task).statistics is Task.statistics
 
 
 def has_statistics(task: Task) -> bool:
-    """Whether its scores are computed only from what each example adds to `statistics`."""
+    """Return whether the task's scores are computed only from what each example adds to `statistics`."""
     return type(task).evaluate is Task.evaluate and type(task).statistics is not Task.statistics

@@ -1,4 +1,4 @@
-"""The parts of a training, built from its config in order: runtime, data, task, optimizers, and what goes with them."""
+"""Builds the parts of a training from its config, in order: runtime, data, task, optimizers, and the rest."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from dlcli.training.state import check_weights
 
 
 class Assembly:
-    """Live objects that nothing has been trained with yet. What is wrong is told before data are read, if it can be.
+    """Build the live objects of a training. Mistakes are reported before data are read, if possible.
 
-    resume_from: whose weights must fit, and whose choices are taken over. teacher: model node and weights of the
-    network taught from, where the task has one.
+    resume_from: the checkpoint whose weights must fit and whose choices are reused. teacher: model node and weights of
+    the network to learn from, if the task has one.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Assembly:
         environment = stored.environment if stored else None
         self.runtime = start_runtime(tree["runtime"], stored=environment, local_rank=ranks.local_rank)
         builder.check(tree, written_by=stored.dlcli if stored else None)
-        check_size(tree["dataset"])  # what is tried may be smaller, or nothing is
+        check_size(tree["dataset"])  # the shapes tried later may be smaller, or none are tried
         rebuild = partial(build.build_meta_task, builder, teacher=self.teacher)
         meta = rebuild(tree)
         is_tried = resume_from is None or kind_of(tree["dataset"]).is_one_image or checks.needs_measure(tree)
@@ -107,7 +107,7 @@ class Assembly:
                 getattr(self.task, phase).compile()  # in place: names in the checkpoint never grow a prefix
 
     def _spread(self) -> None:
-        """Make the networks those of all ranks, in place, as runtime.parallel says."""
+        """Distribute the networks over all ranks, in place, as runtime.parallel says."""
         if self.ranks.world_size == 1:
             return
         if self.tree["runtime"].get("sync_batch_norm", True) and self.ranks.num_data_ranks > 1:
@@ -129,7 +129,7 @@ class Assembly:
                     sharding.parallelize(network, build.tensor_parallel_plan(network), self.ranks)
 
     def _choose_runtime(self) -> None:
-        """Measured where the config leaves it open."""
+        """Choose the runtime, by measuring if the config leaves it open."""
         trainer, per_epoch = self.tree["trainer"], self.train_source.steps_per_epoch
         steps = trainer["max_steps"] or trainer["epochs"] * per_epoch
         timer = Timer(self.task, self._made_up_steps)
@@ -139,7 +139,7 @@ class Assembly:
         self.runtime.use_threads()
 
     def _made_up_steps(self, task: Task, runtime: Runtime) -> Iterator[loop.StepDone]:
-        """Training on noise that changes no weight."""
+        """Train on noise without changing any weight."""
         micro_batches = [checks.made_up_batch(self.tree, runtime.device)] * self.tree["trainer"][
             "accumulate_grad_batches"
         ]
@@ -153,7 +153,7 @@ class Assembly:
     def memory_remedy(self) -> str:
         batch, accumulate = self.tree["dataset"]["batch_size"], self.tree["trainer"]["accumulate_grad_batches"]
         if batch == 1:
-            return "The batch is one example already: a smaller model, or runtime.precision=bf16."
+            return "The batch has only one example already: choose a smaller model, or runtime.precision=bf16."
         effective = batch * accumulate
         smaller = next(b for b in range(batch // 2, 0, -1) if effective % b == 0)
         words = f"dataset.batch_size={smaller} trainer.accumulate_grad_batches={effective // smaller}"

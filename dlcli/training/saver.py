@@ -1,4 +1,4 @@
-"""The checkpoints of one run while it trains: written in a thread of their own, pointed at, pruned, told to the record.
+"""Saves the checkpoints of a run while it trains: writes them in a thread, sets the links, prunes, records them.
 
 Training waits for the snapshot only. Serialising, hashing and the disk happen beside it, one checkpoint at a time; each
 is as atomic as if it were waited for, and a kill meanwhile costs that one checkpoint and no older one.
@@ -19,7 +19,7 @@ from dlcli.runs.events import Recorder
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint is of: weights to use and the other tensors, by name, on the CPU; and the plain rest.
+    """The content of a checkpoint: weights to use and the other tensors, by name, on the CPU; and the plain data.
 
     The tensors are copies: training goes on while they are written.
     """
@@ -30,7 +30,7 @@ class Snapshot(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One checkpoint to write; without a snapshot it is written already, and turned out to be the best."""
+    """A checkpoint to write; without a snapshot it is written already, and turned out to be the best."""
 
     step: int
     snapshot: Snapshot | None
@@ -38,10 +38,10 @@ class Item(NamedTuple):
 
 
 class Saver:
-    """keep: newest checkpoints that stay. step: of the last one, -1 before there is one; last, best: folders.
+    """Saves checkpoints. keep: newest ones to keep. step: of the last one, -1 before there is one; last, best: folders.
 
-    gap_s: the least time between two. What comes sooner is not written, and the best is held in memory: a small network
-    would spend its time on the disk. A kill costs what was trained since the last one on disk, and nothing else.
+    gap_s: the least time between two. Earlier ones are not written, and the best is held in memory: a small network
+    would spend its time on the disk. A kill costs only the training since the last checkpoint on disk.
     """
 
     def __init__(self, checkpoints: Path, recorder: Recorder, keep: int, gap_s: float = 0.0):
@@ -51,7 +51,7 @@ class Saver:
         self.best: Path | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
-        self._whole: list[Item] = []  # and not yet told of
+        self._whole: list[Item] = []  # written but not yet recorded
         self._held: list[Item] = []
         self._next_s = monotonic() + gap_s
 
@@ -72,14 +72,14 @@ class Saver:
             self._submit(items)
 
     def flush(self) -> bool:
-        """Begin to write what is held; `settle` first. Whether there is something."""
+        """Begin to write what is held; `settle` first. Returns whether there was something."""
         has_held = bool(self._held)
         if has_held:
             self._submit(self._held)
         return has_held
 
     def finish(self) -> None:
-        """Write what was begun and what is held. Raises what goes wrong with it."""
+        """Finish what was begun and write what is held. Raises any error in it."""
         self.settle()
         if self.flush():
             self.settle()
@@ -90,7 +90,7 @@ class Saver:
         self._pending = self._thread.submit(self._write, items)
 
     def settle(self, *, wait: bool = True) -> bool:
-        """Whether a checkpoint has become whole since the last call. Raises what went wrong with it, once."""
+        """Return whether a checkpoint was completed since the last call. Raises its error, once."""
         if self._pending is None or not (wait or self._pending.done()):
             return False
         pending, self._pending = self._pending, None
@@ -122,7 +122,7 @@ class Saver:
         return self.checkpoints / f"step-{step:08d}"
 
     def take_up(self, folder: Path, step: int, best_step: int | None) -> None:
-        """Go on from a checkpoint, with `best` again where it was: a kill may have come before the link."""
+        """Continue from a checkpoint and restore the link `best`: a kill may have come before the link."""
         self.last, self.step = folder, step
         best = None if best_step is None else self._folder(best_step)
         if best is not None and best.is_dir():
@@ -135,7 +135,7 @@ class Saver:
 
 
 class Bystander(Saver):
-    """On the other ranks: everything is written by rank 0, and found where it writes."""
+    """The saver of the other ranks: rank 0 writes everything, and the others find it there."""
 
     def write(self, step: int, take: Callable[[], Snapshot] | None, *, is_best: bool, now: bool = True) -> None:
         if take:

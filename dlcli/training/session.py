@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Session:
-    """One execution of a run: its folder, its record, its signals, and how it ended."""
+    """An execution of a run: its folder, its record, its signals, and how it ended."""
 
     run: RunFolder
     tree: dict[str, Any]
@@ -71,7 +71,7 @@ class Session:
             except BaseException as error:
                 with contextlib.suppress(OSError):
                     self.run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-                    error.add_note(str(self.run.log))  # where the program's last line says that the traceback lies
+                    error.add_note(str(self.run.log))  # the program's last line names this file for the traceback
                 self._finish("failed", reason=f"{type(error).__name__}: {error}")
                 raise
             finally:
@@ -94,8 +94,8 @@ class Session:
             self.recorder.warn(warning)
         if self.checkpoint is None:
             warm_up = self.training.plan.long_warm_up(self.tree["schedule"].get("warmup", 0))
-            for told in filter(None, (*self.training.data.notes, self.training.pretrained, warm_up)):
-                self.recorder.note(told)
+            for message in filter(None, (*self.training.data.notes, self.training.pretrained, warm_up)):
+                self.recorder.note(message)
         self.recorder.emit("run_prepared", **self.training.describe())
         self.training.run(profile=self.profile and self.ranks.is_primary)
         if self.trial is None:
@@ -111,7 +111,7 @@ class Session:
         self._start_tracker()
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
-        """The record cut back to the checkpoint. Only now, when all is built: a start that fails changes nothing."""
+        """Cut the record back to the checkpoint. Only after all is built: a start that fails changes nothing."""
         from dlcli.runs.checkpoint import point
 
         # an extension that is killed from here on must not pass for the finished run it was
@@ -128,7 +128,7 @@ class Session:
         self._start_tracker()
 
     def _checkpoint_to_resume(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies; None where the run never saved one. Rank 0 chooses for all."""
+        """Return the newest checkpoint that verifies; None if the run never saved one. Rank 0 chooses for all."""
         from dlcli.runs.checkpoint import newest_valid, read
 
         if not self.ranks.is_primary:
@@ -191,7 +191,7 @@ class Session:
         return training
 
     def _teacher(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """Model node and weights of the network that `task.teacher` names."""
+        """Return model node and weights of the network that `task.teacher` names."""
         from dlcli.runs.checkpoint import read
 
         if "teacher" not in self.tree["task"]:
@@ -200,21 +200,24 @@ class Session:
         weights = {n.removeprefix("model."): t for n, t in teacher.weights.items() if n.startswith("model.")}
         if not weights:
             raise CheckpointError(
-                f"task.teacher={teacher.folder} has no network called model", hint="Name a classifier's run."
+                f"task.teacher={teacher.folder} has no network called model",
+                hint="Name a classifier's run: dlcli runs ls",
             )
         scores = teacher.manifest.config.get("task", {}).get("facts", {}).get("scores", {})
-        if "loss" not in scores:  # of the answers of its network: a contrastive one gives embeddings
-            told = f"task.teacher={teacher.folder} was not trained to give the logits of classes"
-            raise ConfigError(told, hint="Name a classifier's run: dlcli runs ls")
+        if "loss" not in scores:  # a loss of class answers: a contrastive network gives embeddings
+            message = f"task.teacher={teacher.folder} was not trained to classify"
+            raise ConfigError(message, hint="Name a classifier's run: dlcli runs ls")
         there, here = teacher.manifest.config.get("dataset", {}), self.tree["dataset"]
         for key in ("image_shape", "num_classes", "num_tokens", "num_features", "tokenizer"):
             if there.get(key) != here.get(key):
-                told = f"task.teacher={teacher.folder} has dataset.{key}={there.get(key)}, this run has {here.get(key)}"
-                raise ConfigError(told, hint="Name a run on the same data: dlcli runs ls")
+                message = (
+                    f"task.teacher={teacher.folder} has dataset.{key}={there.get(key)}, this run has {here.get(key)}"
+                )
+                raise ConfigError(message, hint="Name a run on the same data: dlcli runs ls")
         return teacher.manifest.config["model"], weights
 
     def _test(self) -> None:
-        """Score the best checkpoint on the test split, which nothing was selected on."""
+        """Score the best checkpoint on the test split, which no choice was based on."""
         from dlcli.runs.checkpoint import read
         from dlcli.training.state import load_weights
 
@@ -234,7 +237,7 @@ class Session:
     # ---------------------------------------------------------------------------------------------------------- the end
 
     def _finish(self, status: str, *, reason: str | None = None) -> None:
-        """Pictures, summary, and the last event: on every way out."""
+        """Write pictures, summary and the last event, however the run ended."""
         if not self.ranks.is_primary:
             return
         if self.trial is None:
@@ -277,9 +280,9 @@ class Session:
         self.recorder.display.close()
         if self.follower is not None:
             is_online = self.follower.mode == "online"
-            told = self.follower.finish(timeout_s=10 if is_online else 3)
+            message = self.follower.finish(timeout_s=10 if is_online else 3)
             if is_online:  # where the charts are, or why they are not; offline it was said at the start
-                print(told, file=sys.stderr)
+                print(message, file=sys.stderr)
 
     def _draw_curves(self) -> None:
         from dlcli.reporting.pictures import draw_curves
@@ -298,7 +301,7 @@ class Session:
         return None
 
     def _to_predict(self, name: str) -> list[str]:
-        """How the network is asked for answers, where it gives some."""
+        """Return the command that asks the network for answers, if it gives any."""
         if self.tree["task"]["facts"]["models"] == "language_model":
             return [f"dlcli generate {name}"]
         makes_images = self.tree["task"]["facts"]["models"] == "gan"
@@ -315,7 +318,7 @@ class Session:
 
 
 def in_a_command(run: RunFolder) -> str:
-    """How a run is named so that a pasted command means it: a name alone is the newest of that name, in ./outputs."""
+    """Name a run for a command to paste: a name alone means the newest of that name in ./outputs."""
     outputs = run.outputs
     newest = next((other for other in all_runs(outputs) if other.name == run.name), run)
     name = run.name if newest.path.resolve() == run.path.resolve() else run.folder_name
@@ -323,7 +326,7 @@ def in_a_command(run: RunFolder) -> str:
 
 
 def _last_epoch(state: dict[str, Any]) -> int:
-    """Of a stored state that has not been checked yet."""
+    """Read the device of a stored state that has not been checked yet."""
     try:
         return int(state["progress"]["evaluations"][-1]["epoch"])
     except (KeyError, IndexError, TypeError, ValueError):

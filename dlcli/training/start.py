@@ -1,4 +1,4 @@
-"""How a run begins: a new one or one that goes on, alone or among ranks. No torch before the ranks meet."""
+"""Starts a run or resumes one, alone or among ranks. torch is not imported before the ranks meet."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RESUME_KEYS = (
 def train(
     composed: Composed, *, outputs: Path, display: Display, trusted: Sequence[str] = (), profile: bool = False
 ) -> int:
-    """A new run of a composed config; returns the exit code. Among ranks, this rank's part in it."""
+    """Start a run of a composed config, or this rank's part of it; return the exit code."""
     ranks = meet(composed.tree)
     if found := ranks.same(launched_before(outputs) if ranks.is_primary and ranks.attempt else None):
         return resume(RunFolder(Path(found)), (), display=display, search=composed.search, trusted=trusted, ranks=ranks)
@@ -71,9 +71,9 @@ def train_in(
     signals: Signals | None = None,
     **facts: Any,
 ) -> int:
-    """A new run in a folder that was made for it; the exit code. facts: what else stands in its record.
+    """Start a run in a folder made for it; return the exit code. facts: more entries for its record.
 
-    signals: where one that comes is noted, for a caller who has more to do afterwards.
+    signals: notes the signals that arrive, for a caller with more to do afterwards.
     """
     run.lock()
     run.checkpoints.mkdir(exist_ok=True)
@@ -89,7 +89,7 @@ def train_in(
 
 
 def new_record(run: RunFolder, composed: Composed, **facts: Any) -> dict[str, Any]:
-    """What run.yaml says before the first step."""
+    """Write the content of run.yaml before the first step."""
     return {
         "name": run.name,
         "experiment": composed.experiment,
@@ -106,13 +106,13 @@ def new_record(run: RunFolder, composed: Composed, **facts: Any) -> dict[str, An
 
 
 def composed_again(record: dict[str, Any], tree: dict[str, Any], search: Sequence[Path]) -> Composed:
-    """What a run's record was composed to, with `tree` as its config."""
+    """Return what a run's record was composed to, with `tree` as its config."""
     choices = record.get("choices") or {}
     return Composed(record["experiment"], tuple(record["overrides"]), dict(choices), tree, tuple(search))
 
 
 def measured(tree: dict[str, Any], device: object, *, left_open: Sequence[object] = ("auto",)) -> dict[str, Any]:
-    """The config with what it left open as it was with a run. device: the fingerprint in that run's record."""
+    """Fill in what a config left open with a run's choices. device: the fingerprint in that run's record."""
     runtime, found = dict(tree["runtime"]), device if isinstance(device, dict) else {}
     for key in ("threads", "precision", "channels_last"):
         if runtime.get(key) in left_open and found.get(key) is not None:
@@ -121,25 +121,25 @@ def measured(tree: dict[str, Any], device: object, *, left_open: Sequence[object
 
 
 def devices_to_launch(tree: dict[str, Any]) -> int:
-    """How many ranks are still to be started: 1 where nobody asked for more, or where this process is one of them."""
+    """Return the number of ranks to start: 1 if no more are wanted, or if this process is one of them."""
     return 1 if find_ranks() else int(tree["runtime"]["devices"])
 
 
 def launch_again(devices: int, max_restarts: int) -> int:
-    """This very command once per device; the exit code."""
+    """Run this same command once per device; return the exit code."""
     from dlcli.runtime.launch import launch
 
     return launch(sys.argv[1:], devices=devices, max_restarts=max_restarts)
 
 
 def open_display_of_rank(*, as_json: bool) -> Display:
-    """Rank 0's as asked for; the others are silent."""
+    """Open the display on rank 0; the others are silent."""
     place = find_ranks()
     return Silent() if place and place.rank else open_display("json" if as_json else "auto")
 
 
 def meet(tree: dict[str, Any]) -> Alone | Ranks:
-    """The ranks that this process was started among; their number is what runtime.devices says from now on."""
+    """Join the ranks that this process was started with; runtime.devices becomes their number."""
     place = find_ranks()
     if place is None:
         return Alone()
@@ -151,7 +151,7 @@ def meet(tree: dict[str, Any]) -> Alone | Ranks:
 
 
 def launched_before(outputs: Path) -> str | None:
-    """The run that an earlier start of these ranks has begun."""
+    """Return the run that an earlier start of these ranks has begun."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     for run in all_runs(outputs.absolute()):
         with contextlib.suppress(DlcliError):
@@ -171,7 +171,7 @@ def resume(
     trial: Trial | None = None,
     signals: Signals | None = None,
 ) -> int:
-    """Go on with an interrupted run, or further with a finished one; returns the exit code."""
+    """Continue an interrupted run, or extend a finished one; return the exit code."""
     run = RunFolder(run.path.absolute())
     record, tree, stored = to_resume(run, words)
     ranks = ranks or meet(tree)
@@ -208,7 +208,7 @@ def resume(
 
 
 def to_resume(run: RunFolder, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A run's record, its config with `words` changed, and as it was. Raises CheckpointError for a damaged record."""
+    """Return a run's record, its config changed by `words`, and the old config. CheckpointError if damaged."""
     record = run.read_record()
     try:
         stored = check_stored(record.get("config"))
@@ -225,7 +225,7 @@ def to_resume(run: RunFolder, words: Sequence[str]) -> tuple[dict[str, Any], dic
 
 
 def keep_batch(stored: dict[str, Any], tree: dict[str, Any]) -> None:
-    """On another number of devices a step keeps its examples, by more or fewer micro-batches. ConfigError if it cannot.
+    """Keep a step's examples on another number of devices by changing the micro-batches. ConfigError if impossible.
 
     The same gradients to rounding, not the same bits.
     """
@@ -234,6 +234,6 @@ def keep_batch(stored: dict[str, Any], tree: dict[str, Any]) -> None:
     if "tp" in (stored["runtime"].get("parallel"), tree["runtime"].get("parallel")) or before == now_many:
         return
     if total % now_many:
-        told = f"runtime.devices={now_many} cannot make the run's steps: {total} micro-batches on {before} devices"
-        raise ConfigError(told, hint=f"Choose runtime.devices={before}, or a divisor of {total}.")
+        message = f"runtime.devices={now_many} cannot make the run's steps: {total} micro-batches on {before} devices"
+        raise ConfigError(message, hint=f"Choose runtime.devices={before}, or a divisor of {total}.")
     tree["trainer"]["accumulate_grad_batches"] = total // now_many

@@ -33,7 +33,7 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 
 @dataclass
 class Progress:
-    """The progress of a training; a checkpoint saves all of it.
+    """The progress of a training; a checkpoint keeps all of it.
 
     step: updates done; evaluated: step of the last evaluation; scores: monitored scores, larger is better, None for
     NaN; evaluations: (step, epoch, scores) of each; sums: of the values since the last evaluation, by the weights of
@@ -118,8 +118,10 @@ def check_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], where:
         if have.shape != want.shape or have.dtype != want.dtype:
             wrong.append(f"{name} is {_shape(have)} and should be {_shape(want)}")
     if wrong:
-        told = f"{printable(where)} is of another model: {'; '.join(sorted(wrong)[:5])}"
-        raise CheckpointError(told, hint="Was a file swapped? Each run's checkpoints fit its own config only.")
+        message = f"{printable(where)} belongs to another model: {'; '.join(sorted(wrong)[:5])}"
+        raise CheckpointError(
+            message, hint="A file may have been swapped. Use a checkpoint of this run: dlcli runs show RUN"
+        )
 
 
 def _shape(tensor: Tensor) -> str:
@@ -141,7 +143,7 @@ def restore_weights(task: Task, averages: Averages, saved: Checkpoint) -> None:
 
 
 def are_scores(plain: Any) -> bool:
-    """Whether it is a dict of numbers; None means NaN."""
+    """Return whether it is a dict of numbers; None means NaN."""
     return isinstance(plain, dict) and all(value is None or type(value) in (int, float) for value in plain.values())
 
 

@@ -19,13 +19,13 @@ MOST_PENDING = 100  # steps
 
 
 def answers_per_step(tree: Mapping[str, Any]) -> int:
-    """Logits that a step keeps for its accuracy, if the task has one."""
+    """Count the logits that a step keeps for its accuracy, if the task has one."""
     settings = tree["dataset"]
     return settings["batch_size"] * tree["trainer"]["accumulate_grad_batches"] * (settings.get("num_classes") or 1)
 
 
 class Tally:
-    """Steps whose values wait on the device. answers_per_step: logits that a step keeps for its accuracy."""
+    """Holds the values of steps on the device. answers_per_step: logits that a step keeps for its accuracy."""
 
     def __init__(self, answers_per_step: int, ranks: Alone | Ranks):
         self.pending: list[loop.StepDone] = []

@@ -1,4 +1,4 @@
-"""What the steps of a training are made of: a trace for the browser, and the dearest operations by name."""
+"""Profiles the steps of a training: a trace for the browser, and the most expensive operations by name."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Step = TypeVar("Step")
 def profiled(
     steps: Iterator[Step], folder: Path, device: torch.device, *, most: int, tell: Callable[[str, str], None]
 ) -> Iterator[Step]:
-    """The same steps, of which some of the first are watched; then `tell(what was found, where it lies)`.
+    """Yield the same steps and profile some of the first; then call `tell(result, path)`.
 
     most: steps until something else than steps happens. folder: gets trace.json, for https://ui.perfetto.dev or
     chrome://tracing, and operations.txt, the whole table.
     """
     skipped = min(SKIPPED, max(0, most - 1))
     yield from islice(steps, skipped)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells on stderr that there is no GPU
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it says on stderr that there is no GPU
     watch = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])])
     watch.start()
     done = 0
@@ -38,7 +38,7 @@ def profiled(
     finally:  # also where the training ends before
         watch.stop()
         if done:
-            tell(f"the dearest operations of {done} steps: {report(watch, folder, device, done)}", where(folder))
+            tell(f"the most expensive operations of {done} steps: {report(watch, folder, device, done)}", where(folder))
     yield last
     yield from steps
 
@@ -48,7 +48,7 @@ def where(folder: Path) -> str:
 
 
 def report(watch: Any, folder: Path, device: torch.device, num_steps: int) -> str:
-    """Write the trace and the table; the dearest operations in a line."""
+    """Write the trace and the table; return the most expensive operations in a line."""
     folder.mkdir(exist_ok=True)
     watch.export_chrome_trace(str(folder / "trace.json"))
     found = operations(watch, device)
@@ -58,7 +58,7 @@ def report(watch: Any, folder: Path, device: torch.device, num_steps: int) -> st
 
 
 def operations(watch: Any, device: torch.device) -> list[tuple[str, float, int]]:
-    """(name, share of the time spent in the operation itself, calls), the dearest first."""
+    """Return (name, share of the time spent in the operation itself, calls), most expensive first."""
     on_gpu = device.type == "cuda"
     spent = {
         event.key: (event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count)

@@ -1,4 +1,4 @@
-"""What is known of a training before its first step: the facts of the `run_prepared` event."""
+"""The training of a run, and the facts known before its first step (the `run_prepared` event)."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class Training(Assembly):
             self.finish_saving()
 
     def _run(self, steps: Iterator[loop.StepDone], *, interval: int, log_every: int, save_every: int | None) -> None:
-        """The way from step to step; the loop stands still wherever this looks around."""
+        """Go from step to step; the loop pauses wherever something is to be done between steps."""
         progress = self.progress
         has_stopped = self.has_stopped_early()
         while True:
@@ -219,8 +219,8 @@ class Training(Assembly):
 
     def note_early_stop(self) -> None:
         patience, best = self.tree["regularization"]["early_stopping"]["patience"], self.best_evaluation()
-        told = f"stopped early: no better val/{self.monitor} in {patience} evaluations"
-        self.stop_reason = f"{told}; the best is epoch {best['epoch']}" if best else told
+        message = f"stopped early: no better val/{self.monitor} in {patience} evaluations"
+        self.stop_reason = f"{message}; the best is epoch {best['epoch']}" if best else message
         self.recorder.note(self.stop_reason)
 
     def steps_until_due(self, *intervals: int | None) -> int:
@@ -332,7 +332,7 @@ class Training(Assembly):
             self.try_save(is_best=is_best)
 
     def is_best(self) -> bool:
-        """Whether the last score is the best so far."""
+        """Return whether the last score is the best so far."""
         return best_index(self.progress.scores, self.progress.losses) == len(self.progress.scores) - 1
 
     def best_evaluation(self) -> dict[str, Any] | None:
@@ -399,7 +399,7 @@ class Training(Assembly):
             self.saver.write(progress.step, self.snapshot if is_new else None, is_best=is_best, now=now)
 
     def snapshot(self) -> Snapshot:
-        """Everything that a training is of, at this clean step."""
+        """Copy the whole state of the training at this clean step."""
         weights, state, groups = gather(self.task, self.averages, self.optimizers)
         state |= all_random_tensors(self.ranks, self.runtime.device)
         self.tally.fold(self.progress)
@@ -425,7 +425,7 @@ class Training(Assembly):
         return Snapshot(weights, state, body)
 
     def _restore(self, saved: Checkpoint) -> None:
-        """Everything as it was at the checkpoint's step; random states last, since building draws."""
+        """Restore everything from the checkpoint's step; random states last, since building draws."""
         try:
             plain = saved.manifest.state
             self.progress = stored_progress(plain["progress"], saved.manifest.step)

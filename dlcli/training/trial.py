@@ -1,4 +1,4 @@
-"""What a run of a sweep has besides: whether it goes on while others do better is asked behind each evaluation."""
+"""Trials of a sweep: after each evaluation, a trial may be stopped because others do better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dlcli.runs.folder import RunFolder
 
 
 class Pruned(Exception):
-    """Raised where a training stands still at a clean step: it is stopped, since others do better."""
+    """Raised at a clean step to stop a trial because others do better."""
 
 
 class Pruner(Protocol):
@@ -19,7 +19,7 @@ class Pruner(Protocol):
 
 
 class Never:
-    """For a run of its own, which nothing is compared with."""
+    """Do nothing: for a single run, which is not compared with others."""
 
     def look(self, evaluation: int, score: float | None) -> None:
         pass
@@ -30,10 +30,10 @@ NEVER = Never()
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run of a sweep has besides: who stops it early, and who feeds W&B from it.
+    """The extras of a trial: who stops it early, and who feeds W&B from it.
 
-    save_gap_s: least seconds between two checkpoints. It is neither scored on the test split, which nothing is selected
-    on, nor drawn: the sweep draws those that it keeps.
+    save_gap_s: least seconds between two checkpoints. A trial is not scored on the test split, since the sweep selects
+    among trials, and not drawn: the sweep draws those that it keeps.
     """
 
     pruner: Pruner

@@ -1,6 +1,6 @@
-"""When parameter groups that rest (`from_epoch`) begin to train: said before the training, and when it happens.
+"""Reports when frozen parameter groups (`from_epoch`) begin to train: before the training, and when it happens.
 
-What rests and wakes is the loop's work (dlcli.optimizers.freezing); this only tells of it.
+The loop freezes and unfreezes (dlcli.optimizers.freezing); this only reports it.
 """
 
 from __future__ import annotations

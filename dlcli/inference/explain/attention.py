@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
     from dlcli.inference.trained import Trained
 
-READ = {  # Attentive.reads_from -> which row is told
+READ = {  # Attentive.reads_from -> which row is shown
     "pool": "the attention pooling",
     "first": "last block, mean over its heads, the row of the class token, which is read out",
     "mean": "last block, mean over its heads and over all rows, whose mean is read out",
-    "last": "last block, mean over its heads, the row of the last token, which tells the next",
+    "last": "last block, mean over its heads, the row of the last token, which predicts the next",
     "all": "last block, mean over its heads and over all rows, each of which is read out",
     "each": "last block, mean over its heads, a row for each",
 }
-STRONGEST, BAR = 10, 24  # lines of what is no token; signs of the longest bar
+STRONGEST, BAR = 10, 24  # lines of places that are not tokens; characters of the longest bar
 Answer = dict[str, Any]
 
 
@@ -38,12 +38,12 @@ def check_attentive(trained: Trained, kind: Kind) -> None:
     network: Any = getattr(trained.task, "model", None)
     names = kind.attending_models
     if not names:
-        told = f"--attention: {trained.manifest.run} was trained on {kind.name}, for which no model has attention"
+        message = f"--attention: {trained.manifest.run} was trained on {kind.name}, for which no model has attention"
         attended = [other.name for other in KINDS.values() if other.attending_models]
-        raise ConfigError(told, hint=f"There is some for {any_of(attended)}.")
+        raise ConfigError(message, hint=f"Models with attention exist for {any_of(attended)}.")
     if getattr(network, "reads_from", None) is None:
-        told = f"--attention: the network of {trained.manifest.run}, {type(network).__name__}, has none"
-        raise ConfigError(told, hint=f"Of the models for {kind.name} these have: {', '.join(names)}")
+        message = f"--attention: the network of {trained.manifest.run}, {type(network).__name__}, has none"
+        raise ConfigError(message, hint=f"Of the models for {kind.name} these have: {', '.join(names)}")
 
 
 def look(
@@ -64,7 +64,7 @@ def look(
     they are asked for, and stay tensors until they are printed, which take an eighth of the space of Python's numbers.
 
     inputs: one example. queries: where they are not the keys. reads_from: where the network's own is too much to show.
-    image: (C, H, W) uint8, and the rows and columns that its last keys stand for.
+    image: (C, H, W) uint8, and the rows and columns of its last keys.
     """
     import torch
 
@@ -102,7 +102,7 @@ def rounded(weights: Tensor) -> Any:
 
 
 def as_lines(answer: Answer) -> tuple[str, list[str], list[list[str | None]]]:
-    """What is shown of an answer's attention: two lines, the names of the columns, and the rows."""
+    """Lay out an answer's attention: two lines, the names of the columns, and the rows."""
     looked = answer["attention"]
     title = f"attention of {printable(answer.get('image', answer.get('input')), limit=60)}\n{looked['of']}"
     keys, shown = [plain(key) for key in looked["keys"]], looked["shown"]

@@ -22,13 +22,13 @@ def predictor(kind: str) -> Any:
     """The module that answers for a kind of data. Raises CheckpointError for a kind that has none."""
     known = [other.name for other in KINDS.values() if other.question]
     if kind not in known:
-        told = f"the run was trained on data of the kind {printable(kind)}, for which there are no predictions"
-        raise CheckpointError(told, hint=f"There are some for {', '.join(known)}.")
+        message = f"the run was trained on data of the kind {printable(kind)}, for which there are no predictions"
+        raise CheckpointError(message, hint=f"Use a run of one of these kinds: {', '.join(known)}.")
     return import_module(f"dlcli.inference.predict.{kind}")
 
 
 def as_table(module: Any, answers: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str | None]]]:
-    """Names of the columns, and the rows. What went wrong stands in the last one; empty columns are left out."""
+    """Names of the columns, and the rows. The last column holds errors; empty columns are left out."""
     target = next((answer["target"] for answer in answers if "target" in answer), "answer")
     names = [*(printable(target) if name == "answer" else name for name in module.COLUMNS), "error"]
     rows = [_failed(module, answer) if "error" in answer else [*module.row(answer), None] for answer in answers]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "objects", "found", "surest")
 READABLE = 60  # shorter side, in pixels, of pictures that have room for names
-SURE = 0.4  # score from which on a thing is told: a detector lists many more, for the curve of precision and recall
+SURE = 0.4  # lowest score that is shown: a detector lists many more, for the curve of precision and recall
 # Kelly's colours of greatest contrast (1965), without those that are lost on pictures.
 # fmt: off
 COLOURS = (
@@ -33,8 +33,8 @@ def answers(
 ) -> list[dict[str, Any]]:
     """One answer per image: {image, counts: {class: number}, objects: [{class, score, box: [x0, y0, x1, y1]}]}.
 
-    The surest first; boxes in pixels of the picture, turned as its EXIF says. picture: where it was drawn, in `save`.
-    threshold: the least score of what is told; weaker: {count, surest: {class, score} or None} of the rest.
+    The highest score first; boxes in pixels of the picture, turned as its EXIF says. picture: its drawing in `save`.
+    threshold: the lowest score that is shown; weaker: {count, surest: {class, score} or None} of the rest.
     """
     return [_answer(trained, name, save, threshold) for name in find_images(names)]
 
@@ -45,8 +45,8 @@ def _answer(trained: Trained, name: str, save: str | None, threshold: float) -> 
         data = read_file(name)
         listed = _objects(trained, data)
     except (DataError, OSError) as error:
-        told = error.message if isinstance(error, DataError) else f"cannot be read: {error.strerror}"
-        return found | {"error": told}
+        message = error.message if isinstance(error, DataError) else f"cannot be read: {error.strerror}"
+        return found | {"error": message}
     objects = [one for one in listed if one["score"] >= threshold]
     rest = [{"class": one["class"], "score": one["score"]} for one in listed if one["score"] < threshold]
     counts = Counter(one["class"] for one in objects)
@@ -87,11 +87,11 @@ def _surest(one: dict[str, Any]) -> str:
 
 
 def _nothing(answer: dict[str, Any]) -> str:
-    """What there would be with a lower threshold."""
+    """Say what a lower threshold would show."""
     count, strongest = answer["weaker"]["count"], answer["weaker"]["surest"]
     if not count:
         return "nothing"
-    return f"nothing from {100 * answer['threshold']:g} %; {count:,} weaker, the surest {_surest(strongest)}"
+    return f"nothing from {100 * answer['threshold']:g} %; {count:,} weaker, the best {_surest(strongest)}"
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
@@ -109,13 +109,13 @@ def _save(data: bytes, objects: Sequence[dict[str, Any]], classes: Sequence[str]
         path = free_path(folder, Path(name).stem)
         picture.save(path)
     except OSError as error:
-        told = f"--save {printable(folder)} cannot be written to: {error.strerror or error}"
-        raise EnvironmentFault(told, hint="Name another folder.") from error
+        message = f"--save {printable(folder)} cannot be written to: {error.strerror or error}"
+        raise EnvironmentFault(message, hint="Name another folder.") from error
     return str(path)
 
 
 def draw_boxes(picture: Image.Image, objects: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
-    """Into the picture: a frame of the class's colour around each thing, the surest on top, and its name."""
+    """Into the picture: a frame of the class's colour around each thing, the highest score on top, and its name."""
     from PIL import ImageDraw, ImageFont
 
     draw = ImageDraw.Draw(picture)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dlcli.inference.trained import Trained
 
 COLUMNS = ("image", "shares", "saved")
-COLOURS = (  # of the classes behind the first, which stays as it is: matplotlib's tab10
+COLOURS = (  # of the classes after the first, which is left as it is: matplotlib's tab10
     (255, 127, 14), (31, 119, 180), (44, 160, 44), (214, 39, 40), (148, 103, 189),
     (140, 86, 75), (227, 119, 194), (188, 189, 34), (23, 190, 207), (127, 127, 127),
 )  # fmt: skip
@@ -51,8 +51,8 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
 def row(answer: dict[str, Any]) -> list[str | None]:
     """A line of the table."""
     name = printable(answer["input"])
-    told = ", ".join(f"{printable(s['class'])} {100 * s['share']:.1f} %" for s in answer["shares"])
-    return [name, told, printable(answer["overlay"]) if "overlay" in answer else None]
+    message = ", ".join(f"{printable(s['class'])} {100 * s['share']:.1f} %" for s in answer["shares"])
+    return [name, message, printable(answer["overlay"]) if "overlay" in answer else None]
 
 
 def class_names(trained: Trained) -> tuple[str, ...]:
@@ -71,8 +71,8 @@ def classes_of_pixels(trained: Trained, picture: Image) -> np.ndarray:
     from dlcli.tasks.segmentation import Segmentation
 
     if not isinstance(trained.task, Segmentation):
-        told = f"{trained.manifest.run} gives no masks"
-        raise CheckpointError(told, hint="Name another run: dlcli runs ls")
+        message = f"{trained.manifest.run} gives no masks"
+        raise CheckpointError(message, hint="Name another run: dlcli runs ls")
     channels, height, width = trained.tree["dataset"]["image_shape"]
     resized = picture.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(resized).reshape(height, width, channels).transpose(2, 0, 1).copy()
@@ -112,7 +112,7 @@ def save_pictures(trained: Trained, picture: Image, classes_HW: np.ndarray, stem
 
 
 def to_mask(classes_HW: np.ndarray, colours: Sequence[tuple[int, int, int]], fitted: dict[str, Any]) -> Image:
-    """What the training masks looked like: RGB, or their values, shown in colours where 8 bits hold them."""
+    """Draw a mask like the training masks: RGB, or their values, shown in colours if 8 bits hold them."""
     import numpy as np
     from PIL import Image
 
@@ -129,7 +129,7 @@ def to_mask(classes_HW: np.ndarray, colours: Sequence[tuple[int, int, int]], fit
 
 
 def colours_of(classes: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Of each class: its own where it is called by one, otherwise black for the first and ten in turn."""
+    """Return each class's colour: its own if its name is one, otherwise black for the first and ten in turn."""
     import re
 
     if all(re.fullmatch("#[0-9a-f]{6}", name) for name in classes):

@@ -1,4 +1,4 @@
-"""Translations of sentences a user types, by beam search: the best, and those behind it."""
+"""Translations of sentences a user types, by beam search: the best, and the next best."""
 
 from __future__ import annotations
 

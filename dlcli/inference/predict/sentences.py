@@ -88,21 +88,21 @@ def as_sentiment(classes: list[Answer]) -> Answer:
 
 
 def stored_tokenizer(trained: Trained) -> Tokenizer:
-    """What the run was trained with. Raises CheckpointError where it does not fit the network."""
+    """Return the run's tokenizer. Raises CheckpointError if it does not fit the network."""
     from dlcli.datasets.tokens.tokenizing import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_json(trained.manifest.fitted["tokenizer"])
     except (KeyError, DataError) as error:
-        told = error.message if isinstance(error, DataError) else "the checkpoint holds no tokenizer"
-        raise CheckpointError(f"{trained.manifest.run}: {told}", hint="Train the run again.") from error
+        message = error.message if isinstance(error, DataError) else "the checkpoint holds no tokenizer"
+        raise CheckpointError(f"{trained.manifest.run}: {message}", hint="Train the run again.") from error
     return fitting(tokenizer, trained)
 
 
 def fitting(tokenizer: Fitting, trained: Trained) -> Fitting:
     if len(tokenizer) > trained.tree["dataset"]["num_tokens"]:
-        told = f"{trained.manifest.run}: its tokenizer has {len(tokenizer):,} tokens, its network fewer"
-        raise CheckpointError(told, hint="Train the run again.")
+        message = f"{trained.manifest.run}: its tokenizer has {len(tokenizer):,} tokens, its network fewer"
+        raise CheckpointError(message, hint="Train the run again.")
     return tokenizer
 
 
@@ -115,8 +115,8 @@ def tokenizer_of(trained: Trained) -> AnyTokenizer:
     try:
         return fitting(PretrainedTokenizer(trained.manifest.fitted[PRETRAINED]), trained)
     except (TypeError, DataError) as error:
-        told = error.message if isinstance(error, DataError) else "its tokenizer is no text"
-        raise CheckpointError(f"{trained.manifest.run}: {told}", hint="Train the run again.") from error
+        message = error.message if isinstance(error, DataError) else "its tokenizer is not text"
+        raise CheckpointError(f"{trained.manifest.run}: {message}", hint="Train the run again.") from error
 
 
 def encoded(texts: Sequence[str], trained: Trained, tokenizer: AnyTokenizer) -> list[list[int]]:
@@ -135,8 +135,8 @@ def probabilities(trained: Trained, ids: Sequence[Sequence[int]]) -> Tensor:
     from dlcli.tasks.classification import Classification
 
     if not isinstance(trained.task, Classification):
-        told = f"{trained.manifest.run} is no classifier; sentences are answered for by one"
-        raise CheckpointError(told, hint="Name a run of a classifier: dlcli runs ls")
+        message = f"{trained.manifest.run} is not a classifier; sentences need one"
+        raise CheckpointError(message, hint="Name a run of a classifier: dlcli runs ls")
     device = trained.runtime.device
     tokens = ragged(ids, np.int64, fill=PAD).to(device).take(torch.arange(len(ids)))
     with trained.runtime.autocast()():

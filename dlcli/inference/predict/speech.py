@@ -47,8 +47,12 @@ def answers(
     for start in range(0, len(order), AT_ONCE):
         part = order[start : start + AT_ONCE]
         for i, readings in zip(part, transcribed(trained, [waves[i] for i in part], top), strict=True):
-            told = [{"text": "".join(alphabet[c] for c in ids), "probability": math.exp(p)} for ids, p in readings]
-            found[i] |= {"transcript": told[0]["text"], "probability": told[0]["probability"], "readings": told}
+            message = [{"text": "".join(alphabet[c] for c in ids), "probability": math.exp(p)} for ids, p in readings]
+            found[i] |= {
+                "transcript": message[0]["text"],
+                "probability": message[0]["probability"],
+                "readings": message,
+            }
     if attention:
         for i, wave in waves.items():
             found[i]["attention"] = looked_at(trained, wave, found[i]["input"], save, whole)
@@ -84,7 +88,7 @@ def find_recordings(names: Sequence[str]) -> list[str]:
     from dlcli.datasets.files.sound import ENDINGS
 
     if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin holds one recording", hint="Name files: dlcli predict a.wav b.wav")
+        raise ConfigError("- is given twice; stdin holds one recording", hint="Name files: dlcli predict a.wav b.wav")
     found: list[str] = []
     for name in names:
         path = Path(name).expanduser()
@@ -93,14 +97,14 @@ def find_recordings(names: Sequence[str]) -> list[str]:
             continue
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
         if not inside:
-            told = f"there is no recording in {printable(name)}"
-            raise DataError(told, hint=f"Its files should end in one of {', '.join(ENDINGS)}.")
+            message = f"there is no recording in {printable(name)}"
+            raise DataError(message, hint=f"Its files should end in one of {', '.join(ENDINGS)}.")
         found += map(str, inside)
     return found
 
 
 def decoded(name: str, sample_rate: int) -> np.ndarray:
-    """(n,) int16. Raises DataError, a clause, for what is no recording."""
+    """(n,) int16. Raises DataError, a clause, for a file that is not a recording."""
     from dlcli.datasets.files.sound import decode_sound, read_bytes
 
     data = sys.stdin.buffer.read() if name == "-" else read_bytes(Path(name).expanduser())
@@ -121,13 +125,13 @@ def stored_alphabet(trained: Trained) -> list[str]:
         or len(alphabet) != num_tokens
         or not all(isinstance(c, str) and len(c) <= 1 for c in alphabet)
     ):
-        told = f"{trained.manifest.run} holds no alphabet of its {num_tokens} characters"
-        raise CheckpointError(told, hint="Name a run that was trained on speech: dlcli runs ls")
+        message = f"{trained.manifest.run} holds no alphabet of its {num_tokens} characters"
+        raise CheckpointError(message, hint="Name a run that was trained on speech: dlcli runs ls")
     return alphabet
 
 
 def transcribed(trained: Trained, waves: Sequence[np.ndarray], top: int) -> list[list[tuple[tuple[int, ...], float]]]:
-    """Of each recording up to `top` readings and the logarithms of their probabilities.
+    """Return up to `top` readings of each recording and the logarithms of their probabilities.
 
     By beam search, unless the command itself says task.decoding=greedy, which is the default of the scores alone.
     """

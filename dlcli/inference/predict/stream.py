@@ -61,8 +61,8 @@ def tokenizer_of(trained: Trained) -> Tokenizer:
     """Raises CheckpointError where the checkpoint is not of a language model."""
     kind = kind_of(trained.tree["dataset"])
     if not kind.continues_text:
-        told = f"{trained.manifest.run} was trained on {kind.name}: it does not go on with a text"
-        raise CheckpointError(told, hint="Name a run of a language model, or train one: dlcli train shakespeare")
+        message = f"{trained.manifest.run} was trained on {kind.name}: it does not go on with a text"
+        raise CheckpointError(message, hint="Name a run of a language model, or train one: dlcli train shakespeare")
     return stored_tokenizer(trained)
 
 
@@ -85,7 +85,7 @@ def write(
 
 
 def looked_at(trained: Trained, prompt: str, save: str | None, whole: bool) -> dict[str, Any]:
-    """See attention.look: of the token behind the prompt, and of each before."""
+    """See attention.look: of the token after the prompt, and of each before."""
     import torch
 
     from dlcli.inference.explain.attention import look
@@ -98,7 +98,7 @@ def looked_at(trained: Trained, prompt: str, save: str | None, whole: bool) -> d
 
 
 def next_tokens(trained: Trained, prompt: str, top: int) -> list[dict[str, Any]]:
-    """[{token, probability}] of the token behind the prompt, the most probable first."""
+    """Return [{token, probability}] of the token after the prompt, the most probable first."""
     import torch
 
     from dlcli.inference.generation import encode_prompt, extend

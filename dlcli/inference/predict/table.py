@@ -27,7 +27,7 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a run knows of its table. names: of its columns, in their order, the target's among them."""
+    """A run's facts of its table. names: of its columns, in their order, the target's among them."""
 
     names: tuple[str, ...]
     has_header: bool
@@ -39,7 +39,7 @@ class Fitted:
 
 def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | None = None) -> list[Answer]:
     """One per row of each table: {input, row, class, probability, classes: [{class, probability}]} or {input, row,
-    target, number}; {input, row, error} of a row with a cell that is no number, {input, error} of a file.
+    target, number}; {input, row, error} of a row with a cell that is not a number, {input, error} of a file.
 
     names: CSV files and the like; - for one from stdin.
     """
@@ -48,8 +48,8 @@ def answers(trained: Trained, names: Sequence[str], *, top: int, save: str | Non
     found: list[Answer] = []
     for name in names:
         try:
-            if (told := told_of_a_row(name, fitted, delimiter)) is not None:
-                raise DataError(told)
+            if (message := told_of_a_row(name, fitted, delimiter)) is not None:
+                raise DataError(message)
             table = matched(read(name, trained), fitted)
             found += answers_of(trained, fitted, table, name, top)
         except DataError as error:
@@ -114,11 +114,11 @@ def told_of_a_row(name: str, fitted: Fitted, delimiter: str = "auto") -> str | N
         return None
     values = [*cells[: len(names)], *["..."] * (len(names) - len(cells))]
     header, line = ((own or typed).replace("\t", r"\t").join(row) for row in (names, values))
-    return f"is no file; a row is given on stdin:  printf '{header}\\n{line}\\n' | dlcli predict -"
+    return f"is not a file; give a row on stdin:  printf '{header}\\n{line}\\n' | dlcli predict -"
 
 
 def matched(table: TextTable, fitted: Fitted) -> TextTable:
-    """The table with the run's names for its columns. Raises DataError where one is lacking; others are told of."""
+    """The table with the run's names for its columns. Raises DataError if one is missing; reports unused ones."""
     from dlcli.datasets.files.csv_text import listed
 
     if not table.has_header:
@@ -154,7 +154,7 @@ def answers_of(trained: Trained, fitted: Fitted, table: TextTable, name: str, to
         parts.append(encoded.features)
         for i in np.flatnonzero(encoded.is_bad).tolist():
             comma = " with a decimal comma, as in training" if getattr(column, "form", POINT) != POINT else ""
-            wrong.setdefault(i, f"{column.name} is {printable(cells[i])}, which is no number{comma}")
+            wrong.setdefault(i, f"{column.name} is {printable(cells[i])}, which is not a number{comma}")
     outputs = predicted(trained, torch.from_numpy(np.concatenate(parts, axis=1)))
     found: list[Answer] = []
     for i in range(table.num_rows):
@@ -182,7 +182,7 @@ def predicted(trained: Trained, features: Tensor) -> Tensor:
 
     task, device = trained.task, trained.runtime.device
     if not isinstance(task, Classification | Regression):
-        told = f"{trained.manifest.run} predicts neither classes nor numbers"
-        raise CheckpointError(told, hint="Name another run: dlcli runs ls")
+        message = f"{trained.manifest.run} predicts neither classes nor numbers"
+        raise CheckpointError(message, hint="Name another run: dlcli runs ls")
     with torch.no_grad(), trained.runtime.autocast()():
         return torch.cat([task.predict(part.to(device)).cpu() for part in features.split(AT_ONCE)])

@@ -1,4 +1,4 @@
-"""Texts a user types, pipes or has in files: what each name in a command stands for.
+"""Texts a user types, pipes or has in files: the meaning of each name in a command.
 
     find_sentences(["a great film", "reviews.tsv", "-"], column=None, classes=("neg", "pos"))
 
@@ -27,9 +27,9 @@ Answer = dict[str, Any]
 def find_sentences(
     names: Sequence[str], *, column: Column = None, classes: Sequence[str] = ()
 ) -> Iterator[list[Answer]]:
-    """What each name stands for: [{input}, ...], or {input, error} where it stands for nothing.
+    """Resolve each name to [{input}, ...], or {input, error} if it means nothing.
 
-    column: where the sentences stand in a table, as dataset.text_column says it; classes: how its labels are known.
+    column: of the sentences in a table, as in dataset.text_column; classes: the names of its labels.
     """
     check_stdin_once(names, "sentences.txt")
     for name in names:
@@ -50,11 +50,11 @@ def find_sentences(
 def check_stdin_once(names: Sequence[str], example: str) -> None:
     """Raise ConfigError where stdin is named more than once. example: a file that might be piped."""
     if names.count("-") > 1:
-        raise ConfigError("- stands twice; stdin is read once", hint=f"dlcli predict - < {example}")
+        raise ConfigError("- is given twice; stdin is read once", hint=f"dlcli predict - < {example}")
 
 
 def read_whole(name: str) -> str:
-    """The text that a name stands for: a file's or stdin's whole content, else the name itself. Raises DataError."""
+    """Return the text that a name means: a file's or stdin's whole content, else the name itself. Raises DataError."""
     path = as_file(name)
     if name != "-" and path is None:
         return name
@@ -92,7 +92,7 @@ def decoded(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"line {line} is no UTF-8") from error
+        raise DataError(f"line {line} is not UTF-8") from error
 
 
 def sentences_of(content: bytes, path: Path, column: Column, classes: Sequence[str]) -> list[Answer]:
@@ -107,9 +107,9 @@ def sentences_of(content: bytes, path: Path, column: Column, classes: Sequence[s
     # One column that no table's name announces has no header: a first line `review` is a text too.
     place = find_column(rows, column, classes) if is_table or len(rows[0][1]) > 1 else None
     if place is None and is_table:
-        told = ", ".join(printable(cell, limit=30) for cell in rows[0][1])
+        message = ", ".join(printable(cell, limit=30) for cell in rows[0][1])
         raise DataError(
-            f"has {len(rows[0][1])} columns ({told}); the one of the sentences is not called {TEXT_NAMES[0]}"
+            f"has {len(rows[0][1])} columns ({message}); the one of the sentences is not called {TEXT_NAMES[0]}"
         )
     if place is None:  # a tab, if there is one, is of a sentence
         return [{"input": line.strip()} for line in text.split("\n") if line.strip()]
@@ -121,9 +121,9 @@ def sentences_of(content: bytes, path: Path, column: Column, classes: Sequence[s
 
 
 def find_column(rows: Sequence[Row], column: Column, classes: Sequence[str]) -> tuple[int, bool] | None:
-    """Where the sentences stand, and whether the first line is a header; None where it cannot be told.
+    """Find the column of the sentences, and whether the first line is a header; None if that is unclear.
 
-    By what the run was told, by usual names, else what is left of two columns when the labels are known by the classes.
+    Decided by the run's setting, by usual names, else the other of two columns if the classes identify the labels.
     """
     header = stripped(rows[0][1])
     named = first_named(header, TEXT_NAMES)
