@@ -19,7 +19,8 @@ QUICK = ("digits", "tracker=none", "trainer.epochs=2", "runtime.threads=1", "run
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a child: ours without what would change its answers."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "DLCLI_OUT", "DLCLI_DEBUG"))}
+    foreign = ("WANDB_", "DLCLI_OUT", "DLCLI_DEBUG", "KMP_", "TORCHINDUCTOR_")  # the last two: torch's import sets them
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     return kept | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | more
 
 

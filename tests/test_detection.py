@@ -30,7 +30,7 @@ from dlcli.training import build, checks
 from dlcli.training.allow_list import Builder
 
 SETTINGS = {"image_shape": [3, 64, 96], "num_classes": 3, "mean": [0.5], "std": [0.25]}
-SMALL = {"num_classes": 3, "image_shape": [3, 64, 96], "widths": [8, 16, 32], "neck": 16}
+SMALL = {"num_classes": 3, "image_shape": [3, 64, 96], "widths": [8, 16, 32], "fpn_channels": 16}
 
 
 def rectangles(num_images: int, seed: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
@@ -284,7 +284,7 @@ def test_a_run_on_ones_own_boxes_resumes_bit_for_bit_and_draws(tmp_path: Path) -
     names, rows = as_table(predictor("boxes"), [good, bad])
     assert (names[0], names[-1]) == ("image", "error")
     assert rows[0][-1] is None and rows[1][-1] == bad["error"].removesuffix(".")
-    assert "no image" in bad["error"] and all(cell is None for cell in rows[1][1:-1])
+    assert "is not an image" in bad["error"] and all(cell is None for cell in rows[1][1:-1])
     with Image.open(tmp_path / good["picture"]) as picture:
         assert picture.size == (64, 64)
 
