@@ -120,7 +120,7 @@ def _add_commands(app: Any) -> None:
     )
     from dlcli.commands import list as list_command
 
-    # A misspelt flag is told together with every other mistake; `-h` would be found inside `-trainer.epochs=3`.
+    # A misspelt flag is reported together with every other mistake; `-h` would be found inside `-trainer.epochs=3`.
     free = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
     app.command(context_settings=free)(train.train)
     app.command("eval")(evaluate.evaluate)

@@ -219,7 +219,7 @@ def _settings(words: Sequence[str], rest: list[str], current: str, *, experiment
 
 
 def _values(key: str, search: Sequence[Path], rest: list[str]) -> list[str]:
-    """The options of a group; of a key what the comment behind it lists (`# auto | fp32 | bf16`), or true and false."""
+    """The options of a group; of a key the values in its comment (`# auto | fp32 | bf16`), or true and false."""
     if options := folders.options(key, search):
         return list(options)
     group = key.partition(".")[0]
@@ -232,7 +232,7 @@ def _values(key: str, search: Sequence[Path], rest: list[str]) -> list[str]:
 
 
 def _names_key(rest: list[str], words: Sequence[str]) -> bool:
-    """Whether the key that `config why` asks for stands there already."""
+    """Whether the key that `config why` asks for is on the line already."""
     experiments = folders.options("experiment", folders.search_path(_value_of("--config-dir", words)))
     return any("=" not in word and word not in experiments and not word.endswith((".yaml", ".yml")) for word in rest)
 
@@ -291,7 +291,7 @@ def scan(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _scan(path: Path, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """The same with the comment that stands behind the value."""
+    """The same with the comment after the value."""
     open_keys: list[tuple[int, str]] = [(-1, prefix)] if prefix else []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if not (match := _LINE.match(line)):
@@ -308,8 +308,8 @@ def _scan(path: Path, prefix: str) -> Iterator[tuple[str, str, str]]:
 
 # -------------------------------------------------------------------------------------------------------- the scripts
 
-# `=` stands in bash's COMP_WORDBREAKS, so that bash sees `model=re` as three words: the line is split here instead, and
-# what stands before the last `=` is cut from the candidates again. Typer's own script does not work there.
+# `=` is in bash's COMP_WORDBREAKS, so that bash sees `model=re` as three words: the line is split here instead, and
+# the part before the last `=` is cut from the candidates again. Typer's own script does not work there.
 BASH = r"""
 _dlcli() { local line="${COMP_LINE:0:COMP_POINT}" IFS=$' \t\n' cur out; local -a words
   read -ra words <<<"$line"; [[ $line == *[[:space:]] ]] && words+=("")

@@ -17,7 +17,7 @@ from dlcli.errors import CheckpointError, ConfigError
 from dlcli.evaluation.compare.answers import RightAnswers, kept
 from dlcli.evaluation.compare.differences import differing_environment, differing_settings, shown
 from dlcli.evaluation.compare.report import as_event
-from dlcli.evaluation.compare.report import told as told_verdict
+from dlcli.evaluation.compare.report import in_words as told_verdict
 from dlcli.evaluation.compare.verdict import (
     BETTER,
     SAME,
@@ -356,7 +356,7 @@ def test_what_people_read(runs: Path) -> None:
 
 def test_a_gate_that_cannot_tell_says_so(runs: Path) -> None:
     done = dlcli("compare", "good", "goods", "--fail-if", "worse", "--json", cwd=runs)
-    assert done.returncode == 0 and "--fail-if worse lets pass what can't be told" in done.stderr
+    assert done.returncode == 0 and "--fail-if worse lets pass what can't be decided" in done.stderr
     done = dlcli("compare", "good", "goods", "--fail-if", "not-better", cwd=runs)
     assert done.returncode == 1 and "lets pass" not in done.stderr
 

@@ -55,8 +55,8 @@ def compare(
     ask = partial(answers_of, search=search, trusted=trust or [])
     verdicts = [judge(sides[0], side, chosen, ask) for side in sides[1:]]
     show(as_event(sides, chosen, settings, verdicts), print_comparison, as_json=as_json)
-    if told := unknown_at_the_gate(verdicts, fail_if):
-        typer.echo(told, err=True)
+    if message := unknown_at_the_gate(verdicts, fail_if):
+        typer.echo(message, err=True)
     return int(fail_if is not None and any(is_failure(verdict, fail_if) for verdict in verdicts))
 
 

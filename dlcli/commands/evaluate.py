@@ -50,7 +50,7 @@ def evaluate(
         try:
             pictures = score.draw_report(loaded, data, report, loaded.run_folder / "eval")
         except OSError:
-            pictures = {}  # a run folder that cannot be written is no reason to withhold the scores
+            pictures = {}  # the scores are shown even if the run folder cannot be written
         if not settings:
             answers.keep_of(loaded.run_folder, folder, report)
     print_report(loaded, report, pictures, as_json=as_json)

@@ -98,7 +98,7 @@ def of_run(
 
 
 def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
-    """The words with a model's name, where one stands for the experiment, as `EXPERIMENT model=NAME`.
+    """The words with a model's name, if it is given in place of an experiment, as `EXPERIMENT model=NAME`.
 
     The experiment is that of the command on top of the model's YAML: its data suit the model. Raises ConfigError for a
     name that is neither's.
@@ -114,8 +114,8 @@ def as_experiment(words: Sequence[str], search: Sequence[Path]) -> list[str]:
     if name not in models:
         better = nearest(name, [*models, *experiments])
         see = "dlcli list model and dlcli list experiment show what there is."
-        told = f"{printable(name)}: there is no such model or experiment"
-        raise ConfigError(told, hint=f"Did you mean {better}? {see}" if better else see)
+        message = f"{printable(name)}: there is no such model or experiment"
+        raise ConfigError(message, hint=f"Did you mean {better}? {see}" if better else see)
     named = [word for word in command(models[name], "model", name).split()[2:] if "=" not in word]
     return [*words[:at], *named[:1], f"model={name}", *words[at + 1 :]]
 
@@ -151,11 +151,11 @@ def print_network(name: str, network: Network, measured: Latency | None, batch_s
 
 def notes(network: Network, depth: int) -> list[str]:
     """What the tables do not show."""
-    told = [network.reason] if network.reason else []
+    message = [network.reason] if network.reason else []
     if network.functional and depth:
         names = ", ".join(name.removeprefix("_") for name in network.functional)
-        told.append(f"no layer is listed for what is called as a function: {names}")
-    return told
+        message.append(f"no layer is listed for what is called as a function: {names}")
+    return message
 
 
 def print_load(load: list[list[float]]) -> None:

@@ -38,7 +38,7 @@ def learn(context: typer.Context, as_json: AsJson = False) -> None:
         list_topics(as_json=as_json)
     elif as_json:
         topic = context.invoked_subcommand
-        raise ConfigError("--json stands behind the topic", hint=f"dlcli learn {topic} --json")
+        raise ConfigError("--json comes after the topic", hint=f"dlcli learn {topic} --json")
 
 
 @app.command()

@@ -60,8 +60,10 @@ def predict(
     wishes: dict[str, Any] = {}
     if threshold is not None:
         if not kind.has_threshold:
-            told = f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind.name}, whose answers have none"
-            raise ConfigError(told, hint="Leave it out.")
+            message = (
+                f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind.name}, whose answers have none"
+            )
+            raise ConfigError(message, hint="Leave it out.")
         wishes["threshold"] = threshold
     if attention:
         check_attentive(loaded, kind)

@@ -183,7 +183,7 @@ def _print_moved(what: str, moved: Sequence[Moved], *, as_json: bool) -> None:
 @app.command("prune")
 def prune(
     words: Words = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete it, for good; without it only told.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it, for good; without it they are only listed.")] = False,
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="AGE", help="Only of runs made so long ago: 12h, 30d, 8w.")
     ] = None,
@@ -221,8 +221,8 @@ def _print_waste(found: Sequence[Waste], *, as_json: bool, is_freed: bool) -> No
         print_table("Freed" if is_freed else "Could be freed", columns, cells, json_rows=json_rows if as_json else None)
     if not as_json:
         total = f"{sum(waste.size for waste in found) / 1e6:,.1f} MB"
-        told = f"{total} freed" if is_freed else f"{total} could be freed; nothing was deleted: add --yes"
-        typer.echo(told if found else "there is nothing to free", err=True)
+        message = f"{total} freed" if is_freed else f"{total} could be freed; nothing was deleted: add --yes"
+        typer.echo(message if found else "there is nothing to free", err=True)
 
 
 @app.command("export")

@@ -22,8 +22,8 @@ class SweepGroup(TyperGroup):
             if "=" not in args[0] and (
                 meant := nearest(args[0], [n for n in self.commands if n != DEFAULT], cutoff=0.75)
             ):
-                told = f"there is no command {printable(args[0])} of dlcli sweep"
-                raise ConfigError(told, hint=f"Did you mean  dlcli sweep {shlex.join([meant, *args[1:]])} ?")
+                message = f"there is no command {printable(args[0])} of dlcli sweep"
+                raise ConfigError(message, hint=f"Did you mean  dlcli sweep {shlex.join([meant, *args[1:]])} ?")
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 

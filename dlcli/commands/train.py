@@ -23,7 +23,8 @@ def train(
     trust: Trust = None,
     max_restarts: MaxRestarts = 0,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Watch some steps: a trace for the browser, the dearest operations.")
+        bool,
+        typer.Option("--profile", help="Watch some steps: a trace for the browser, the most expensive operations."),
     ] = False,
     num_seeds: Annotated[
         int | None, typer.Option("--seeds", help="So many runs that differ in the seed only; their mean and spread.")

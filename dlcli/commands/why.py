@@ -53,17 +53,17 @@ def print_reasons(evidence: Evidence, reasons: list[Reason], figures: Mapping[st
 
     out, width = Output(sys.stdout), width_of(sys.stdout)
     lines = flow(
-        [clean(evidence.name.split()[0]), evidence.experiment, evidence.status, *told(figures)], width, indent=""
+        [clean(evidence.name.split()[0]), evidence.experiment, evidence.status, *in_words(figures)], width, indent=""
     )
     for place, reason in enumerate(reasons, 1):
-        lines += ["", f"{place}  {reason.title}", *flow(told(reason.figures), width, indent="   ")]
+        lines += ["", f"{place}  {reason.title}", *flow(in_words(reason.figures), width, indent="   ")]
         lines.append(f"   try: {clean(reason.remedy)}")
     if not reasons:
         lines += ["", "nothing stands out" + (" so far" if evidence.status == "running" else "")]
     out.write("\n".join(lines) + "\n")
 
 
-def told(figures: Mapping[str, Any]) -> list[str]:
+def in_words(figures: Mapping[str, Any]) -> list[str]:
     """`train loss 0.0213`: each figure as a person reads it."""
     return [f"{name} {value_of(name, value)}" for name, value in figures.items() if value is not None]
 

@@ -28,8 +28,8 @@ Interval = tuple[float, float]
 def intervals(statistics: Statistics) -> tuple[dict[str, Interval], int]:
     """95 % intervals of the scores that are no means, and of how many samples: the same ones every time.
 
-    None of a single example, nor where a sample's score is no number, nor where all samples have the same one, which
-    tells nothing: no error among few examples is no proof that there is none.
+    None of a single example, nor if a sample's score is not a number, nor if all samples have the same score, which
+    proves nothing: few examples without an error do not show that there are none.
     """
     if len(statistics) < 2:
         return {}, 0

@@ -134,7 +134,7 @@ def _score_classifier(trained: Trained, task: Classification, source: EvalSource
 
 
 def _mean_intervals(values: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
-    """Of means over the examples; none of what a single example cannot tell."""
+    """Intervals of means over the examples; none for scores that a single example does not have."""
     found = {name: _interval(value_N) for name, value_N in values.items()}
     return {name: interval for name, interval in found.items() if all(map(isfinite, interval))}
 

@@ -1,4 +1,4 @@
-"""What a network is made of and what it costs, told without its weights: a ResNet-152 takes no memory here.
+"""The parts of a network and its cost, found without its weights: a ResNet-152 takes no memory here.
 
     found = inspect(tree, builder)            layers, output shapes, parameters, FLOPs, memory
     seconds = latency(tree, builder)          measured: this allocates the network
@@ -69,9 +69,9 @@ class Network:
 
     flops: 2 for each multiply-add of products, convolutions and attention in one forward pass of one example; None
     where the network cannot be run on shapes alone. Bytes: of weights and buffers, of the gradients, of what the
-    optimizer keeps (None where it cannot be told), of what one example keeps for the backward pass.
+    optimizer keeps (None if that is unknown), of what one example keeps for the backward pass.
     example: what one is, in words; trained: how many parameters are from which epoch on; functional: names of
-    activations and pooling that are no modules, so that no layer stands for them.
+    activations and pooling that are not modules, and so have no layer here.
     """
 
     layers: list[Layer]
@@ -144,7 +144,7 @@ def networks_of(task: Task) -> dict[str, nn.Module]:
 def record_calls(task: Task, tree: Tree, num_examples: int) -> dict[str, Call]:
     """What each network is called with for so many times the same made-up example, on the device where the task is.
 
-    What a task does behind its networks may not know the meta device (CTC's loss): by then they have been called. One
+    What a task does after its networks may not support the meta device (CTC's loss): by then they have been called. One
     whose training goes another way than its answers (a two-stage detector) is called for an answer.
     """
     device = next(task.parameters()).device
@@ -188,8 +188,8 @@ def examine(network: nn.Module, call: Call | None) -> Network:
         try:
             run_counted(network, call, run)
         except CANNOT_FOLLOW as error:
-            told = "what follows depends on their values" if "meta" in str(error) else build.first_line(error)
-            reason = f"it cannot be followed to its end without data: {told}"
+            message = "what follows depends on their values" if "meta" in str(error) else build.first_line(error)
+            reason = f"it cannot be followed to its end without data: {message}"
     layers = [layer_of(name, module, run) for name, module in network.named_modules()]
     tensors = [*network.parameters(), *network.buffers()]
     functional = sorted(run.functional)
@@ -278,7 +278,7 @@ def call_device(network: nn.Module) -> torch.device:
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """Of an output: the tensor, or the first in a tuple, list or dict."""
+    """The tensor of an output, or the first one in a tuple, list or dict."""
     if isinstance(output, Tensor):
         return output
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
@@ -383,7 +383,7 @@ def timed(network: nn.Module, call: Call) -> Iterator[float]:
 
 @torch.no_grad()
 def expert_load(loaded: Trained) -> dict[str, Tensor]:
-    """Of each trained network with experts: (blocks, experts) float64, the shares of the picks, on test examples."""
+    """The shares of the picks on test examples, for each trained network with experts: (blocks, experts) float64."""
     networks = {name: n for name, n in networks_of(loaded.task).items() if hasattr(n, "expert_load")}
     if not networks:
         return {}

@@ -127,8 +127,8 @@ def check_measurable(tree: Tree) -> None:
     if "teacher" in tree["task"]:
         raise ConfigError("a task with a teacher is not planned", hint="Plan the network alone: task=classification")
     if (devices := tree["runtime"]["devices"]) > 1:
-        told = f"runtime.devices={devices}: a plan is measured on one device, and steps of several take other times"
-        raise ConfigError(told, hint="Plan it with runtime.devices=1")
+        message = f"runtime.devices={devices}: a plan is measured on one device, and steps of several take other times"
+        raise ConfigError(message, hint="Plan it with runtime.devices=1")
 
 
 def seconds_since_start() -> float:
@@ -144,7 +144,7 @@ def seconds_since_start() -> float:
 
 
 class Pace(NamedTuple):
-    """seconds: of each step behind the warm-up; warm_up_s: what those of the warm-up took longer."""
+    """seconds: of each step after the warm-up; warm_up_s: the extra time of the warm-up steps."""
 
     seconds: list[float]
     warm_up_s: float
@@ -331,7 +331,7 @@ def reckon(parts: Assembly, pace: Pace, costs: Costs, load: float) -> Forecast:
 
 
 def wanted_steps(tree: Tree, per_epoch: int) -> int | None:
-    """Of the whole run, None where only the clock decides: as a Training plans it."""
+    """The steps of the whole run, as Training plans them; None if only the clock decides."""
     trainer = tree["trainer"]
     return trainer["max_steps"] or (None if trainer["max_time"] else trainer["epochs"] * per_epoch)
 

@@ -176,7 +176,7 @@ def _rounded(number: float) -> float:
 def tune_workers(tree: Tree, builder: Builder) -> Proposal:
     """The fewest dataset.num_workers that keep up with the network; 0 if the images are on the device.
 
-    Each row reads for about a second behind its first batch, which starts the workers.
+    Each row reads for about a second after its first batch, which starts the workers.
     """
     parts = Assembly(tree, Signals(), builder=builder)
     task = copy.deepcopy(parts.task)
@@ -219,7 +219,7 @@ def _workers_row(parts: Assembly, workers: int | None, step_s: float) -> dict[st
 
 
 def _seconds_each(items: Iterator[Any], device: torch.device) -> float:
-    """The median time of an item, behind the first two."""
+    """The median time of an item, after the first two."""
     times: list[float] = []
     for _ in islice(items, 2):
         _wait_for(device)

@@ -57,7 +57,7 @@ class Waste:
 def remove(references: Sequence[str], outputs: Path) -> list[Moved]:
     """Move runs into the bin: all of them, or none when one is running or not to be had.
 
-    Errors: ConfigError for a name that is no run's, or that of a part; EnvironmentFault for a run that is active.
+    Errors: ConfigError for a name that no run has, or a part of a run; EnvironmentFault for a run that is active.
     """
     runs = {run.path: run for run in (_whole(find_run(reference, outputs), outputs) for reference in references)}
     moves = [Moved(run, outputs / BIN / run.experiment / run.folder_name) for run in runs.values()]
@@ -68,7 +68,7 @@ def remove(references: Sequence[str], outputs: Path) -> list[Moved]:
 def restore(references: Sequence[str], outputs: Path) -> list[Moved]:
     """Move runs out of the bin, to where they were: all of them, or none when a folder lies there by now.
 
-    Errors: ConfigError for a name that is no removed run's, and for a place that is taken; EnvironmentFault for a run
+    Errors: ConfigError for a name that no removed run has, and for a place that is taken; EnvironmentFault for a run
     that is active there.
     """
     runs = {run.path: run for run in (find_removed(reference, outputs) for reference in references)}

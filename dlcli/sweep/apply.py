@@ -50,14 +50,14 @@ def _chosen(records: list[Record], definition: Definition, number: int | None) -
     found = next((record for record in records if record.number == number), None)
     if found is None or found.state != "completed":
         state = "there is none" if found is None else f"it is {found.state}"
-        told = f"--trial {number}: {state}; a completed one is needed"
-        raise ConfigError(told, hint=f"dlcli sweep top {definition.name}")
+        message = f"--trial {number}: {state}; a completed one is needed"
+        raise ConfigError(message, hint=f"dlcli sweep top {definition.name}")
     return found
 
 
 def experiment_yaml(definition: Definition, record: Record, as_name: str) -> str:
     """The first comment is the command, the second where it comes from and its figure; then what differs from the
-    experiment, which stands first among the defaults.
+    experiment, which is first among the defaults.
     """
     words = [word for word in definition.words_of(record.point) if "=" in word]
     words = [word for word in words if not word.startswith(LEFT_OUT)]
@@ -86,8 +86,8 @@ def experiment_yaml(definition: Definition, record: Record, as_name: str) -> str
 
 def _base(base: str, definition: Definition) -> str:
     if base.endswith((".yaml", ".yml")):
-        told = f"the sweep's experiment is the file {printable(base)}, which lies in no conf folder"
-        raise ConfigError(told, hint="Copy it to ./conf/experiment, and sweep it by its name.")
+        message = f"the sweep's experiment is the file {printable(base)}, which lies in no conf folder"
+        raise ConfigError(message, hint="Copy it to ./conf/experiment, and sweep it by its name.")
     return base
 
 

@@ -1,6 +1,6 @@
 """What a sweep is: written once, when it is started, and never changed but for the number of its trials.
 
-outputs/sweeps/<name>/sweep.json        with every word, axis and choice; in a shared ledger it stands as well
+outputs/sweeps/<name>/sweep.json        with every word, axis and choice; a shared ledger holds a copy
 """
 
 from __future__ import annotations

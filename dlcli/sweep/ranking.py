@@ -9,7 +9,7 @@ from dlcli.sweep.trial_record import Record
 
 
 def ranked(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
-    """Completed trials, the best by the first objective first; of equals the earlier. A reused result stands once."""
+    """Completed trials, the best by the first objective first; then the earlier. A reused result is listed once."""
     results = [
         record for record in records if record.state == "completed" and record.values and record.reuse_of is None
     ]

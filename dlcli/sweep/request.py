@@ -1,4 +1,4 @@
-"""From the words of `dlcli sweep` to a checked definition: every mistake is told at once, before anything starts."""
+"""From the words of `dlcli sweep` to a checked definition: all mistakes reported at once, before anything starts."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ def _body(path: Path) -> dict[str, Any]:
         elif key == "objectives" and not (isinstance(value, list) and all(isinstance(o, str) for o in value)):
             problems.append(Problem(f"{path}: {key}", f"must be a list of words, got {printable(value)}"))
         elif key == "space" and not (isinstance(value, dict) and all(isinstance(v, str) for v in value.values())):
-            told = 'must be settings, each with what stands behind its = in quotes, like optimizer.lr: "1e-4:1e-1:log"'
-            problems.append(Problem(f"{path}: {key}", told))
+            message = 'must be settings, each with its value in quotes, like optimizer.lr: "1e-4:1e-1:log"'
+            problems.append(Problem(f"{path}: {key}", message))
     if problems:
         raise ConfigError(f"{path} cannot be used", problems=problems)
     return body
@@ -183,8 +183,8 @@ def _compose_everywhere(
             first = first or composed
         except ConfigError as error:
             for problem in error.problems or [Problem("the command", error.message)]:
-                told = _of_axis(problem, space.axes)
-                problems.setdefault((told.where, problem.message.partition(", got")[0]), told)
+                message = _of_axis(problem, space.axes)
+                problems.setdefault((message.where, problem.message.partition(", got")[0]), message)
     return first, list(problems.values())
 
 
@@ -212,12 +212,12 @@ def _of_axis(problem: Problem, axes: Sequence[Axis]) -> Problem:
     if axis is None:
         return problem
     tried = problem.where if axis.text != problem.where else None
-    told = f"{problem.message}{f' (tried {tried})' if tried else ''}"
-    return Problem(printable(axis.text, limit=80), told, _better_axis(problem, axis))
+    message = f"{problem.message}{f' (tried {tried})' if tried else ''}"
+    return Problem(printable(axis.text, limit=80), message, _better_axis(problem, axis))
 
 
 def _better_axis(problem: Problem, axis: Axis) -> str | None:
-    """The user's word with the better value in the place of the wrong one, or behind the better key."""
+    """The user's word with the better value in the place of the wrong one, or after the better key."""
     if problem.better is None:
         return None
     key, _, value = problem.better.partition("=")
@@ -246,8 +246,8 @@ def _objectives(names: Sequence[str], composed: Composed) -> tuple[Objective, ..
     found: list[Objective] = []
     for name in asked:
         if name.startswith("test/"):
-            told = f"--objective {printable(name)}: nothing is selected on the test split"
-            raise ConfigError(told, hint=f"--objective val/{printable(name[5:])}; then score the best: dlcli eval")
+            message = f"--objective {printable(name)}: nothing is selected on the test split"
+            raise ConfigError(message, hint=f"--objective val/{printable(name[5:])}; then score the best: dlcli eval")
         full = name if name in known else f"val/{name}"
         if full not in known:
             better = nearest(name, known, cutoff=0.5)
@@ -257,8 +257,8 @@ def _objectives(names: Sequence[str], composed: Composed) -> tuple[Objective, ..
             raise ConfigError(f"--objective {full} is named twice", hint="Name each objective once.")
         found.append(Objective(full, known[full]))
     if all(objective.name in EXTRA_OBJECTIVES for objective in found):
-        told = "a sweep for nothing but size or speed ends with a network that knows nothing"
-        raise ConfigError(told, hint=f"--objective {next(iter(scores))},{found[0].name}")
+        message = "a sweep for nothing but size or speed ends with a network that knows nothing"
+        raise ConfigError(message, hint=f"--objective {next(iter(scores))},{found[0].name}")
     return tuple(found)
 
 
@@ -277,8 +277,8 @@ def _sampler(asked: str | None, space: Space, objectives: int) -> str:
 def _pruner(asked: str | None, objectives: int) -> str:
     pruner = checked_choice("pruner", asked or ("median" if objectives == 1 else "none"), list(PRUNERS))
     if pruner != "none" and objectives > 1:
-        told = f"--pruner {pruner} compares by one objective; here are {objectives}"
-        raise ConfigError(told, hint="--pruner none, or one --objective")
+        message = f"--pruner {pruner} compares by one objective; here are {objectives}"
+        raise ConfigError(message, hint="--pruner none, or one --objective")
     return pruner
 
 

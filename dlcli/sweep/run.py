@@ -51,8 +51,8 @@ def start(words: Sequence[str], request: Request, *, outputs: Path, dry_run: boo
     )
     taken = _shared_names(address) if address else []
     folder, definition = _make_folder(outputs.absolute(), definition, request.name, taken)
-    told = f"W&B: offline in the trials' folders; upload with: dlcli sync {definition.name}"
-    notes = [*asked.notes, *([told] if mode == "offline" else [])]
+    message = f"W&B: offline in the trials' folders; upload with: dlcli sync {definition.name}"
+    notes = [*asked.notes, *([message] if mode == "offline" else [])]
     return _oversee(folder, definition, workers, address, launch, as_json=as_json, notes=notes)
 
 
@@ -111,8 +111,8 @@ def join(name: str, *, outputs: Path, workers: int | None, storage: str | None, 
                 raise
             folder = _folder_here(name, address, outputs)
     if storage and read_definition(folder).storage is None:
-        told = f"{printable(folder)} is another sweep, with a ledger of its own"
-        raise ConfigError(told, hint="Name another place for what is trained here: --outputs DIR")
+        message = f"{printable(folder)} is another sweep, with a ledger of its own"
+        raise ConfigError(message, hint="Name another place for what is trained here: --outputs DIR")
     definition = read_definition(folder)
     count = workers or default_workers()
     address = address or definition.storage
@@ -131,7 +131,7 @@ def watch(name: str, *, outputs: Path, storage: str | None, as_json: bool) -> No
 
 
 def _folder_here(name: str, address: str, outputs: Path) -> Path:
-    """Of a sweep that only its ledger tells of."""
+    """The folder of a sweep that only its ledger knows."""
     from dlcli.sweep.ledger.shared import shared_definition
 
     definition = shared_definition(name, address)
@@ -181,8 +181,8 @@ def _shared_names(address: str) -> list[str]:
 
 def _extended(definition: Definition, trials: int) -> Definition:
     if trials < definition.trials:
-        told = f"--trials {trials}: the sweep has {definition.trials} already, and none is taken away"
-        raise ConfigError(told, hint=f"--trials {definition.trials + 10} adds ten.")
+        message = f"--trials {trials}: the sweep has {definition.trials} already, and none is taken away"
+        raise ConfigError(message, hint=f"--trials {definition.trials + 10} adds ten.")
     if definition.sampler == "grid" and trials > (size := len(definition.space.grid())):
         raise ConfigError(f"--trials {trials}: the grid has {size} points", hint=f"--trials {size}")
     return replace(definition, trials=trials)
@@ -224,7 +224,7 @@ def _make_folder(
 
 
 def open_sweep_display(reader: Reader, *, as_json: bool) -> Display:
-    """A live table, which shows what stands there already too, or lines of news."""
+    """A live table, which also shows the trials that are there already, or lines of news."""
     if as_json:
         return JsonDisplay(sys.stdout)
     from dlcli.sweep.status.display import LiveSweep, PlainSweep

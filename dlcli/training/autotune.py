@@ -46,14 +46,14 @@ def choose(runtime: Runtime, settings: Mapping[str, Any], timer: Timer, steps: i
     if is_open["threads"] and many.threads > 1 and alone_s >= SMALL_S and alone_s * steps > SHORT_S / 10:
         first = timer.better(first, many, "threads")
     if alone_s * steps < SHORT_S:
-        return first, f"{told(first)}: a run of {alone_s * steps:.1f} s is too short to try what is faster"
+        return first, f"{in_words(first)}: a run of {alone_s * steps:.1f} s is too short to try what is faster"
     best = first
     if is_open["channels_last"]:
         best = timer.better(best, replace(best, channels_last=True), "channels_last")
     if is_open["precision"]:
         halved = replace(first, precision="bf16", channels_last=is_open["channels_last"] or first.channels_last)
         best = timer.better(best, halved, "bf16")
-    return best, f"{told(best)}: {1e3 * timer.seconds(best):.1f} ms a step; " + timer.others(best)
+    return best, f"{in_words(best)}: {1e3 * timer.seconds(best):.1f} ms a step; " + timer.others(best)
 
 
 def on_gpu(runtime: Runtime, settings: Mapping[str, Any]) -> tuple[Runtime, str]:
@@ -61,10 +61,10 @@ def on_gpu(runtime: Runtime, settings: Mapping[str, Any]) -> tuple[Runtime, str]
     if settings["channels_last"] != "auto":
         return runtime, ""
     chosen = replace(runtime, channels_last=runtime.precision in ("bf16", "fp16"))
-    return chosen, f"{told(chosen)}: tensor cores" if chosen.channels_last else ""
+    return chosen, f"{in_words(chosen)}: tensor cores" if chosen.channels_last else ""
 
 
-def told(runtime: Runtime) -> str:
+def in_words(runtime: Runtime) -> str:
     words = [runtime.precision, *(["channels-last"] if runtime.channels_last else [])]
     if runtime.device.type == "cpu":
         words.append(f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}")
@@ -108,7 +108,9 @@ class Timer:
         return other if self.cost(other)[kind] <= GAIN[gain] * self.cost(held)[kind] else held
 
     def others(self, chosen: Runtime) -> str:
-        return "; ".join(f"{told(r)} {1e3 * cost.wall_s:.1f} ms" for r, cost in self.measured.items() if r != chosen)
+        return "; ".join(
+            f"{in_words(r)} {1e3 * cost.wall_s:.1f} ms" for r, cost in self.measured.items() if r != chosen
+        )
 
     def _measure(self, runtime: Runtime) -> Cost:
         """Return the median of a few steps after a first one; the task and all random numbers do not change."""

@@ -63,11 +63,13 @@ def answers_of(
     loaded = trained.load(folder, builder=Builder.for_search(search, trusted))
     report = score.score(loaded, trained.read_data(loaded), split)
     if report.is_same_data is False:
-        told = f"the {split} data are not those that {run.name} was trained with"
-        raise DataError(told, hint="Name their folder: DLCLI_DATA=DIR")
+        message = f"the {split} data are not those that {run.name} was trained with"
+        raise DataError(message, hint="Name their folder: DLCLI_DATA=DIR")
     answers = from_report(report, weights_of(folder))
     if answers is None:
-        raise CheckpointError(f"{run.name} is no classifier: it gets no example right or wrong", hint="dlcli runs ls")
+        raise CheckpointError(
+            f"{run.name} is not a classifier: it gets no example right or wrong", hint="dlcli runs ls"
+        )
     keep(run, split, answers)
     return answers
 
@@ -98,7 +100,7 @@ def keep_of(folder: Path, checkpoint: Path, report: Report) -> None:
 
 
 def kept(run: RunFolder, split: str, weights: str) -> RightAnswers | None:
-    """What stands in the run's folder, if it is of these weights."""
+    """The answers stored in the run's folder, if they are from these weights."""
     content = read_json(_file(run, split)) or {}
     kinds: dict[str, Any] = {"weights": str, "fingerprint": str, "rows": str, "examples": int, "right": str}
     if content.keys() != kinds.keys() or any(type(content[key]) is not kind for key, kind in kinds.items()):

@@ -13,7 +13,7 @@ from dlcli.config.naming import option_of
 from dlcli.config.tree import ABSENT, leaves, lookup
 
 OPTION_GROUPS = [group for group in GROUPS if group != "experiment"]
-NO_SETTINGS = ("name", "seed")  # told elsewhere, or of no effect
+NO_SETTINGS = ("name", "seed")  # shown elsewhere, or without effect
 _FOLLOWS = re.compile(r"\$\{([\w.]+)\}")
 Record = Mapping[str, Any]
 
@@ -28,8 +28,8 @@ class Differing(NamedTuple):
 def differing_settings(records: Sequence[Record], search: Sequence[Path]) -> list[Differing]:
     """The choices that differ, then the settings, of runs' records.
 
-    Where an option differs, the settings that only one of the options has come with it, and are told only if somebody
-    set them. A setting that follows another, as `dropout: ${regularization.dropout}` does, is told once, by the other.
+    Where an option differs, the settings that only one of the options has come with it, and are shown only if somebody
+    set them. A setting that follows another, as `dropout: ${regularization.dropout}` does, is shown once, by the other.
     What was left open to the runtime is as it was measured.
     """
     chosen = [{group: _option(record, group) for group in OPTION_GROUPS} for record in records]
@@ -50,7 +50,7 @@ def differing_settings(records: Sequence[Record], search: Sequence[Path]) -> lis
 
 
 def _measured(record: Record) -> dict[str, Any]:
-    """Of threads, memory format and precision those that the config leaves open, as the run had them."""
+    """The threads, memory format and precision that the run had, where its config leaves them open."""
     runtime, device = record["config"]["runtime"], _part(record, "device")
     is_open = (key for key in ("threads", "precision", "channels_last") if runtime.get(key) in ("auto", None))
     return {f"runtime.{key}": device[key] for key in is_open if key in device}

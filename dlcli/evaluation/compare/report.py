@@ -1,4 +1,4 @@
-"""How a comparison is told: as one event, and as tables with a sentence per verdict."""
+"""A comparison as one event, and as tables with a sentence for each verdict."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def unknown_at_the_gate(verdicts: Sequence[Verdict], gate: str | None) -> str | 
     """What is said where a gate lets through what nobody could tell."""
     if gate != "worse" or all(verdict.word != UNKNOWN for verdict in verdicts):
         return None
-    return "note: --fail-if worse lets pass what can't be told; --fail-if not-better does not"
+    return "note: --fail-if worse lets pass what can't be decided; --fail-if not-better does not"
 
 
 # ---------------------------------------------------------------------------------------------------------- for people
@@ -100,7 +100,7 @@ def print_comparison(event: dict[str, Any]) -> None:
     print_table("", ["score", *names], [[metric_name(name), *(_score(run, name) for run in runs)] for name in metrics])
     print()
     for verdict in event["verdicts"]:
-        first, *rest = flow(told(verdict, event["baseline"], metric), width_of(sys.stdout) - 2, indent="")
+        first, *rest = flow(in_words(verdict, event["baseline"], metric), width_of(sys.stdout) - 2, indent="")
         print(clean(first), *(f"  {clean(line)}" for line in rest), sep="\n")
     for line in [*_notes(runs), *advice(event["verdicts"])]:
         print(clean(line), file=sys.stderr)
@@ -122,7 +122,7 @@ def _score(run: dict[str, Any], metric: str) -> str | None:
     return None if value is None else metric_spread(metric, value, run["deviations"].get(metric))
 
 
-def told(verdict: dict[str, Any], baseline: str, metric: str) -> list[str]:
+def in_words(verdict: dict[str, Any], baseline: str, metric: str) -> list[str]:
     """B is worse than A in test accuracy · -1.05 points (95 % interval -1.30 to -0.80), p = 0.003 · paired t-test"""
     name, score = verdict["run"], metric_name(metric)
     opening = {

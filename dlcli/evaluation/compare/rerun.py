@@ -1,7 +1,7 @@
 """A run trained again from its own record, and whether the result is the same: bit for bit, within noise, or not.
 
 The record's config decides, with what the runtime measured then; the code, the packages and the data are those of now,
-and what differs in them is told.
+and what differs in them is shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BIT_FOR_BIT, WITHIN_NOISE, OTHER = "same", "within noise", "not the same"
 
 
 class Repeat(NamedTuple):
-    """word: one of the three above; reason: how it was told."""
+    """word: one of the three above; reason: how it was decided."""
 
     word: str
     reason: str
@@ -98,14 +98,14 @@ def judge(before: RunFolder, after: RunFolder, ask: Ask) -> Repeat:
     name = choose_metric([read_side(before), read_side(after)], None)
     gap = f"{metric_name(name)} {metric_value(name, one[name])}, now {metric_value(name, other[name])}"
     found = [by_examples(before, after, name, ask), by_seeds(before, name, other[name])]
-    if told := next((repeat for repeat in found if repeat and repeat.word == WITHIN_NOISE), None):
-        return Repeat(WITHIN_NOISE, f"{gap}; {told.reason}")
+    if message := next((repeat for repeat in found if repeat and repeat.word == WITHIN_NOISE), None):
+        return Repeat(WITHIN_NOISE, f"{gap}; {message.reason}")
     reasons = [repeat.reason for repeat in found if repeat] or ["nothing tells how much chance would change"]
     return Repeat(OTHER, "; ".join([gap, *reasons]))
 
 
 def scores(run: RunFolder) -> dict[str, float]:
-    """Of a single run, by name."""
+    """The difference of each metric of a single run, by name."""
     side = read_side(run)
     return {name: values[0] for name in side.scores if (values := side.values(name))}
 
@@ -123,8 +123,8 @@ def by_examples(before: RunFolder, after: RunFolder, metric: str, ask: Ask) -> R
         return Repeat(OTHER, f"their {split} examples are not the same")
     lost, won = one.lost_and_won(other)
     found = mcnemar(lost, won, one.examples)
-    told = f"{lost} lost, {won} won of {one.examples:,} {split} examples, p = {found.p:.2g} (McNemar)"
-    return Repeat(WITHIN_NOISE if found.is_noise else OTHER, told)
+    message = f"{lost} lost, {won} won of {one.examples:,} {split} examples, p = {found.p:.2g} (McNemar)"
+    return Repeat(WITHIN_NOISE if found.is_noise else OTHER, message)
 
 
 def by_seeds(before: RunFolder, metric: str, value: float) -> Repeat | None:
@@ -139,8 +139,8 @@ def by_seeds(before: RunFolder, metric: str, value: float) -> Repeat | None:
     low, high = next_interval(values)
     bounds = f"{metric_value(metric, low)} to {metric_value(metric, high)}"
     is_within = low <= value <= high
-    told = f"{'within' if is_within else 'beyond'} what {len(values)} seeds let expect, {bounds}"
-    return Repeat(WITHIN_NOISE if is_within else OTHER, told)
+    message = f"{'within' if is_within else 'beyond'} what {len(values)} seeds let expect, {bounds}"
+    return Repeat(WITHIN_NOISE if is_within else OTHER, message)
 
 
 def _step(run: RunFolder, which: str) -> str | None:

@@ -72,7 +72,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one side against the baseline. word: one of the four above; reason: why nobody can tell; hints: commands."""
+    """One side against the baseline. word: one of the four above; reason: why it cannot be decided; hints: commands."""
 
     word: str
     test: str = ""
@@ -103,8 +103,8 @@ def read_side(run: RunFolder) -> Side:
     said = summary.get("diverged") if is_group else ()
     diverged = tuple(said) if isinstance(said, list) else ()
     if not scores and diverged:
-        told = f"{run.name} has no score: seed{'s' if len(diverged) > 1 else ''} {told_seeds(diverged)} diverged"
-        raise CheckpointError(told, hint=_why(run, diverged))
+        message = f"{run.name} has no score: seed{'s' if len(diverged) > 1 else ''} {told_seeds(diverged)} diverged"
+        raise CheckpointError(message, hint=_why(run, diverged))
     if not scores:
         raise CheckpointError(f"{run.name} has no score yet ({shown.status})", hint=f"dlcli resume {run.name}")
     return Side(run, record, scores, is_group, shown.status, diverged)
@@ -125,8 +125,8 @@ def choose_metric(sides: Sequence[Side], wanted: str | None) -> str:
     """
     names = [n for n in sides[0].scores if all(n in side.scores and direction(side, n) for side in sides)]
     if not names:
-        told = f"{' and '.join(side.run.name for side in sides)} have no score in common"
-        raise ConfigError(told, hint="Compare runs of the same task.")
+        message = f"{' and '.join(side.run.name for side in sides)} have no score in common"
+        raise ConfigError(message, hint="Compare runs of the same task.")
     if wanted is not None:
         found = next((n for n in (wanted, f"test/{wanted}", f"val/{wanted}") if n in names), None)
         if found is None:
@@ -151,8 +151,8 @@ def compare(baseline: Side, side: Side, metric: str, ask: Ask) -> Verdict:
         return Verdict(UNKNOWN, reason=other)
     if baseline.is_group != side.is_group:
         single, group = (side, baseline) if baseline.is_group else (baseline, side)
-        told = f"{single.run.name} is one run, {group.run.name} several: one run has no spread"
-        return Verdict(UNKNOWN, reason=told, hints=(seeds_command(single, group.seeds),))
+        message = f"{single.run.name} is one run, {group.run.name} several: one run has no spread"
+        return Verdict(UNKNOWN, reason=message, hints=(seeds_command(single, group.seeds),))
     if not baseline.is_group:
         return _of_two_networks(baseline, side, metric, ask)
     return _of_seeds(baseline, side, metric)
@@ -162,8 +162,8 @@ def _of_seeds(baseline: Side, side: Side, metric: str) -> Verdict:
     verdict = _of_scores(baseline, side, metric)
     if side.share_diverged <= baseline.share_diverged:
         return verdict
-    told = f"{side.told_diverged()}, {baseline.told_diverged()}"
-    reason = f"{told}; of the others: {verdict.reason}" if verdict.reason else told
+    message = f"{side.told_diverged()}, {baseline.told_diverged()}"
+    reason = f"{message}; of the others: {verdict.reason}" if verdict.reason else message
     return replace(verdict, word=WORSE, reason=reason, hints=(_why(side.run, side.diverged),))
 
 
@@ -181,8 +181,8 @@ def _of_scores(baseline: Side, side: Side, metric: str) -> Verdict:
         found = welch_t(list(before.values()), list(after.values()))
         test = f"Welch's t-test of {len(before)} and {len(after)} seeds"
     if isnan(found.p):
-        told = f"every seed shows the same step ({found.value:+.4g}): no spread tells how much of it is chance"
-        return Verdict(UNKNOWN, test, reason=told, hints=_more_seeds(baseline, side))
+        message = f"every seed shows the same step ({found.value:+.4g}): no spread tells how much of it is chance"
+        return Verdict(UNKNOWN, test, reason=message, hints=_more_seeds(baseline, side))
     word = word_of(found, direction(baseline, metric))
     return Verdict(word, test, found, hints=_more_seeds(baseline, side) if word == SAME else ())
 
@@ -191,12 +191,12 @@ def _too_few(baseline: Side, side: Side, metric: str) -> Verdict:
     """Fewer than three seeds to compare: what is not finished is, otherwise more are trained."""
     few = min(baseline, side, key=lambda one: len(one.values(metric)))
     ended = len(few.values(metric))
-    told = f"{ended} of the seeds of {few.run.name} came to an end; {FEWEST_SEEDS} of each are needed"
+    message = f"{ended} of the seeds of {few.run.name} came to an end; {FEWEST_SEEDS} of each are needed"
     if ended >= FEWEST_SEEDS:
-        told = f"fewer than {FEWEST_SEEDS} of the seeds that both have came to an end in both"
+        message = f"fewer than {FEWEST_SEEDS} of the seeds that both have came to an end in both"
     unfinished = [one for one in (baseline, side) if len(one.values(metric)) + len(one.diverged) < len(one.seeds)]
     go_on = tuple(f"dlcli resume {one.run.name}" for one in unfinished)
-    return Verdict(UNKNOWN, reason=told, hints=go_on or _more_seeds(baseline, side))
+    return Verdict(UNKNOWN, reason=message, hints=go_on or _more_seeds(baseline, side))
 
 
 def _more_seeds(*sides: Side) -> tuple[str, ...]:
@@ -214,8 +214,8 @@ def _of_two_networks(baseline: Side, side: Side, metric: str, ask: Ask) -> Verdi
     hints = tuple(dict.fromkeys(seeds_command(s, range(USUAL_SEEDS)) for s in (baseline, side)))
     split, _, name = metric.partition("/")
     if name != "accuracy":
-        told = f"they are single runs, and one run's {metric_name(metric)} has no spread"
-        return Verdict(UNKNOWN, reason=told, hints=hints)
+        message = f"they are single runs, and one run's {metric_name(metric)} has no spread"
+        return Verdict(UNKNOWN, reason=message, hints=hints)
     try:
         if is_same_network(baseline.run, side.run):
             return Verdict(
@@ -254,7 +254,7 @@ def _other_data(baseline: Side, side: Side, metric: str) -> str | None:
 
 
 def _fingerprint(data: object, split: str) -> str:
-    """Of a split's data; the validation split is cut from the training data where there is none."""
+    """The fingerprint of a split's data; the validation split is cut from the training data where there is none."""
     return str(data.get(split) or data.get("train") or "") if isinstance(data, dict) else ""
 
 

@@ -55,7 +55,7 @@ class Evidence:
         return [int(each.get("epoch") or 0) for each in self.evaluations]
 
     def epochs_done(self) -> int:
-        """Of the run, as far as it told."""
+        """The settings of the run, as far as they are recorded."""
         return int(self.summary.get("epoch") or max(self.epochs(), default=0))
 
     def scores(self) -> list[float]:
@@ -74,7 +74,7 @@ class Evidence:
         return {name: value for name, value in found.items() if value is not None and name != "start"}
 
     def share(self, what: str) -> float:
-        """Of the training's time, in [0, 1]; 0 where nobody measured."""
+        """The share of the training's time, in [0, 1]; 0 if it was not measured."""
         seconds = self.seconds()
         total = sum(seconds.values())
         return seconds.get(what, 0.0) / total if total > 0 else 0.0
@@ -89,7 +89,7 @@ class Evidence:
         return default if node is None else node
 
     def again(self, *words: str, verb: str = "train") -> str:
-        """The command that makes the run anew with some settings changed; what they replace is left out."""
+        """The command that trains the run again with some settings changed; what they replace is left out."""
         changed = {word.partition("=")[0] for word in words}
         kept = [word for word in self.overrides if not _is_replaced(word.partition("=")[0], changed)]
         return shlex.join(["dlcli", *verb.split(), self.experiment, *kept, *words])

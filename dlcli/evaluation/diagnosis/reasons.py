@@ -1,7 +1,7 @@
 """Why a run went as it did: reasons with their figures and a remedy each, read from its folder without torch.
 
 A reason is a function of the evidence that gives a `Reason` or nothing. The training loss is a mean over an epoch,
-with dropout, augmentation and label smoothing on: that it lies above the validation loss is no sign of anything, and
+with dropout, augmentation and label smoothing on: that it lies above the validation loss means nothing, and
 only its own course, and a validation loss or accuracy that is worse, are judged. Thresholds were set on real runs of
 digits, digits_gan, mnist and mnist_fast, good and bad ones; tests/test_diagnosis.py repeats them.
 """
@@ -40,7 +40,7 @@ CLIMB = 0.1  # of the way that the training loss had come down, climbed up again
 RESTART = 0.1  # of the highest rate, by which it rose again: a limit of time makes a schedule waver
 FALLING = 0.1  # of all that the loss fell, in the last fifth: even falling has 0.2, a plateau less than 0.05
 BROUGHT = 0.05  # of all that the score gained, in the last fifth of the run
-IDLE = 0.6  # of the run behind its best evaluation: noise on a plateau puts the best at about half
+IDLE = 0.6  # of the run after its best evaluation: noise on a plateau puts the best at about half
 LEAST_S = 1.0  # nobody waits for less
 WAITING, EVALUATING, SAVING = 0.25, 0.25, 0.15  # of the training's time; ordinary runs have 0.06, 0.07, 0.03
 FEW_EPOCHS = 2  # too few to tell a slow start from a plateau
@@ -48,7 +48,7 @@ FEW_EPOCHS = 2  # too few to tell a slow start from a plateau
 
 @dataclass(frozen=True)
 class Reason:
-    """figures: name -> number or word; remedy: a command to try; weight: in [0, 1], the largest is told first."""
+    """figures: name -> number or word; remedy: a command to try; weight: in [0, 1], the largest is shown first."""
 
     title: str
     figures: Figures
@@ -82,8 +82,8 @@ def diverged(e: Evidence) -> Reason | None:
     signs = ("the loss is nan", "the loss is inf", "the loss is -inf", "are not finite", "the gradients overflow")
     if e.status != "failed" or not any(sign in e.reason for sign in signs):
         return None
-    told = sorted((*e.evaluations, *e.values), key=lambda each: number(each.get("step")) or 0)
-    losses = [loss for each in told if (loss := _train_loss(each)) is not None]
+    message = sorted((*e.evaluations, *e.values), key=lambda each: number(each.get("step")) or 0)
+    losses = [loss for each in message if (loss := _train_loss(each)) is not None]
     figures = {"reason": e.reason, "step": e.summary.get("step"), "lr": e.setting("optimizer.lr")}
     figures |= {"last finite train loss": losses[-1]} if losses else {"last finite train loss": "none was recorded"}
     return Reason("It diverged: the loss is not a number any more", figures, smaller_lr(e), 1.0)
@@ -189,7 +189,7 @@ def _standard_error(e: Evidence, accuracy: float) -> float:
 
 
 def too_short(e: Evidence) -> Reason | None:
-    """One or two epochs, and little learned: nothing else can be told of it."""
+    """One or two epochs, and little learned: nothing else can be said about it."""
     if e.status != "completed" or not 0 < e.epochs_done() <= FEW_EPOCHS or lr_too_high(e):
         return None
     trivial = no_better(e)
@@ -252,7 +252,7 @@ def _restarts(e: Evidence) -> bool:
 
 
 def under_fitting(e: Evidence) -> Reason | None:
-    """Even the training data are not learned, and validation is no worse: too few epochs, or too small a network."""
+    """Even the training data are not learned, and validation is not worse: too few epochs, or too small a network."""
     if e.epochs_done() <= FEW_EPOCHS or not _is_low(e) or _gap(e) or lr_too_high(e) or nothing_learned(e):
         return None
     last = falling_share(_at_high_rate(e))
@@ -361,8 +361,8 @@ def _time_reason(e: Evidence, what: str, most: float, title: str, figures: Figur
     share, seconds = e.share(what), e.seconds().get(what, 0.0)
     if share < most or seconds < LEAST_S:
         return None
-    told = {"share of the training": share, "seconds": round(seconds, 1), **figures}
-    return Reason(title, told, remedy, min(0.9, 0.3 + 0.6 * share))
+    message = {"share of the training": share, "seconds": round(seconds, 1), **figures}
+    return Reason(title, message, remedy, min(0.9, 0.3 + 0.6 * share))
 
 
 # --------------------------------------------------------------------------------------------------------- the course

@@ -1,6 +1,6 @@
 """What those score who have learned nothing: always the mean, an empty transcript, one class for every pixel.
 
-Accuracy is not among them: what guessing gets is told by the number of classes, in reasons.py.
+Accuracy is not among them: the score of guessing follows from the number of classes, in reasons.py.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def no_translation(e: Evidence) -> Trivial | None:
     found = e.series("val/bleu")
     if not found or max(found) >= TRANSLATED:
         return None
-    told = _told(e, "bleu", max(found)) | {"bleu of a right translation": 100.0}
-    return Trivial("writing anything, whatever is asked", told)
+    message = _told(e, "bleu", max(found)) | {"bleu of a right translation": 100.0}
+    return Trivial("writing anything, whatever is asked", message)
 
 
 def no_box(e: Evidence) -> Trivial | None:
@@ -76,8 +76,8 @@ def one_class_everywhere(e: Evidence) -> Trivial | None:
     of_one = max(accuracies[best], 1 / num_classes) / num_classes
     if found[best] > ABOVE_ONE_CLASS * of_one:
         return None
-    told = _told(e, "mean_iou", found[best]) | {"mean_iou of one class at least": of_one}
-    return Trivial("one class for every pixel", told)
+    message = _told(e, "mean_iou", found[best]) | {"mean_iou of one class at least": of_one}
+    return Trivial("one class for every pixel", message)
 
 
 def guessing_tokens(e: Evidence) -> Trivial | None:
@@ -90,8 +90,8 @@ def guessing_tokens(e: Evidence) -> Trivial | None:
     guessing = bits[best] * log(num_tokens) / losses[best] if losses[best] > 0 else 0.0
     if bits[best] < BELOW_GUESSING * guessing:
         return None
-    told = _told(e, "bits_per_character", bits[best]) | {"with every token alike": guessing}
-    return Trivial("every token being as likely as any other", told)
+    message = _told(e, "bits_per_character", bits[best]) | {"with every token alike": guessing}
+    return Trivial("every token being as likely as any other", message)
 
 
 ANSWERS: tuple[Callable[[Evidence], Trivial | None], ...] = (

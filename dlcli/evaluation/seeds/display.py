@@ -71,9 +71,9 @@ class PlainSeeds(PlainDisplay):
 
     def _on_note(self, event: dict[str, Any]) -> None:
         """Once, though every run says it with its own name."""
-        told = clean(event.get("message", "")).replace(f"/seed-{self._seed}", "")
-        if told not in self._said:
-            self._said.add(told)
+        message = clean(event.get("message", "")).replace(f"/seed-{self._seed}", "")
+        if message not in self._said:
+            self._said.add(message)
             super().event(event)
 
     _on_warning = _on_note

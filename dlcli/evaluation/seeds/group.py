@@ -4,7 +4,7 @@
         seed-0/  seed-1/  ...                     ordinary runs, bit for bit those of `dlcli train ... seed=0`
 
 What the first seed measured (`runtime=auto`) the others take over, so that they differ in the seed and in nothing else.
-A seed that diverges is counted and told; a group that was stopped is finished by `dlcli resume`.
+A seed that diverges is counted and reported; a group that was stopped is finished by `dlcli resume`.
 """
 
 from __future__ import annotations
@@ -45,12 +45,16 @@ def train(
 def check_count(composed: Composed, count: int) -> None:
     """Raise ConfigError for a number of seeds, or a config, that cannot be trained so."""
     if not 2 <= count <= MOST_SEEDS:
-        told = f"--seeds {count}: there must be 2 to {MOST_SEEDS:,}, for one run has no spread"
-        raise ConfigError(told, hint="--seeds 5 is a good number; without --seeds it is one run.")
+        message = f"--seeds {count}: there must be 2 to {MOST_SEEDS:,}, for one run has no spread"
+        raise ConfigError(message, hint="--seeds 5 is a good number; without --seeds it is one run.")
     devices = composed.tree["runtime"]["devices"]
     if find_ranks() or devices > 1:
-        told = f"--seeds {count} trains one run after another in one process; runtime.devices={devices} needs several"
-        raise ConfigError(told, hint="Choose runtime.devices=1, or train each seed by itself: dlcli train ... seed=1")
+        message = (
+            f"--seeds {count} trains one run after another in one process; runtime.devices={devices} needs several"
+        )
+        raise ConfigError(
+            message, hint="Choose runtime.devices=1, or train each seed by itself: dlcli train ... seed=1"
+        )
 
 
 def is_group(record: object) -> bool:
@@ -79,8 +83,8 @@ def resume(
         run.unlock()
         first = next(filter(None, (member(run, seed).read_summary() for seed in record["seeds"])), {})
         hint = f"To train its seeds further:  dlcli resume {start.in_a_command(run)} {more(tree, first)}"
-        told = f"{run.name} is finished already; nothing changed"
-        display.event({"event": "note", "message": told, "hint": hint})
+        message = f"{run.name} is finished already; nothing changed"
+        display.event({"event": "note", "message": message, "hint": hint})
         display.event(summary)
         display.close()
         return 0
@@ -201,7 +205,7 @@ class SeedGroup:
         return code
 
     def _train(self, seed: int, *, profile: bool) -> int:
-        """Of a new run or one that goes on; the exit code, also of a signal that came too late to interrupt it."""
+        """Train a new run or continue one; the exit code, also of a signal that came too late to interrupt it."""
         run, signals = member(self.run, seed), Signals()
         common: dict[str, Any] = {"display": self.display, "trusted": self.trusted, "signals": signals}
         if run.run_yaml.is_file():
@@ -218,8 +222,8 @@ class SeedGroup:
         before, after = self.composed.tree["runtime"], self.config_of(seed)["runtime"]
         found = [f"runtime.{key}={as_word(after[key])}" for key in after if after[key] != before.get(key)]
         if found and self.seeds.index(seed) == 1:
-            told = f"measured for seed {self.seeds[0]}, taken over by the others: {' '.join(found)}"
-            self.display.event({"event": "note", "message": told})
+            message = f"measured for seed {self.seeds[0]}, taken over by the others: {' '.join(found)}"
+            self.display.event({"event": "note", "message": message})
 
     # ---------------------------------------------------------------------------------------------------------- the end
 
@@ -241,8 +245,10 @@ class SeedGroup:
         if len(self.diverged) < len(self.seeds):
             self._finish("completed")
             return 0
-        told = f"every one of the {len(self.seeds)} seeds of {self.run.name} diverged"
-        raise DivergedError(told, hint="A smaller optimizer.lr or regularization.clip_norm=1.0 is the likely remedy.")
+        message = f"every one of the {len(self.seeds)} seeds of {self.run.name} diverged"
+        raise DivergedError(
+            message, hint="A smaller optimizer.lr or regularization.clip_norm=1.0 is the likely remedy."
+        )
 
     def _next(self, status: str, found: dict[str, Any]) -> list[str]:
         name = start.in_a_command(self.run)

@@ -37,7 +37,7 @@ def gathered(group: RunFolder, seeds: Sequence[int], diverged: Sequence[int]) ->
 
 
 def statistics_of(rows: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """Of the metrics that all runs have; a single run has no deviation and no interval."""
+    """Mean, deviation and interval of the metrics that all runs have; a single run has only its value."""
     names = [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
     columns = {name: [row[name] for row in rows] for name in names}
     many = columns if len(rows) > 1 else {}

@@ -1,6 +1,6 @@
 """Where a shared ledger is: an address like postgresql://user@host:5432/database.
 
-The password is never written down: it stands in the address given, in $DLCLI_STORAGE, $PGPASSWORD or ~/.pgpass.
+The password is never written down: it comes from the address given, $DLCLI_STORAGE, $PGPASSWORD or ~/.pgpass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VARIABLE = "DLCLI_STORAGE"
 
 
 def checked_address(address: str) -> str:
-    """ConfigError for what is no address of a PostgreSQL."""
+    """Raise ConfigError for what is not the address of a PostgreSQL."""
     if not _is_address(address):
         shown = printable(without_password(address))
         hint = "postgresql://user@host:5432/database; a password's / # ? @ are written %2F %23 %3F %40"
@@ -27,11 +27,11 @@ def _is_address(address: str) -> bool:
     try:
         parts = urlsplit(address)
         return parts.scheme in SCHEMES and bool(parts.path.strip("/")) and parts.port != 0 and not parts.fragment
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         return False
 
 
 def without_password(address: str) -> str:
-    """Whatever stands between `user:` and the last `@`, also where it makes the address none; and ?password=..."""
+    """Everything between `user:` and the last `@`, even if that makes the address invalid; and ?password=..."""
     shown = re.sub(r"(//[^:@/]*):.*@", r"\1@", address, flags=re.DOTALL)
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1", shown, flags=re.IGNORECASE)

@@ -210,8 +210,8 @@ class Ledger:
         self.storage.set_trial_user_attr(self.trial_id(held.number), "deaths", deaths)
         if deaths["oom"] >= MOST_OOM_DEATHS or deaths["count"] >= MOST_DEATHS:
             state = "out of memory" if deaths["oom"] >= MOST_OOM_DEATHS else "killed"
-            told = f"its worker was killed {deaths['count']} times over it, the last after step {step}"
-            record = record.be(state=state, reason=told, signature=state, finished=now())
+            message = f"its worker was killed {deaths['count']} times over it, the last after step {step}"
+            record = record.be(state=state, reason=message, signature=state, finished=now())
             record.write(self.folder)
             self._note(record)
             self._tell(record)
@@ -233,7 +233,7 @@ class Ledger:
         write_atomically(self.folder / CONTROL, json.dumps(control).encode())
 
     def recall_pause(self) -> None:
-        """As it stands in the folder, for a ledger that was rebuilt."""
+        """The trial as its folder has it, for a ledger that was rebuilt."""
         for key, value in (read_json(self.folder / CONTROL) or {}).items():
             self.study.set_user_attr(key, value)
 

@@ -21,7 +21,7 @@ BEAT_S = 5.0
 
 
 def this_worker(**more: Any) -> dict[str, Any]:
-    """This process, told apart from every other that ever was: machine, start of the machine, process, its start."""
+    """A name for this process that no other ever had: machine, start of the machine, process, its start."""
     return {
         "id": uuid4().hex[:12],
         "host": socket.gethostname(),

@@ -2,7 +2,7 @@
 
 A writer holds an flock, which the system gives back when the writer dies: nobody waits for the dead (Optuna's own lock
 files: 30 s). A last line without its end is a record that was never written (power, full disk): the next writer cuts it
-off, readers pass over it (Optuna's own file: the study is lost). What it said stands in the trial's folder as well.
+off, readers pass over it (Optuna's own file: the study is lost). The trial's folder holds the same facts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOCK_PATIENCE_S = 60.0
 
 
 class DamagedLedger(CheckpointError):
-    """A line in the middle that is no record: the ledger is rebuilt from the trials' folders."""
+    """A line in the middle that is not a record: the ledger is rebuilt from the trials' folders."""
 
 
 class Journal(BaseJournalBackend):
@@ -64,8 +64,8 @@ class Journal(BaseJournalBackend):
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            told = f"{printable(self.path)}: record {number + 1} is damaged"
-            raise DamagedLedger(told, hint="dlcli sweep resume rebuilds the ledger from the trials' folders.")
+            message = f"{printable(self.path)}: record {number + 1} is damaged"
+            raise DamagedLedger(message, hint="dlcli sweep resume rebuilds the ledger from the trials' folders.")
         return record
 
     def _check_same(self, descriptor: int) -> None:

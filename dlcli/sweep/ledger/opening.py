@@ -33,7 +33,7 @@ def open_ledger(folder: Path, definition: Definition, *, storage: str | None = N
                 return ledger
         except EnvironmentFault:
             raise
-        except Exception as error:  # whatever Optuna says to damaged records; what they said stands in the folders
+        except Exception as error:  # whatever Optuna says to damaged records; the folders hold the same facts
             print(f"the ledger is rebuilt: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         set_aside(folder / LEDGER)
         ledger = _open_embedded(folder, definition)

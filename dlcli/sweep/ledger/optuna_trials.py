@@ -46,7 +46,7 @@ def values_of(record: Record, objectives: Sequence[Objective]) -> list[float] | 
 
 
 def frozen(record: Record, definition: Definition) -> FrozenTrial:
-    """A trial as it stands in its folder, with what samplers and pruners had noted of it."""
+    """A trial as its folder has it, with the notes of samplers and pruners."""
     axes = {axis.key: axis for axis in definition.axes}
     return create_trial(
         state=state_of(record),

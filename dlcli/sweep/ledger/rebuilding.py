@@ -1,4 +1,4 @@
-"""A ledger that was damaged or lost, filled anew from the trials' folders: the same numbers, points and results."""
+"""A ledger that was damaged or lost, filled again from the trials' folders: the same numbers, points and results."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def set_aside(path: Path) -> None:
 
 
 def rebuild(ledger: Ledger) -> None:
-    """Fill an empty ledger. A number without a record waits, and gets its point anew; who is at work stays so."""
+    """Fill an empty ledger. A number without a record waits, and gets a new point; who is at work stays so."""
     records = {record.number: record for record in read_records(ledger.folder)}
     for number in range(max(records, default=-1) + 1):
         record = records.get(number)

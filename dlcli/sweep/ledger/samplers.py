@@ -1,6 +1,6 @@
 """Which point comes next, and which trial is stopped: Optuna's samplers and pruners, and our own that need no results.
 
-A sampler is made anew for each trial, seeded by the sweep's seed and the trial's number: with the results that there
+A new sampler is made for each trial, seeded by the sweep's seed and the trial's number: with the results that there
 are, these decide, so that a sweep that was killed goes on as it would have.
 """
 

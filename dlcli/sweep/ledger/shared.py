@@ -62,9 +62,11 @@ def reaching(address: str) -> Iterator[None]:
 def unreachable(address: str, error: BaseException) -> EnvironmentFault:
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
-    told = printable(lines[0] if lines else type(error).__name__)
+    message = printable(lines[0] if lines else type(error).__name__)
     hint = f"Is the server up, and the password in ${VARIABLE}, $PGPASSWORD or ~/.pgpass?"
-    return EnvironmentFault(f"the ledger at {printable(without_password(address))} does not answer: {told}", hint=hint)
+    return EnvironmentFault(
+        f"the ledger at {printable(without_password(address))} does not answer: {message}", hint=hint
+    )
 
 
 class SharedLedger(Ledger):
@@ -84,8 +86,8 @@ class SharedLedger(Ledger):
             if stored is None and not self.trials():
                 self.study.set_user_attr("definition", self.definition.as_dict())
             elif stored is None or stored["created"] != self.definition.created:
-                told = f"the ledger has another sweep called {printable(self.definition.name)}"
-                raise ConfigError(told, hint=f"Start yours under another --name, or: {_join(self.definition)}")
+                message = f"the ledger has another sweep called {printable(self.definition.name)}"
+                raise ConfigError(message, hint=f"Start yours under another --name, or: {_join(self.definition)}")
             elif stored["trials"] < self.definition.trials:
                 self.study.set_user_attr("definition", self.definition.as_dict())
             else:

@@ -20,7 +20,7 @@ CACHE = ".pictures.json"  # in the sweep's folder: of which records the pictures
 
 
 def draw_once(folder: Path, definition: Definition, records: Sequence[Record]) -> dict[str, Any]:
-    """{"pictures": name -> path, "importance": axis -> share}, made anew where the results have changed since.
+    """{"pictures": name -> path, "importance": axis -> share}, made again if the results have changed since.
 
     What cannot be drawn is a note on stderr: nothing depends on it.
     """

@@ -26,7 +26,7 @@ SEED = 0
 
 
 def importance(definition: Definition, records: Sequence[Record]) -> dict[str, float]:
-    """Axis -> its share in the first objective's variance, the largest first; sum 1. {} where it cannot be told: fewer
+    """Axis -> its share in the first objective's variance, the largest first; sum 1. {} if it cannot be known: fewer
     than FEWEST_TRIALS results, or all alike.
 
     By fANOVA (Hutter, Hoos and Leyton-Brown 2014, An efficient approach for assessing hyperparameter importance): a
@@ -35,7 +35,7 @@ def importance(definition: Definition, records: Sequence[Record]) -> dict[str, f
     with known shares (rate 98 %), 20 random trials: so 94 ± 6 %, on the plain scale 86 ± 6 %, by PED-ANOVA (Watanabe et
     al. 2023) 38 ± 22 %, and 72 ± 16 % with its best quarter over the whole space.
 
-    An axis that does not apply to a trial (model.hidden, where model is no mlp) could have any value there: it is given
+    An axis that does not apply to a trial (model.hidden, if model is not mlp) could have any value there: it is given
     one at random, from the trial's number. So its figure is its effect over all trials, those it does nothing for too.
 
     Only completed trials count; a result far worse than the others counts as the worst ordinary one (beyond three
@@ -114,7 +114,7 @@ def _coordinate(axis: Axis, record: Record) -> str | float:
 
 
 def position(axis: Axis, number: float) -> float:
-    """Where a number stands on a range, from 0 at its low end to 1 at its high end, on the axis' own scale."""
+    """The place of a number on a range, from 0 at its low end to 1 at its high end, on the axis' own scale."""
     low, high = axis.low, axis.high
     if axis.is_log:
         low, high, number = math.log(low), math.log(high), math.log(number)

@@ -29,7 +29,7 @@ NAME_LENGTH = 14
 ROOM_FOR_NAME = 13  # letters over an axis, up to its neighbours
 BEST = COLOURS["val"]
 
-Place = Callable[[Record], float | None]  # where a trial stands on an axis, 0 to 1; None where it does not apply
+Place = Callable[[Record], float | None]  # a trial's place on an axis, 0 to 1; None if it does not apply
 
 
 def draw_parallel(definition: Definition, results: Sequence[Record], shares: Mapping[str, float]) -> Figure:
@@ -48,9 +48,9 @@ def draw_parallel(definition: Definition, results: Sequence[Record], shares: Map
     _draw_axes(axes, axes_shown, [*(names[axis.key] for axis in axes_shown), label(objective)])
     _draw_objective(figure, axes, norm, objective, values, limits)
     left_out = len(definition.axes) - len(axes_shown)
-    told = f"bold: trial {results[0].number}, {written(objective.name, values[0])}"
-    told += f" · {left_out} settings that mattered less are not shown" if left_out else ""
-    figure.suptitle(told, fontsize=9, color="0.35", x=0.01, ha="left", parse_math=False)
+    message = f"bold: trial {results[0].number}, {written(objective.name, values[0])}"
+    message += f" · {left_out} settings that mattered less are not shown" if left_out else ""
+    figure.suptitle(message, fontsize=9, color="0.35", x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -67,7 +67,7 @@ def _norm(objective: Objective, values: Sequence[float], limits: tuple[float, fl
 
 
 def _place_on(axis: Axis, goodness: Mapping[int, float]) -> Place:
-    """Of a choice, the lines through one value are set apart by their results."""
+    """Spread the lines through one value of a choice by their results."""
 
     def place(record: Record) -> float | None:
         text = record.point.get(axis.key)

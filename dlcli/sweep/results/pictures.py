@@ -91,8 +91,8 @@ def _draw_course(axes: Axes, results: Sequence[Record], objective: Objective) ->
     points = list(zip(numbers, values, strict=True))
     _draw_points(axes, points, objective, limits, color=BLUE, ms=size, label="trial", zorder=3)
     place = values.index(best[-1])
-    told = f"trial {numbers[place]}: {written(objective.name, best[-1])}"
-    _dots(axes, [(numbers[place], best[-1])], marker="*", color=GREEN, ms=15, mew=0.8, zorder=4, label=told)
+    message = f"trial {numbers[place]}: {written(objective.name, best[-1])}"
+    _dots(axes, [(numbers[place], best[-1])], marker="*", color=GREEN, ms=15, mew=0.8, zorder=4, label=message)
     _dress_frame(axes)
 
 
@@ -155,9 +155,9 @@ def _importance(definition: Definition, shares: Mapping[str, float]) -> Figure |
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.tick_params(left=False)
     rest = len(shares) - len(shown)
-    told = f"what mattered for {label(definition.objectives[0])}: share of its variance"
-    told += f" ({rest} smaller ones are not shown)" if rest else ""
-    figure.suptitle(told, fontsize=10, x=0.01, ha="left", parse_math=False)
+    message = f"what mattered for {label(definition.objectives[0])}: share of its variance"
+    message += f" ({rest} smaller ones are not shown)" if rest else ""
+    figure.suptitle(message, fontsize=10, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -192,8 +192,8 @@ def _pareto(definition: Definition, records: Sequence[Record]) -> Figure | None:
     if len(definition.objectives) == 2:
         corner = "steps-post" if across.goal == "min" else "steps-pre"
         axes.plot([x for x, _, _ in points], [y for _, y, _ in points], drawstyle=corner, color=GREEN, lw=1.6, zorder=3)
-    told = "front, with the number of the trial"
-    _dots(axes, [(x, y) for x, y, _ in points], color=GREEN, ms=7, mew=0.6, zorder=4, label=told)
+    message = "front, with the number of the trial"
+    _dots(axes, [(x, y) for x, y, _ in points], color=GREEN, ms=7, mew=0.6, zorder=4, label=message)
     _dress_frame(axes)
     _add_legend(figure)
     _number(figure, axes, points)

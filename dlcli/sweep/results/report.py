@@ -158,9 +158,9 @@ def _tell_importance(definition: Definition, shares: Mapping[str, float], num: i
     if shares:
         _say(f"what mattered: {what_mattered(shares, list(names))}".split(" · "))
     elif num < FEWEST_TRIALS:
-        _say([f"what mattered cannot be told from {num} results: it takes {FEWEST_TRIALS}"])
+        _say([f"{num} results do not show what mattered: it takes {FEWEST_TRIALS}"])
     else:
-        _say(["what mattered cannot be told: the results, or the settings, are all alike"])
+        _say(["the results do not show what mattered: they, or the settings, are all alike"])
 
 
 def _commands(definition: Definition, best: Record) -> list[str]:

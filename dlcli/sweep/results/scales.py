@@ -1,4 +1,4 @@
-"""How an objective stands along the side of a picture: name and unit, linear or logarithmic, from where to where."""
+"""The scale of an objective along the side of a picture: name and unit, linear or logarithmic, from where to where."""
 
 from __future__ import annotations
 

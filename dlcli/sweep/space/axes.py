@@ -92,8 +92,8 @@ def _short_range(word: str, key: str, match: re.Match[str], reading: Reading) ->
     for mode in modes:
         if mode not in _MODES:
             better = nearest(mode, _MODES, cutoff=0.5)
-            told = f'"{mode}" stands behind a range; log and int may'
-            reading.wrong(word, told, word.replace(f":{mode}", f":{better}") if better else None)
+            message = f'"{mode}" cannot follow a range; log and int can'
+            reading.wrong(word, message, word.replace(f":{mode}", f":{better}") if better else None)
             return None
     low, high = (_number(match[end]) for end in ("low", "high"))
     return _range(word, key, low, high, reading, is_log="log" in modes, is_whole="int" in modes)

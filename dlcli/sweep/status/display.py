@@ -119,7 +119,7 @@ def next_commands(event: Mapping[str, Any]) -> list[str]:
 
 
 class LiveSweep:
-    """For people: the best trials so far and what is running, drawn anew a few times a second, and the end.
+    """For people: the best trials so far and what is running, redrawn a few times a second, and the end.
 
     known: `trial_event`s of what stood there before.
     """
@@ -149,7 +149,7 @@ class LiveSweep:
             self._live.update(self._picture(), refresh=True)
 
     def close(self) -> None:
-        """Leave the table where no end was told: a pause, a fault, the end of looking on."""
+        """Leave the table if the sweep did not end: a pause, a fault, the end of watching."""
         if self._live.is_started:
             self._live.stop()
             self._console.print(self._table(self._order()[:SHOWN]))

@@ -1,4 +1,4 @@
-"""What is told of trials and of a sweep, as plain data: for displays, for --json, for summary.json."""
+"""The events of trials and of a sweep, as plain data: for displays, for --json, for summary.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlcli.sweep.trial_record import Record, trial_folder
 
 
 def trial_event(folder: Path, definition: Definition, record: Record) -> dict[str, Any]:
-    """What is told of a trial. values: of a completed one only; no interim figure is ever a result."""
+    """The event of a trial. values: of a completed one only; no interim figure is ever a result."""
     return {
         "trial": record.number,
         "state": record.state,
@@ -28,7 +28,7 @@ def trial_event(folder: Path, definition: Definition, record: Record) -> dict[st
 
 
 def best_of(folder: Path, definition: Definition, record: Record) -> dict[str, Any]:
-    """overrides: all words behind the experiment, so that `dlcli train EXPERIMENT WORDS` makes the same run."""
+    """overrides: all words after the experiment, so that `dlcli train EXPERIMENT WORDS` makes the same run."""
     words = [word for word in definition.words_of(record.point) if "=" in word]
     return {
         "trial": record.number,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Of an embedded sweep: its folders alone, read again where they have changed; neither Optuna nor torch."""
+    """Reads an embedded sweep from its folders alone, again where they have changed; without Optuna or torch."""
 
     def __init__(self, folder: Path, definition: Definition):
         self.folder, self.definition = folder, definition
@@ -44,7 +44,7 @@ class Reader:
 
 
 class SharedReader(Reader):
-    """Of a sweep whose ledger several machines share: all their trials."""
+    """Reads a sweep whose ledger several machines share: all their trials."""
 
     def __init__(self, ledger: Ledger):
         super().__init__(ledger.folder, ledger.definition)

@@ -14,7 +14,7 @@ WATCH_S = 0.5
 
 
 class Teller:
-    """What stands there at the beginning is known, and not told again."""
+    """Trials that are there at the start are not reported again."""
 
     def __init__(self, reader: Reader, display: Display):
         self.reader, self.display = reader, display
@@ -24,7 +24,7 @@ class Teller:
     def begin(self, event: str, **facts: Any) -> None:
         """The first event: sweep_started, sweep_resumed or sweep_watched. facts: of the workers."""
         definition = self.definition
-        told = {
+        message = {
             "event": event,
             **self.where(),
             "experiment": definition.experiment,
@@ -39,7 +39,7 @@ class Teller:
             "seed": definition.seed,
             **facts,
         }
-        self.display.event(told)
+        self.display.event(message)
 
     def where(self) -> dict[str, Any]:
         return {"sweep": str(self.folder), "name": self.definition.name}

@@ -69,11 +69,11 @@ class Launch:
         return self.name == "local"
 
     def check(self) -> None:
-        """EnvironmentFault where it cannot start anything from here; told before the sweep has a folder."""
+        """Raise EnvironmentFault if it cannot start anything from here; before the sweep has a folder."""
         package = PACKAGES.get(self.name)
         if package and find_spec(package) is None:
-            told = f"launcher={self.name} needs {package}, which is not installed"
-            raise EnvironmentFault(told, hint=f"pip install 'dlcli[{self.name}]'")
+            message = f"launcher={self.name} needs {package}, which is not installed"
+            raise EnvironmentFault(message, hint=f"pip install 'dlcli[{self.name}]'")
         if self.name == "slurm":
             from dlcli.sweep.workers.slurm import check_programs
 
@@ -98,7 +98,7 @@ class Launch:
         return {key: setting.default for key, setting in SETTINGS[self.name].items()} | dict(self.settings)
 
     def threads(self, workers: int) -> int:
-        """Of each worker."""
+        """The resources of each worker."""
         return threads_each(workers) if self.is_local else self.all_settings()["cpus"]
 
     def is_on_cpu(self) -> bool:
@@ -148,8 +148,8 @@ def _read(name: str, key: str, text: str) -> Any:
     if setting is None:
         better = nearest(key, SETTINGS[name], cutoff=0.5)
         known = ", ".join(SETTINGS[name]) or "launcher=slurm and launcher=ray have some"
-        told = f"launcher={name} has no such setting ({known})"
-        return Problem(where, told, f"launcher.{better}={printable(text)}" if better else None)
+        message = f"launcher={name} has no such setting ({known})"
+        return Problem(where, message, f"launcher.{better}={printable(text)}" if better else None)
     if setting.kind is str:
         is_word = bool(text) and text.isprintable() and " " not in text
         return text if is_word else Problem(where, f"must be a word: {setting.meaning}")

@@ -36,7 +36,7 @@ def default_workers() -> int:
 
 
 def _memory_gb() -> int:
-    """Of this machine; a guess where the system does not say."""
+    """The memory of this machine; a guess if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
     except (ValueError, OSError):

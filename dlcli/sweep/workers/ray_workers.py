@@ -111,7 +111,7 @@ class RayWorkers(Slots):
         return code
 
     def _keep_words(self, slot: int, said: bytes) -> None:
-        """Of a node that does not share the folder, or that is gone."""
+        """Report a node that does not share the folder, or that is gone."""
         if not self.log(slot).is_file():
             self.log(slot).parent.mkdir(exist_ok=True)
             self.log(slot).write_bytes(said)
@@ -164,9 +164,9 @@ def _running_here() -> str | None:
     return None
 
 
-def _no_cluster(address: str, told: str) -> EnvironmentFault:
+def _no_cluster(address: str, reason: str) -> EnvironmentFault:
     hint = "Start one with: ray start --head; or launcher.address=local for one that lives as long as the sweep."
-    return EnvironmentFault(f"launcher.address={printable(address)} cannot be used: {printable(told)}", hint=hint)
+    return EnvironmentFault(f"launcher.address={printable(address)} cannot be used: {printable(reason)}", hint=hint)
 
 
 def connect(address: str) -> None:
@@ -184,8 +184,8 @@ def connect(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, its own: all mean the same here
-        told = str(error).strip().splitlines()
-        raise _no_cluster(address, told[0] if told else type(error).__name__) from error
+        message = str(error).strip().splitlines()
+        raise _no_cluster(address, message[0] if message else type(error).__name__) from error
     finally:
         for number, handler in handlers.items():  # Ray puts its own in the place of those that let workers save
             signal.signal(number, handler)

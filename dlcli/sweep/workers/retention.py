@@ -21,7 +21,7 @@ def keep_best(folder: Path, records: Sequence[Record], definition: Definition) -
 
 
 def best(records: Sequence[Record], objectives: Sequence[Objective], keep: int) -> list[Record]:
-    """Of one objective the `keep` best; of several the Pareto front, at least `keep` by the first objective."""
+    """The `keep` best trials by one objective; with several, the Pareto front, and at least `keep` by the first."""
     found = ranked(records, objectives)[:keep]
     return found if len(objectives) == 1 else [*found, *front(records, objectives)]
 

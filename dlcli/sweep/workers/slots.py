@@ -17,7 +17,7 @@ MOST_FALLS = 5  # of one worker in a row, without news of any trial: it cannot e
 
 
 class Slots(ABC):
-    """What the overseer needs of workers. count: how many at once; notes: what is to be told, taken by the overseer."""
+    """The workers, as the overseer needs them. count: how many at once; notes: messages that the overseer prints."""
 
     is_stopped_from_outside = False  # whether a worker may be sent away (a time limit) while the sweep goes on
 

@@ -40,8 +40,8 @@ PATIENCE_S = 60.0  # for a program of Slurm to answer
 def check_programs() -> None:
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
-        told = f"launcher=slurm: this machine has no {', '.join(missing)}"
-        raise EnvironmentFault(told, hint="Start it on a node of the cluster, or take launcher=local.")
+        message = f"launcher=slurm: this machine has no {', '.join(missing)}"
+        raise EnvironmentFault(message, hint="Start it on a node of the cluster, or take launcher=local.")
 
 
 class SlurmWorkers(Slots):
@@ -82,10 +82,10 @@ class SlurmWorkers(Slots):
             with _environment(self.storage), redirect_stderr(io.StringIO()):  # submitit prints what it raises, too
                 job = executor.submit(become, str(self.folder), str(self.end(slot)), tuple(safe_path()))
         except (submitit.core.utils.UncompletedJobError, submitit.core.utils.FailedSubmissionError, OSError) as error:
-            told = str(error).strip().splitlines()
+            message = str(error).strip().splitlines()
             hint = "The settings are launcher.partition, launcher.account, ...: what does sinfo show?"
             raise EnvironmentFault(
-                f"sbatch has refused: {printable(told[-1] if told else error)}", hint=hint
+                f"sbatch has refused: {printable(message[-1] if message else error)}", hint=hint
             ) from error
         self.jobs[slot] = str(job.job_id)
         self._queue.add(self.jobs[slot])
@@ -176,7 +176,7 @@ def _call(program: str, *words: str) -> str | None:
 @contextmanager
 def _environment(storage: str | None) -> Iterator[None]:
     """What sbatch hands on to a job: without the places of a job or rank that submits it, and with the ledger's
-    address, whose password stands in no file of the sweep.
+    address, whose password is in no file of the sweep.
     """
     before = dict(os.environ)
     places = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")

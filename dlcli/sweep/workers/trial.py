@@ -1,4 +1,4 @@
-"""One trial, trained in this process: begun or gone on with, watched by the pruner, and told how it ended."""
+"""One trial, trained in this process: begun or continued, and watched by the pruner."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def run_trial(
     except (Interrupted, EnvironmentFault):
         raise
     except DlcliError as error:
-        told = "; ".join([error.message, *(f"{p.where}: {p.message}" for p in getattr(error, "problems", ()))])
-        record = claim.record.be(state="bug", reason=told, signature=f"{type(error).__name__}: {told}")
+        message = "; ".join([error.message, *(f"{p.where}: {p.message}" for p in getattr(error, "problems", ()))])
+        record = claim.record.be(state="bug", reason=message, signature=f"{type(error).__name__}: {message}")
     except Exception as error:
         run.log.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
-        told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        record = claim.record.be(state="bug", reason=told, signature=_signature(error))
+        message = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        record = claim.record.be(state="bug", reason=message, signature=_signature(error))
     finally:
         claim.record = claim.record.be(reports={**claim.record.reports, **pruner.reports})  # also when handed back
     return record.be(finished=now(), reports=claim.record.reports, seconds=_seconds(run))
@@ -128,7 +128,7 @@ def _train(
 
 
 def _summary_of_the_end(run: RunFolder) -> dict[str, Any]:
-    """What the run has said of its end; EnvironmentFault where that could not be written: it is no result."""
+    """What the run has said of its end; EnvironmentFault if that could not be written: then it is not a result."""
     summary = run.read_summary() or {}
     if summary.get("status") not in ("completed", "pruned"):
         raise EnvironmentFault(f"{run.summary} was not written", hint="Is there room on the disk?")

@@ -33,7 +33,7 @@ Answer = TypeVar("Answer")
 
 
 class Worker:
-    """One process of a sweep. ledger: opened anew where it was rebuilt; made: what Hydra has composed here."""
+    """One process of a sweep. ledger: opened again after it was rebuilt; made: what Hydra has composed here."""
 
     def __init__(self, folder: Path, storage: str | None = None):
         self.folder, self.storage = folder, storage
