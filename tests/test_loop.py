@@ -20,8 +20,8 @@ from dlcli.tasks.classification import Classification
 from dlcli.tasks.gan import GAN
 from dlcli.tasks.task import Answers
 from dlcli.training import loop
+from dlcli.training.metric_buffer import MetricBuffer
 from dlcli.training.state import Progress
-from dlcli.training.tally import Tally
 
 
 def batches(sizes: list[int], seed: int = 0) -> list[Batch]:
@@ -219,7 +219,7 @@ def test_the_average_of_weights_is_evaluated_and_the_raw_ones_go_on() -> None:
 
 
 def test_a_value_that_overflowed_adds_nothing_to_an_epochs_sums() -> None:
-    tally, progress = Tally(10, loop.ALONE), Progress()
+    tally, progress = MetricBuffer(10, loop.SINGLE_PROCESS), Progress()
     for number, norm in enumerate((1.0, math.inf, 3.0)):
         tally.pending.append(loop.StepDone(number, {"grad_norm/model": torch.tensor(norm)}, 2))
     tally.fold(progress)
@@ -231,7 +231,7 @@ def test_sums_do_not_depend_on_how_the_steps_are_grouped(cut: int) -> None:
     g = torch.Generator().manual_seed(0)
     done = [loop.StepDone(n, {"loss": torch.rand((), generator=g)}, 3) for n in range(6)]
     at_once, in_parts = Progress(), Progress()
-    tally = Tally(10, loop.ALONE)
+    tally = MetricBuffer(10, loop.SINGLE_PROCESS)
     tally.pending.extend(done)
     tally.fold(at_once)
     for part in (done[:cut], done[cut:]):

@@ -18,7 +18,7 @@ from dlcli.models.resnet import build_resnet
 from dlcli.optimizers.groups import build_optimizer
 from dlcli.optimizers.penalties import L1
 from dlcli.optimizers.schedules import Position, constant, cosine, one_cycle, plateau, step_decay, triangle
-from dlcli.runtime.ranks import Alone
+from dlcli.runtime.ranks import SingleProcess
 from dlcli.tasks.classification import Classification
 from dlcli.training import loop
 from dlcli.training.budget import Plan
@@ -109,7 +109,7 @@ def test_a_warm_up_below_one_is_a_share_of_the_steps(schedule: Callable[..., flo
 
 def test_a_warm_up_of_half_the_run_is_told_of() -> None:
     def plan(steps: int | None) -> Plan:
-        return Plan(steps=steps, limit_s=None, steps_per_epoch=10, min_delta=0.0, before_s=0.0, ranks=Alone())
+        return Plan(steps=steps, limit_s=None, steps_per_epoch=10, min_delta=0.0, before_s=0.0, ranks=SingleProcess())
 
     assert "32 of the run's 32 steps" in str(plan(32).long_warm_up(100))
     assert "16 of the run's 32 steps" in str(plan(32).long_warm_up(16))

@@ -22,7 +22,7 @@ from dlcli.errors import EnvironmentFault
 from dlcli.runtime.batch_norm import synchronise
 from dlcli.runtime.gradients import flat_gradients
 from dlcli.runtime.launch import Group, launch
-from dlcli.runtime.ranks import Alone, Place, Ranks
+from dlcli.runtime.ranks import Place, Ranks, SingleProcess
 from dlcli.runtime.rendezvous import find_ranks, first_host, join_ranks, port_of
 
 # ------------------------------------------------------------------------------------------- checks that both ranks run
@@ -52,7 +52,7 @@ def gradients(model: nn.Module) -> Tensor:
 
 def assert_same_bits(ranks: Ranks, tensor: Tensor) -> None:
     found = ranks.gather(tensor.contiguous().view(torch.uint8).sum(dtype=torch.int64).item())
-    found += [ranks.same(tensor.flatten().tolist()) == tensor.flatten().tolist()]
+    found += [ranks.broadcast(tensor.flatten().tolist()) == tensor.flatten().tolist()]
     assert found[0] == found[1] and found[2]
 
 
@@ -130,9 +130,9 @@ def check_gradients_keep_the_layout_of_their_parameters(ranks: Ranks) -> None:
 
 
 def check_numbers(ranks: Ranks) -> None:
-    assert ranks.sum([0.1, float(ranks.rank)]) == [0.2, 1.0]
+    assert ranks.all_reduce([0.1, float(ranks.rank)]) == [0.2, 1.0]
     assert ranks.agree([float(ranks.rank), -float(ranks.rank)]) == [1.0, 0.0]
-    assert ranks.same({"rank": ranks.rank, "text": "ä" * (1 + ranks.rank)}) == {"rank": 0, "text": "ä"}
+    assert ranks.broadcast({"rank": ranks.rank, "text": "ä" * (1 + ranks.rank)}) == {"rank": 0, "text": "ä"}
     assert ranks.gather([ranks.rank] * (1 + ranks.rank)) == [[0], [1, 1]]
     ranks.barrier()
 
@@ -205,9 +205,14 @@ def test_two_ranks(name: str, answers: dict[str, str]) -> None:
 
 
 def test_alone_is_one_rank_that_changes_nothing() -> None:
-    alone, loss = Alone(), torch.tensor(1.0)
+    alone, loss = SingleProcess(), torch.tensor(1.0)
     assert alone.average_gradients([], loss, 3) is loss and alone.weigh(loss, 3) is loss
-    assert (alone.sum([1.0]), alone.agree([2.0]), alone.same("x"), alone.gather(1)) == ([1.0], [2.0], "x", [1])
+    assert (alone.all_reduce([1.0]), alone.agree([2.0]), alone.broadcast("x"), alone.gather(1)) == (
+        [1.0],
+        [2.0],
+        "x",
+        [1],
+    )
     with alone.peer_faults():
         alone.barrier()
     alone.close()
@@ -490,7 +495,7 @@ def test_on_a_gpu_no_step_after_the_first_waits_for_the_device() -> None:
             torch.cuda.set_sync_debug_mode("default")
             torch.testing.assert_close(gradients(model), expected)
             torch.testing.assert_close(mean, loss)
-        assert ranks.same({"a": 1}) == {"a": 1} and ranks.sum([2.0]) == [2.0]
+        assert ranks.broadcast({"a": 1}) == {"a": 1} and ranks.all_reduce([2.0]) == [2.0]
     finally:
         torch.cuda.set_sync_debug_mode("default")
         ranks.close()

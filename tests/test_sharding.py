@@ -17,7 +17,7 @@ from dlcli.errors import ConfigError
 from dlcli.models.vit import ViT
 from dlcli.optimizers.averaging import Average
 from dlcli.runtime import sharding
-from dlcli.runtime.ranks import Alone, Place, Ranks
+from dlcli.runtime.ranks import Place, Ranks, SingleProcess
 from dlcli.runtime.sharding import full_tensors, load_full, optimizer_settings, parallelize, shard, shard_like
 from dlcli.training.state import optimizer_tensors, restore_optimizer
 
@@ -46,7 +46,7 @@ def build(name: str, network: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(
-    task: OneNetwork, optimizer: torch.optim.Optimizer, ranks: Alone | Ranks, rows: slice, steps: int = 3
+    task: OneNetwork, optimizer: torch.optim.Optimizer, ranks: SingleProcess | Ranks, rows: slice, steps: int = 3
 ) -> tuple[Tensor, Tensor]:
     """Steps as the loop makes them, on this rank's rows; the last loss and norm of the gradient."""
     x, y = (some[rows] for some in examples())
@@ -74,7 +74,7 @@ def compare(ranks: Ranks, spread: Callable[[OneNetwork], Any], rows: slice, name
     assert any(isinstance(p, DTensor) for p in part.parameters())
     for _ in range(2):
         loss, norm = train(part, ours, group, rows)
-        expected, expected_norm = train(whole, theirs, Alone(), slice(8))
+        expected, expected_norm = train(whole, theirs, SingleProcess(), slice(8))
         torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(norm, expected_norm, rtol=1e-4, atol=1e-6)
         weights = full_tensors(part.state_dict())
@@ -148,7 +148,7 @@ def check_averages_of_sharded_weights(ranks: Ranks) -> None:
     group = shard(part, ["model"], ranks)
     ours, theirs = Average(part.model, 0.9), Average(whole.model, 0.9)
     train(part, build("sgd", part.model), group, rows)
-    train(whole, build("sgd", whole.model), Alone(), slice(8))
+    train(whole, build("sgd", whole.model), SingleProcess(), slice(8))
     ours.update()
     theirs.update()
     with ours.in_place(), theirs.in_place():
@@ -173,7 +173,7 @@ def test_two_ranks(name: str, answers: dict[str, str]) -> None:
 
 
 def test_alone_nothing_is_sharded() -> None:
-    task, alone = OneNetwork(), Alone()
+    task, alone = OneNetwork(), SingleProcess()
     assert shard(task, ["model"], alone) is alone
     assert parallelize(task.model, task.model.tensor_parallel_plan(), alone) is alone
     assert not any(isinstance(p, DTensor) for p in task.parameters())

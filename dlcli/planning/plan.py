@@ -32,9 +32,9 @@ from dlcli.runtime.signals import Signals
 from dlcli.training import loop
 from dlcli.training.allow_list import Builder
 from dlcli.training.clock import close
+from dlcli.training.metric_buffer import MetricBuffer, answers_per_step
 from dlcli.training.parts import Assembly
 from dlcli.training.state import Progress, gather
-from dlcli.training.tally import Tally, answers_per_step
 
 Tree = dict[str, Any]
 
@@ -160,7 +160,7 @@ def measure_steps(parts: Assembly, least: int) -> Pace:
     not: on a GPU a step of a tiny network is a little quicker than this says.
     """
     device = parts.runtime.device
-    tally, progress = Tally(answers_per_step(parts.tree), parts.ranks), Progress()
+    tally, progress = MetricBuffer(answers_per_step(parts.tree), parts.ranks), Progress()
     times: list[float] = []
     batches = parts.task.stream(parts.train_source, 0)
     steps = train(parts, batches)

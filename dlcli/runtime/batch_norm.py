@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 
 
-def synchronise(network: nn.Module, ranks: Alone | Ranks) -> None:
+def synchronise(network: nn.Module, ranks: SingleProcess | Ranks) -> None:
     """Replace every batch norm below `network` by one over all ranks, with the same parameters and buffers.
 
     From then on every rank must run the network forward and backward equally often, even on a batch without examples:
@@ -34,7 +34,7 @@ def synchronise(network: nn.Module, ranks: Alone | Ranks) -> None:
 class SynchronisedBatchNorm(_BatchNorm):
     """The batch norm `like`, but over the batches of all ranks together instead of the batch of one device."""
 
-    def __init__(self, like: _BatchNorm, ranks: Alone | Ranks):
+    def __init__(self, like: _BatchNorm, ranks: SingleProcess | Ranks):
         super().__init__(like.num_features, like.eps, like.momentum, affine=False, track_running_stats=False)
         self.affine, self.track_running_stats = like.affine, like.track_running_stats
         self.weight, self.bias = like.weight, like.bias
@@ -89,7 +89,7 @@ class SynchronisedBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased_C.to(self.running_var.dtype), share)
 
 
-def gather(own_K: Tensor, ranks: Alone | Ranks, num_examples: int) -> Tensor:
+def gather(own_K: Tensor, ranks: SingleProcess | Ranks, num_examples: int) -> Tensor:
     """Every rank's numbers (R, K), with a gradient to this rank's own (K,). num_examples: in this rank's batch."""
     return _Gather.apply(own_K, ranks, num_examples)
 
@@ -103,7 +103,7 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, own_K: Tensor, ranks: Alone | Ranks, num_examples: int) -> Tensor:
+    def forward(ctx: Any, own_K: Tensor, ranks: SingleProcess | Ranks, num_examples: int) -> Tensor:
         ctx.ranks, ctx.num_examples = ranks, num_examples
         rows_RK = own_K.new_zeros(ranks.world_size, len(own_K))
         rows_RK[ranks.rank] = own_K

@@ -1,7 +1,7 @@
 """Processes (ranks) that train one network together: how each finds its place, meets the others and exchanges tensors.
 
-ranks = Alone()                                # one process: the null object, torch.distributed is never imported
-if place := find_ranks():                      # torchrun, Slurm, or runtime.devices=N started several
+ranks = SingleProcess()          # one process: the null object, torch.distributed is never imported
+if place := find_ranks():        # torchrun, Slurm, or runtime.devices=N started several
     ranks = join_ranks(place, device)
 loss = ranks.average_gradients(parameters, loss, num_examples)      # before clipping and the update
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 600.0  # time for the other ranks to come, and to answer in any exchange
 
 
-class Alone:
+class SingleProcess:
     """The null object: one process."""
 
     rank = data_rank = 0
@@ -49,16 +49,16 @@ class Alone:
 
         return clip_grad_norm_(parameters, clip_norm)
 
-    def sum(self, numbers: list[float]) -> list[float]:
+    def all_reduce(self, numbers: list[float]) -> list[float]:
         return numbers
 
-    def pool(self, numbers: list[float]) -> list[float]:
+    def all_reduce_data(self, numbers: list[float]) -> list[float]:
         return numbers
 
     def agree(self, numbers: list[float]) -> list[float]:
         return numbers
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return value
 
     def gather(self, value: Any) -> list[Any]:
@@ -131,22 +131,22 @@ class Ranks:
         with self.peer_faults():
             self._dist.all_reduce(tensor)
 
-    def sum(self, numbers: list[float]) -> list[float]:
+    def all_reduce(self, numbers: list[float]) -> list[float]:
         """The sum of each number over all ranks, in float64."""
         return self._reduce(numbers, self._dist.ReduceOp.SUM)
 
-    def pool(self, numbers: list[float]) -> list[float]:
+    def all_reduce_data(self, numbers: list[float]) -> list[float]:
         """Turn sums over this rank's examples into sums over the examples of all ranks."""
-        return self.sum(numbers) if self.num_data_ranks > 1 else numbers
+        return self.all_reduce(numbers) if self.num_data_ranks > 1 else numbers
 
     def agree(self, numbers: list[float]) -> list[float]:
         """The largest of each number over all ranks."""
         return self._reduce(numbers, self._dist.ReduceOp.MAX)
 
-    def same(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Rank 0's value on every rank; it must be JSON data."""
         data = self._bytes(value) if self.is_primary else None
-        size = int(self.sum([0.0 if data is None else len(data)])[0])
+        size = int(self.all_reduce([0.0 if data is None else len(data)])[0])
         data = self._empty_bytes(size) if data is None else data
         with self.peer_faults():
             self._dist.broadcast(data, 0)
@@ -157,7 +157,7 @@ class Ranks:
         data = self._bytes(value)
         sizes = [0.0] * self.world_size
         sizes[self.rank] = len(data)
-        sizes = self.sum(sizes)
+        sizes = self.all_reduce(sizes)
         padded = self._empty_bytes(int(max(sizes)))
         padded[: len(data)] = data
         parts = [self._empty_bytes(len(padded)) for _ in sizes]
@@ -174,7 +174,7 @@ class Ranks:
         data = torch.frombuffer(bytearray(save(own)), dtype=torch.uint8)
         sizes = [0.0] * self.world_size
         sizes[self.rank] = len(data)
-        sizes = self.sum(sizes)
+        sizes = self.all_reduce(sizes)
         with self.peer_faults():
             if not self.is_primary:
                 self._dist.send(data, 0)
@@ -206,7 +206,7 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.sum([0.0])
+        self.all_reduce([0.0])
 
     def close(self) -> None:
         """Leave the group. It does not wait for others, so it may follow a fault. Call it before the process ends."""

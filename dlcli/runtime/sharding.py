@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from dlcli.errors import ConfigError
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 
 SMALLEST_SHARD = 100_000  # parameters: a layer that large is gathered separately, so that few are whole at a time
 
@@ -100,13 +100,13 @@ def local(tensor: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------ in place
 
 
-def shard(task: nn.Module, phases: Iterable[str], ranks: Alone | Ranks) -> Alone | Ranks:
+def shard(task: nn.Module, phases: Iterable[str], ranks: SingleProcess | Ranks) -> SingleProcess | Ranks:
     """Shard each phase's network over the ranks; the ranks to train with from now on.
 
     Large members of lists of layers (Transformer blocks, stages) are gathered one at a time, the rest at once. From
     then on all ranks must run the network equally often, in evaluation too: each use gathers its weights.
     """
-    if isinstance(ranks, Alone):
+    if isinstance(ranks, SingleProcess):
         return ranks
     for phase in phases:
         network = getattr(task, phase)
@@ -125,13 +125,13 @@ def large_members(network: nn.Module) -> list[nn.Module]:
     return [m for m in members if sum(p.numel() for p in m.parameters()) >= SMALLEST_SHARD]
 
 
-def parallelize(network: nn.Module, plan: Mapping[str, str], ranks: Alone | Ranks) -> Alone | Ranks:
+def parallelize(network: nn.Module, plan: Mapping[str, str], ranks: SingleProcess | Ranks) -> SingleProcess | Ranks:
     """Split linear layers over the ranks; the ranks to train with from now on. All see the same batches.
 
     plan: name of a layer -> "colwise" (its outputs are split) or "rowwise" (its inputs are split, its outputs summed).
     The network's `heads` must be a multiple of the ranks, since each part has whole heads; otherwise ConfigError.
     """
-    if isinstance(ranks, Alone):
+    if isinstance(ranks, SingleProcess):
         return ranks
     size = ranks.world_size
     heads = getattr(network, "num_heads", size)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from dlcli.optimizers.schedules import Position, Schedule
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 
 FIRST_GUESS = 1_000  # epochs assumed for a time limit until a step has been timed
 
@@ -25,7 +25,7 @@ class Plan:
         steps_per_epoch: int,
         min_delta: float,
         before_s: float,
-        ranks: Alone | Ranks,
+        ranks: SingleProcess | Ranks,
     ):
         self.steps, self.limit_s, self.steps_per_epoch, self.min_delta = steps, limit_s, steps_per_epoch, min_delta
         self.reserve_s = 0.0

@@ -29,7 +29,7 @@ from dlcli.optimizers.penalties import L1, Penalty, add_auxiliary, has_auxiliary
 from dlcli.optimizers.schedules import Schedule
 from dlcli.optimizers.stepping import spare_compiler
 from dlcli.runtime.device import Runtime
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.tasks.task import Task
 from dlcli.training.allow_list import Builder, Tree
 from dlcli.training.eval_batch import eval_batch_size
@@ -198,7 +198,7 @@ def prepare_networks(task: Task, tree: Tree, data: Data) -> None:
         network.prepare(pixels.from_bytes(images))
 
 
-def split_ranks(ranks: Alone | Ranks) -> Alone | Ranks:
+def split_ranks(ranks: SingleProcess | Ranks) -> SingleProcess | Ranks:
     """Return the ranks as the holders of parts of each layer, which all see the same batches."""
     if ranks.world_size == 1:
         return ranks

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlcli.datasets.batches.keyed_random import splitmix
 from dlcli.runtime.random import random_tensors
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.runtime.signals import Signals
 
 PATIENCE_S = 0.5  # at most about this long from a signal to the step at which all stop
@@ -24,7 +24,7 @@ class Agreement:
     only in `come_to`, which all call at the same steps, about every half second.
     """
 
-    def __init__(self, ranks: Alone | Ranks, signals: Signals):
+    def __init__(self, ranks: SingleProcess | Ranks, signals: Signals):
         self.ranks, self.signals = ranks, signals
         self.is_alone = ranks.world_size == 1
         self._agreed: int | None = None
@@ -55,7 +55,7 @@ def seed_of_rank(seed: int, rank: int) -> int:
     return splitmix((splitmix(seed) + rank) % 2**64) % 2**32
 
 
-def all_random_tensors(ranks: Alone | Ranks, device: torch.device) -> dict[str, Tensor]:
+def all_random_tensors(ranks: SingleProcess | Ranks, device: torch.device) -> dict[str, Tensor]:
     """Gather every rank's random states on rank 0, those of rank r > 0 under `rank<r>/`."""
     own = random_tensors(device)
     if ranks.num_data_ranks == 1:
@@ -64,7 +64,7 @@ def all_random_tensors(ranks: Alone | Ranks, device: torch.device) -> dict[str, 
     return {f"{_prefix(rank)}{name}": tensor for rank, states in enumerate(gathered) for name, tensor in states.items()}
 
 
-def random_tensors_of(ranks: Alone | Ranks, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def random_tensors_of(ranks: SingleProcess | Ranks, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return this rank's random states in a checkpoint; if fewer ranks saved it, the rank's initial ones."""
     prefix = _prefix(ranks.data_rank)
     names = [name for name in state if name.startswith(f"{prefix}random/")]

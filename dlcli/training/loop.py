@@ -20,10 +20,10 @@ from dlcli.errors import DivergedError
 from dlcli.optimizers.averaging import Average, NoAverage
 from dlcli.optimizers.freezing import Freezing
 from dlcli.optimizers.stepping import bare_step
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.tasks.task import Answers, Task, Value, Values
 
-ALONE = Alone()
+SINGLE_PROCESS = SingleProcess()
 SMALLEST_SCALE = 2.0**-10  # scale of the gradient scaler, which begins at 2^16 and halves at each overflow
 
 
@@ -48,7 +48,7 @@ def train(
     scaler: torch.amp.GradScaler | None = None,
     averages: Mapping[str, Average | NoAverage] | None = None,
     guard: Guard | None = None,
-    ranks: Alone | Ranks = ALONE,
+    ranks: SingleProcess | Ranks = SINGLE_PROCESS,
 ) -> Iterator[StepDone]:
     """Update every phase of the task once per step, for ever; yields after each step.
 
@@ -200,7 +200,7 @@ def evaluate(
     *,
     autocast: Callable[[], Any] = nullcontext,
     averages: Mapping[str, Average | NoAverage] | None = None,
-    ranks: Alone | Ranks = ALONE,
+    ranks: SingleProcess | Ranks = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Score the task on held-out data, with the averaged weights if there are any; the task does not change.
 
@@ -214,8 +214,8 @@ def evaluate(
                 stack.enter_context(average.in_place())
             stack.enter_context(autocast())
             if has_mean_scores(task):
-                return task.evaluate(source, pool=ranks.pool)
-            return ranks.same(task.evaluate(source))
+                return task.evaluate(source, pool=ranks.all_reduce_data)
+            return ranks.broadcast(task.evaluate(source))
     finally:
         task.train(was_training)
 

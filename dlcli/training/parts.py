@@ -14,7 +14,7 @@ from dlcli.datasets.kinds import check_size, kind_of
 from dlcli.runs.checkpoint import Checkpoint
 from dlcli.runtime.device import Runtime, memory_faults, start_runtime
 from dlcli.runtime.random import seed_everything
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.runtime.signals import Signals
 from dlcli.tasks.task import Task
 from dlcli.training import build, checks, loop
@@ -38,7 +38,7 @@ class Assembly:
         builder: Builder,
         resume_from: Checkpoint | None = None,
         teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
-        ranks: Alone | Ranks = loop.ALONE,
+        ranks: SingleProcess | Ranks = loop.SINGLE_PROCESS,
     ):
         self.tree, self.signals, self.builder, self.ranks = tree, signals, builder, ranks
         stored = resume_from.manifest if resume_from else None
@@ -135,7 +135,7 @@ class Assembly:
         timer = Timer(self.task, self._made_up_steps)
         chosen, self.runtime_reason = choose(self.runtime, self.tree["runtime"], timer, steps)
         words = {"precision": chosen.precision, "channels_last": chosen.channels_last, "threads": chosen.threads}
-        self.runtime = replace(self.runtime, **self.ranks.same(words))
+        self.runtime = replace(self.runtime, **self.ranks.broadcast(words))
         self.runtime.use_threads()
 
     def _made_up_steps(self, task: Task, runtime: Runtime) -> Iterator[loop.StepDone]:

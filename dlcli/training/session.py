@@ -18,7 +18,7 @@ from dlcli.reporting.wandb_tracker import Follower, start_follower
 from dlcli.runs.events import Recorder, finite, now, read_events
 from dlcli.runs.find import all_runs, outputs_folder
 from dlcli.runs.folder import RunFolder
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.runtime.signals import Interrupted, Signals
 from dlcli.training.trial import NEVER, Pruned, Trial
 
@@ -46,7 +46,7 @@ class Session:
     training: Training | None = None
     test_scores: dict[str, float] = field(default_factory=dict)
     follower: Follower | None = None
-    ranks: Alone | Ranks = field(default_factory=Alone)
+    ranks: SingleProcess | Ranks = field(default_factory=SingleProcess)
     profile: bool = False
     trial: Trial | None = None
 
@@ -132,10 +132,10 @@ class Session:
         from dlcli.runs.checkpoint import newest_valid, read
 
         if not self.ranks.is_primary:
-            chosen = self.ranks.same(None)
+            chosen = self.ranks.broadcast(None)
             return read(Path(chosen)) if chosen else None
         checkpoint, damaged = newest_valid(self.run.checkpoints)
-        self.ranks.same(str(checkpoint.folder) if checkpoint else None)
+        self.ranks.broadcast(str(checkpoint.folder) if checkpoint else None)
         if checkpoint is None and damaged:
             raise CheckpointError(
                 f"no checkpoint of {self.run.name} is whole: {damaged[0]}", hint="Train it again: dlcli train"
@@ -223,7 +223,7 @@ class Session:
 
         training = self.training
         assert training is not None
-        folder = self.ranks.same(str(training.saver.best) if training.saver.best else None)
+        folder = self.ranks.broadcast(str(training.saver.best) if training.saver.best else None)
         if folder is not None:
             load_weights(training.task, read(Path(folder)).weights)
             for average in training.averages.values():

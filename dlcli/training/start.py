@@ -20,7 +20,7 @@ from dlcli.runs.events import Display, Recorder, Silent, Unheard, now
 from dlcli.runs.find import all_runs
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.provenance import git_commit, origin, versions, writer
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.runtime.rendezvous import find_ranks
 from dlcli.runtime.signals import Signals
 from dlcli.training.completing import settle
@@ -48,11 +48,11 @@ def train(
 ) -> int:
     """Start a run of a composed config, or this rank's part of it; return the exit code."""
     ranks = meet(composed.tree)
-    if found := ranks.same(launched_before(outputs) if ranks.is_primary and ranks.attempt else None):
+    if found := ranks.broadcast(launched_before(outputs) if ranks.is_primary and ranks.attempt else None):
         return resume(RunFolder(Path(found)), (), display=display, search=composed.search, trusted=trusted, ranks=ranks)
     tree = settle(composed.tree, outputs)
     if not ranks.is_primary:
-        run = RunFolder(Path(ranks.same(None)))
+        run = RunFolder(Path(ranks.broadcast(None)))
         record = run.read_record()
         return Session(run, record["config"], record, Unheard(), composed.search, trusted, ranks=ranks).execute()
     run = RunFolder.create(outputs.absolute(), composed.experiment, tree["name"])
@@ -66,7 +66,7 @@ def train_in(
     display: Display,
     trusted: Sequence[str] = (),
     profile: bool = False,
-    ranks: Alone | Ranks | None = None,
+    ranks: SingleProcess | Ranks | None = None,
     trial: Trial | None = None,
     signals: Signals | None = None,
     **facts: Any,
@@ -79,8 +79,8 @@ def train_in(
     run.checkpoints.mkdir(exist_ok=True)
     record = new_record(run, composed, **facts)
     run.write_record(record)
-    ranks = ranks or Alone()
-    ranks.same(str(run.path))
+    ranks = ranks or SingleProcess()
+    ranks.broadcast(str(run.path))
     recorder = Recorder(run.events, display)
     session = Session(run, composed.tree, record, recorder, composed.search, trusted, warnings=composed.warnings)
     session.ranks, session.profile, session.trial = ranks, profile, trial
@@ -138,11 +138,11 @@ def open_display_of_rank(*, as_json: bool) -> Display:
     return Silent() if place and place.rank else open_display("json" if as_json else "auto")
 
 
-def meet(tree: dict[str, Any]) -> Alone | Ranks:
+def meet(tree: dict[str, Any]) -> SingleProcess | Ranks:
     """Join the ranks that this process was started with; runtime.devices becomes their number."""
     place = find_ranks()
     if place is None:
-        return Alone()
+        return SingleProcess()
     from dlcli.runtime.device import choose_device
     from dlcli.runtime.rendezvous import join_ranks
 
@@ -167,7 +167,7 @@ def resume(
     display: Display,
     search: Sequence[Path],
     trusted: Sequence[str] = (),
-    ranks: Alone | Ranks | None = None,
+    ranks: SingleProcess | Ranks | None = None,
     trial: Trial | None = None,
     signals: Signals | None = None,
 ) -> int:
@@ -177,7 +177,7 @@ def resume(
     ranks = ranks or meet(tree)
     record["config"] = tree
     if not ranks.is_primary:
-        if not ranks.same(None):
+        if not ranks.broadcast(None):
             ranks.close()
             return 0
         return Session(run, tree, record, Unheard(), search, trusted, resumes=True, ranks=ranks).execute()
@@ -185,7 +185,7 @@ def resume(
     summary = run.read_summary() or {}
     if summary.get("status") == "completed" and not any(word.partition("=")[0] in ENDS for word in words):
         run.unlock()
-        ranks.same(False)
+        ranks.broadcast(False)
         ranks.close()
         display.event(
             {
@@ -200,7 +200,7 @@ def resume(
     if summary.get("status") == "completed":
         check_extension(stored, tree, summary)
     run.checkpoints.mkdir(exist_ok=True)
-    ranks.same(True)
+    ranks.broadcast(True)
     recorder = Recorder(run.events, display)
     session = Session(run, tree, record, recorder, search, trusted, resumes=True, words=words, ranks=ranks)
     session.trial, session.signals = trial, signals or session.signals

@@ -22,7 +22,7 @@ from dlcli.runs.folder import RunFolder
 from dlcli.runs.redaction import redact
 from dlcli.runtime.device import compile_faults, memory_faults
 from dlcli.runtime.random import restore_random, seed_everything, unchanged_random
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.runtime.signals import Interrupted, Signals
 from dlcli.training import loop
 from dlcli.training.allow_list import Builder
@@ -30,10 +30,10 @@ from dlcli.training.budget import Plan
 from dlcli.training.clock import Times, close
 from dlcli.training.consensus import Agreement, all_random_tensors, random_tensors_of, seed_of_rank
 from dlcli.training.early_stopping import best_index, should_stop
+from dlcli.training.metric_buffer import MetricBuffer, answers_per_step
 from dlcli.training.parts import Assembly
 from dlcli.training.saver import Bystander, Saver, Snapshot
 from dlcli.training.state import Progress, check_same_data, gather, restore_optimizer, restore_weights, stored_progress
-from dlcli.training.tally import Tally, answers_per_step
 from dlcli.training.trial import NEVER, Pruner
 from dlcli.training.unfreezing import Unfreezing
 
@@ -95,7 +95,7 @@ class Training(Assembly):
         facts: dict[str, Any],
         resume_from: Checkpoint | None = None,
         teacher: tuple[dict[str, Any], dict[str, Tensor]] | None = None,
-        ranks: Alone | Ranks = loop.ALONE,
+        ranks: SingleProcess | Ranks = loop.SINGLE_PROCESS,
         pruner: Pruner = NEVER,
         save_gap_s: float = 0.0,
     ):
@@ -104,7 +104,7 @@ class Training(Assembly):
         self.monitor = tree["trainer"]["monitor"].removeprefix("val/")
         self.mode = tree["task"]["facts"]["scores"][self.monitor]
         self.progress = Progress()
-        self.tally = Tally(answers_per_step(tree), self.ranks)
+        self.tally = MetricBuffer(answers_per_step(tree), self.ranks)
         self.agreement = Agreement(self.ranks, signals)
         self.saver = (Saver if self.ranks.is_primary else Bystander)(
             run_folder.checkpoints, recorder, tree["trainer"]["keep_checkpoints"], save_gap_s

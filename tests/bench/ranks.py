@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from dlcli.models.mnist_net import MnistNet
 from dlcli.runtime.launch import Forwarding, Group
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.runtime.rendezvous import find_ranks, join_ranks
 from tests.bench.measure import REPOSITORY, give_result, spread, table
 
@@ -69,21 +69,23 @@ def main() -> None:
     step = make_step()
     rounds = []
     for _ in range(ROUNDS + 1):
-        alone = timed(step, Alone(), ranks) if ranks.is_primary else wait(ranks)
-        rounds.append({"alone": alone, "apart": timed(step, Alone(), ranks), "together": timed(step, ranks, ranks)})
+        alone = timed(step, SingleProcess(), ranks) if ranks.is_primary else wait(ranks)
+        rounds.append(
+            {"alone": alone, "apart": timed(step, SingleProcess(), ranks), "together": timed(step, ranks, ranks)}
+        )
     slowest = [{name: ranks.agree(times) for name, times in one.items()} for one in rounds]
     if ranks.is_primary:
         give_result(slowest)
     ranks.close()
 
 
-def make_step() -> Callable[[Alone | Ranks], None]:
+def make_step() -> Callable[[SingleProcess | Ranks], None]:
     torch.manual_seed(0)
     network = MnistNet(num_classes=10, image_shape=[1, 28, 28])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     x, y = torch.randn(BATCH, 1, 28, 28), torch.randint(10, (BATCH,))
 
-    def step(ranks: Alone | Ranks) -> None:
+    def step(ranks: SingleProcess | Ranks) -> None:
         optimizer.zero_grad()
         loss = F.cross_entropy(network(x), y)
         loss.backward()
@@ -93,7 +95,7 @@ def make_step() -> Callable[[Alone | Ranks], None]:
     return step
 
 
-def timed(step: Callable[[Alone | Ranks], None], peers: Alone | Ranks, ranks: Ranks) -> list[float]:
+def timed(step: Callable[[SingleProcess | Ranks], None], peers: SingleProcess | Ranks, ranks: Ranks) -> list[float]:
     """Wall and CPU seconds per step, begun by all ranks at once; the other rank waits meanwhile, or does the same."""
     ranks.barrier()
     wall, cpu = time.perf_counter(), time.process_time()

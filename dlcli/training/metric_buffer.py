@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dlcli.runtime.ranks import Alone, Ranks
+from dlcli.runtime.ranks import Ranks, SingleProcess
 from dlcli.tasks.task import Answers
 from dlcli.training import loop
 from dlcli.training.state import Progress
@@ -24,10 +24,10 @@ def answers_per_step(tree: Mapping[str, Any]) -> int:
     return settings["batch_size"] * tree["trainer"]["accumulate_grad_batches"] * (settings.get("num_classes") or 1)
 
 
-class Tally:
+class MetricBuffer:
     """Holds the values of steps on the device. answers_per_step: logits that a step keeps for its accuracy."""
 
-    def __init__(self, answers_per_step: int, ranks: Alone | Ranks):
+    def __init__(self, answers_per_step: int, ranks: SingleProcess | Ranks):
         self.pending: list[loop.StepDone] = []
         self.most_pending = max(1, min(MOST_PENDING, MOST_PENDING_ANSWERS // answers_per_step))
         self.last: loop.StepDone | None = None
@@ -41,7 +41,7 @@ class Tally:
         """
         counts = [done.weight for done in self.pending]
         own = {name: self._totals(name, counts) for name in (self.pending[0].values if self.pending else ())}
-        weight, *pooled = self.ranks.pool([sum(counts), *chain(*own.values())])
+        weight, *pooled = self.ranks.all_reduce_data([sum(counts), *chain(*own.values())])
         progress.examples += int(weight)
         totals = iter(pooled)
         for name, parts in own.items():
@@ -64,7 +64,7 @@ class Tally:
         own = {name: loop.mean(value) for name, value in self.last.values.items()}
         if self.ranks.world_size == 1:
             return own
-        *totals, count = self.ranks.pool([*(m * self.last.weight for m in own.values()), self.last.weight])
+        *totals, count = self.ranks.all_reduce_data([*(m * self.last.weight for m in own.values()), self.last.weight])
         return {name: total / count for name, total in zip(own, totals, strict=True)}
 
     def shown_loss(self) -> float:
