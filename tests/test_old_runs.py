@@ -18,7 +18,7 @@ from program import REPOSITORY, dlcli, events_of
 import dlcli as package
 from dlcli.config.folders import packaged_conf
 from dlcli.config.plain_yaml import targets
-from dlcli.config.renamed import TARGETS, renamed
+from dlcli.config.renamed import TARGETS, renamed, renamed_record
 
 OLD = REPOSITORY / "tests" / "fixtures" / "runs_of_0_1_0"
 EXPECTED = json.loads((OLD / "expected.json").read_text(encoding="utf-8"))
@@ -88,3 +88,13 @@ def test_renaming_changes_only_what_was_renamed_and_is_the_same_when_repeated() 
         today = renamed(config)
         assert renamed(today) == today
         assert today["trainer"].keys() and today["dataset"]["name"] == config["dataset"]["name"]
+
+
+def test_the_settings_of_a_users_own_class_keep_their_names() -> None:
+    own = {"model": {"_target_": "mine.Net", "width": 5}, "trainer": {"accumulate": 2}}
+    record = renamed_record({"config": own, "overrides": ["model.width=5", "trainer.accumulate=2", "model=mine"]})
+    assert record["config"] == {"model": own["model"], "trainer": {"accumulate_grad_batches": 2}}
+    assert record["overrides"] == ["model.width=5", "trainer.accumulate_grad_batches=2", "model=mine"]
+    ours = {"model": {"_target_": "dlcli.models.gpt.GPT", "width": 5}}
+    record = renamed_record({"config": ours, "overrides": ["model.width=5"]})
+    assert record["config"]["model"]["hidden_size"] == 5 and record["overrides"] == ["model.hidden_size=5"]

@@ -61,13 +61,26 @@ def renamed(config: Any) -> Any:
 
 
 def renamed_record(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's record, summary or first event with its config and overrides in today's names."""
-    changed: dict[str, Any] = {}
-    if isinstance(config := record.get("config"), Mapping):
-        changed["config"] = renamed(config)
+    """A run's record, summary or first event, its config and overrides in today's names.
+
+    An override whose key the config still has, as a setting of a user's own class, keeps its name.
+    """
+    config = renamed(record.get("config"))
+    changed: dict[str, Any] = {"config": config} if isinstance(config, Mapping) else {}
     if isinstance(words := record.get("overrides"), list):
-        changed["overrides"] = [renamed_word(word) if isinstance(word, str) else word for word in words]
+        changed["overrides"] = [
+            renamed_word(word) if isinstance(word, str) and not _has(config, word.partition("=")[0]) else word
+            for word in words
+        ]
     return record | changed
+
+
+def _has(config: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(config, Mapping) or name not in config:
+            return False
+        config = config[name]
+    return True
 
 
 def renamed_word(word: str) -> str:
