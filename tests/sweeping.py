@@ -111,7 +111,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 def ledger_states(folder: Path, **env: str) -> list[str]:
     """Optuna's own view of every trial of an embedded ledger, read by a process of its own."""
     code = (
-        "import sys; from pathlib import Path; from dlcli.sweep.definition import read_definition;"
+        "import sys; from pathlib import Path; from dlcli.sweep.study.definition import read_definition;"
         "from dlcli.sweep.ledger.opening import open_ledger; f = Path(sys.argv[1]);"
         "print(*(t.state.name for t in open_ledger(f, read_definition(f)).trials()))"
     )

@@ -17,14 +17,14 @@ import pytest
 from optuna.trial import TrialState
 
 from dlcli.errors import EnvironmentFault
-from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.ledger import claims as ledger_module
 from dlcli.sweep.ledger.claims import LEDGER, Claim, Ledger, Wait
 from dlcli.sweep.ledger.heartbeat import Watch, is_alive_here, is_here, this_worker, write_beat
 from dlcli.sweep.ledger.journal import DamagedLedger, Journal
 from dlcli.sweep.ledger.opening import open_ledger
 from dlcli.sweep.space.space import Axis
-from dlcli.sweep.trial_record import Record, read_record, read_records, trial_folder
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.trial_record import Record, read_record, read_records, trial_folder
 
 AXES = (
     Axis("model", values=("a", "b")),

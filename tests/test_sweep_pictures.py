@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.points import point
 from dlcli.sweep.results.importance import FEWEST_TRIALS, importance
 from dlcli.sweep.results.pictures import draw_sweep
 from dlcli.sweep.results.scales import cut, is_log, window
 from dlcli.sweep.space.space import Axis
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.points import point
+from dlcli.sweep.study.trial_record import Record
 
 LOSS, ACCURACY = Objective("val/loss", "min"), Objective("val/accuracy", "max")
 AXES = (

@@ -27,14 +27,14 @@ from sweeping import (
 )
 
 from dlcli.errors import ConfigError, EnvironmentFault
-from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.ledger.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.ledger.claims import WAIT, Claim, Ledger
 from dlcli.sweep.ledger.heartbeat import this_worker
 from dlcli.sweep.ledger.opening import open_ledger
 from dlcli.sweep.ledger.shared import open_storage, shared_definition
 from dlcli.sweep.space.space import Axis
-from dlcli.sweep.trial_record import read_record
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.trial_record import read_record
 
 SWEEP = (*SMALL, *SPACE, "--sampler", "random", "--pruner", "none")
 

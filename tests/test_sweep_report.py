@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from program import environment
 
-from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.ledger.heartbeat import this_worker
 from dlcli.sweep.results import drawing, report
 from dlcli.sweep.space.space import Axis
 from dlcli.sweep.status.progress import epochs_of, status
 from dlcli.sweep.status.reading import Reader
-from dlcli.sweep.trial_record import Record, trial_folder
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.trial_record import Record, trial_folder
 
 AXES = (
     Axis("optimizer.lr", low=1e-4, high=1.0, is_log=True),

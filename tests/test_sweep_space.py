@@ -14,11 +14,11 @@ import pytest
 from dlcli.config import compose_command
 from dlcli.config.folders import packaged_conf
 from dlcli.errors import ConfigError
-from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.points import point
 from dlcli.sweep.request import Request, read_request
 from dlcli.sweep.space.axes import read_axes
 from dlcli.sweep.space.space import Axis, Space
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.points import point
 
 
 def axis_of(word: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_a_word_of_one_value_stays_one(word: str) -> None:
         ("optimizer.lr=1e-1:1e-4:log", "not above its start", None),
         ("optimizer.lr=interval(0.5,0.1)", "not above its start", None),
         ("optimizer.lr=0:1:log", "a logarithm needs a start above 0", None),
-        ("optimizer.lr=1e-4:1e-1:lgo", "log and int may", "optimizer.lr=1e-4:1e-1:log"),
+        ("optimizer.lr=1e-4:1e-1:lgo", "log and int can", "optimizer.lr=1e-4:1e-1:log"),
         ("optimizer.lr=0:1", "must be a number above 0", None),
         ("regularization.dropout=0:1.5", "below 1", None),
         ("optimizer.lrr=0.1,0.2", "no such setting", "optimizer.lr=0.1,0.2"),
@@ -185,7 +185,7 @@ def test_nothing_is_left_to_measurement() -> None:
 
 
 def test_a_definition_comes_back_from_its_file(tmp_path: Path) -> None:
-    from dlcli.sweep.definition import read_definition
+    from dlcli.sweep.study.definition import read_definition
 
     definition = replace(
         ask("mnist", "model=mlp,lenet5", "model.hidden=[64],[128]", "optimizer.lr=0.1:1:log"),

@@ -14,12 +14,12 @@ from dlcli.errors import EnvironmentFault
 from dlcli.reporting.wandb_tracker import RunQueue
 from dlcli.runs.folder import RunFolder
 from dlcli.runtime.signals import Signals
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger.claims import Claim
 from dlcli.sweep.ledger.heartbeat import this_worker
 from dlcli.sweep.ledger.opening import open_ledger
 from dlcli.sweep.request import Request, read_request
-from dlcli.sweep.trial_record import trial_folder
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.trial_record import trial_folder
 from dlcli.sweep.workers.trial import Held, _summary_of_the_end, run_trial
 
 WORDS = ("digits", "tracker=none", "trainer.epochs=1", "model.hidden=[8]", "optimizer.lr=0.1,0.01")

@@ -28,7 +28,7 @@ def predict(
         bool, typer.Option("--attention", help="What the answer looks at: the weight of each token, patch, row.")
     ] = False,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", help="Of boxes: the least score to tell; 0.4.", min=0.0, max=1.0)
+        float | None, typer.Option("--threshold", help="Of boxes: the lowest score to show; 0.4.", min=0.0, max=1.0)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per input.")] = False,
     config_dir: ConfigDir = None,
@@ -60,10 +60,8 @@ def predict(
     wishes: dict[str, Any] = {}
     if threshold is not None:
         if not kind.has_threshold:
-            message = (
-                f"--threshold is of boxes; {loaded.manifest.run} was trained on {kind.name}, whose answers have none"
-            )
-            raise ConfigError(message, hint="Leave it out.")
+            given = f"{loaded.manifest.run} was trained on {kind.name}"
+            raise ConfigError(f"--threshold is of boxes; {given}, whose answers have none", hint="Leave it out.")
         wishes["threshold"] = threshold
     if attention:
         check_attentive(loaded, kind)

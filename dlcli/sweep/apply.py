@@ -13,11 +13,11 @@ from dlcli.errors import ConfigError, printable
 from dlcli.runs.disk import write_atomically
 from dlcli.runs.find import find_sweep
 from dlcli.runs.names import checked_name
-from dlcli.sweep.definition import Definition, read_definition
-from dlcli.sweep.ranking import ranked
 from dlcli.sweep.status.display import figure
 from dlcli.sweep.status.reading import open_reader
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition, read_definition
+from dlcli.sweep.study.ranking import ranked
+from dlcli.sweep.study.trial_record import Record
 
 LEFT_OUT = ("name", "tracker.", "runtime.threads", "runtime.precision", "runtime.channels_last", "runtime.device")
 

@@ -11,9 +11,9 @@ from typing import Any
 from dlcli.config import compose_command
 from dlcli.reporting.format import duration
 from dlcli.reporting.tables import print_table
-from dlcli.sweep.points import point
 from dlcli.sweep.request import Asked
 from dlcli.sweep.status.display import short_axes, short_value
+from dlcli.sweep.study.points import point
 
 SHOWN = 20  # trials
 MOST_MEASURED = 8  # architectures

@@ -11,9 +11,9 @@ from dlcli.config import Composed, compose_command
 from dlcli.config.folders import options, packaged_conf, search_path, unknown_option
 from dlcli.config.plain_yaml import check_user_yaml
 from dlcli.errors import ConfigError, Problem, nearest, printable
-from dlcli.sweep.definition import EXTRA_OBJECTIVES, PRUNERS, SAMPLERS, Definition, Objective, checked_choice
 from dlcli.sweep.space.axes import read_axes
 from dlcli.sweep.space.space import Axis, Space
+from dlcli.sweep.study.definition import EXTRA_OBJECTIVES, PRUNERS, SAMPLERS, Definition, Objective, checked_choice
 
 DEFAULT_TRIALS = 20
 MOST_STARTS = 10  # trials that fill the space evenly before TPE and GP learn from them

@@ -17,11 +17,11 @@ from dlcli.reporting.wandb_tracker import require_online, resolve_mode
 from dlcli.runs.events import Display, Silent
 from dlcli.runs.find import all_sweeps, find_checkpoint, find_sweep, sweeps_folder
 from dlcli.runs.names import candidates, checked_name
-from dlcli.sweep.definition import FILE, Definition, read_definition
 from dlcli.sweep.ledger.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.request import Asked, Request, read_request
 from dlcli.sweep.status.events import trial_event
 from dlcli.sweep.status.reading import Reader, open_reader
+from dlcli.sweep.study.definition import FILE, Definition, read_definition
 from dlcli.sweep.workers.launchers import Launch, read_launch
 from dlcli.sweep.workers.local import default_workers
 from dlcli.sweep.workers.overseer import Overseer

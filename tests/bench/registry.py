@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.ledger.heartbeat import this_worker
 from dlcli.sweep.space.space import Axis
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.trial_record import Record
 from tests.bench.measure import Cost, cost_of, in_turn, spread, table
 
 NUM_RUNS = 2_000

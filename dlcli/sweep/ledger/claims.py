@@ -26,12 +26,12 @@ from optuna.trial import FrozenTrial, TrialState
 from dlcli.runs.disk import read_json, write_atomically
 from dlcli.runs.find import checkpoint_steps
 from dlcli.runs.folder import RunFolder
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger.heartbeat import Watch, is_here, oom_kills, read_beat, write_beat
 from dlcli.sweep.ledger.journal import locked
 from dlcli.sweep.ledger.optuna_trials import distribution, state_of, text_of, values_of
 from dlcli.sweep.ledger.samplers import make_pruner, make_sampler
-from dlcli.sweep.trial_record import Record, read_record, trial_folder
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.trial_record import Record, read_record, trial_folder
 
 LEDGER, CLAIMS, CONTROL = "ledger.jsonl", ".claim.lock", "control.json"
 MOST_DEATHS = 8  # of workers over one trial, without a checkpoint in between: it is the trial

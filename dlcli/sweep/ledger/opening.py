@@ -9,11 +9,11 @@ from pathlib import Path
 import optuna
 
 from dlcli.errors import EnvironmentFault, printable
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger.address import VARIABLE
 from dlcli.sweep.ledger.claims import CLAIMS, LEDGER, Ledger
 from dlcli.sweep.ledger.journal import Journal, locked
 from dlcli.sweep.ledger.rebuilding import is_behind, rebuild, set_aside
+from dlcli.sweep.study.definition import Definition
 
 
 def open_ledger(folder: Path, definition: Definition, *, storage: str | None = None) -> Ledger:

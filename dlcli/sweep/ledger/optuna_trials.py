@@ -9,9 +9,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.space.space import Axis
-from dlcli.sweep.trial_record import RESULTS, Record
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.trial_record import RESULTS, Record
 
 
 def distribution(axis: Axis) -> BaseDistribution:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from dlcli.sweep.ledger.optuna_trials import frozen, text_of, values_of
-from dlcli.sweep.trial_record import Record, read_records
+from dlcli.sweep.study.trial_record import Record, read_records
 
 if TYPE_CHECKING:
     from dlcli.sweep.ledger.claims import Ledger

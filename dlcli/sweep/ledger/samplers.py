@@ -16,8 +16,8 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from dlcli.sweep.definition import Definition
-from dlcli.sweep.points import point
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.points import point
 
 WARM_UP = 2  # evaluations of a trial before the median stops it
 PEERS = 4  # trials that must have come as far

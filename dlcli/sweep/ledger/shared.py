@@ -15,9 +15,9 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from dlcli.errors import ConfigError, EnvironmentFault, printable
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger.address import VARIABLE, checked_address, without_password
 from dlcli.sweep.ledger.claims import Ledger
+from dlcli.sweep.study.definition import Definition
 
 LOCK_S = 120  # to wait for the others' claims; and what a claim may take before the database ends it, with its process
 

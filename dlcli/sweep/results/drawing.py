@@ -13,8 +13,8 @@ from typing import Any
 from dlcli.errors import DlcliError
 from dlcli.reporting.output import clean
 from dlcli.runs.disk import read_json, write_atomically
-from dlcli.sweep.definition import Definition
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.trial_record import Record
 
 CACHE = ".pictures.json"  # in the sweep's folder: of which records the pictures and the importance are
 

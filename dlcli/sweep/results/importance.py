@@ -12,9 +12,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.space.space import Axis
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.trial_record import Record
 
 if TYPE_CHECKING:
     import optuna

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlcli.reporting.pictures import COLOURS, blank_figure
-from dlcli.sweep.definition import Definition, Objective
 from dlcli.sweep.results.importance import position
 from dlcli.sweep.results.scales import cut, formatter, inside, is_log, label, log_locator, window
 from dlcli.sweep.space.space import Axis
 from dlcli.sweep.status.display import figure as written
 from dlcli.sweep.status.display import short_axes, short_value
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.trial_record import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.reporting.pictures import COLOURS, OTHERS, blank_figure, save_figure
-from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.results.importance import importance
 from dlcli.sweep.results.parallel import draw_parallel
 from dlcli.sweep.results.scales import cut, dress, inside, label
 from dlcli.sweep.status.display import figure as written
 from dlcli.sweep.status.display import short_axes
-from dlcli.sweep.trial_record import FAILURES, Record
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.ranking import front, ranked
+from dlcli.sweep.study.trial_record import FAILURES, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,7 @@ from dlcli.reporting.format import duration, flow
 from dlcli.reporting.output import Output, clean, is_terminal, place, width_of
 from dlcli.reporting.tables import print_table
 from dlcli.runs.find import find_sweep
-from dlcli.sweep.definition import Definition, read_definition
 from dlcli.sweep.ledger.address import VARIABLE, checked_address
-from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.results.drawing import draw_once
 from dlcli.sweep.status.display import (
     counted,
@@ -31,7 +29,9 @@ from dlcli.sweep.status.display import (
 from dlcli.sweep.status.events import trial_event
 from dlcli.sweep.status.progress import status
 from dlcli.sweep.status.reading import Reader, open_reader
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Definition, read_definition
+from dlcli.sweep.study.ranking import front, ranked
+from dlcli.sweep.study.trial_record import Record
 
 NUM_SEEDS = 5
 GAP = 2  # columns between two of a table

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dlcli.errors import printable
 from dlcli.reporting.format import is_share, metric_name
-from dlcli.sweep.definition import Objective
+from dlcli.sweep.study.definition import Objective
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dlcli.sweep.definition import Definition
-from dlcli.sweep.ranking import front, ranked
 from dlcli.sweep.status.reading import counts
-from dlcli.sweep.trial_record import Record, trial_folder
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.ranking import front, ranked
+from dlcli.sweep.study.trial_record import Record, trial_folder
 
 
 def trial_event(folder: Path, definition: Definition, record: Record) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.runs.folder import RunFolder
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.ledger.heartbeat import is_alive_here, is_here
-from dlcli.sweep.ranking import ranked
 from dlcli.sweep.status.events import best_of
 from dlcli.sweep.status.reading import Reader, counts
-from dlcli.sweep.trial_record import Record, trial_folder
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.ranking import ranked
+from dlcli.sweep.study.trial_record import Record, trial_folder
 
 HEAD_BYTES, TAIL_BYTES = 131_072, 16_384  # of a trial's events: the first ones, and its last epoch
 

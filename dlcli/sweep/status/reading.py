@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.sweep.definition import Definition
-from dlcli.sweep.trial_record import FAILURES, FILE, Record, read_record
+from dlcli.sweep.study.definition import Definition
+from dlcli.sweep.study.trial_record import FAILURES, FILE, Record, read_record
 
 if TYPE_CHECKING:
     from dlcli.sweep.ledger.claims import Ledger

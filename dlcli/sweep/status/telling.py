@@ -8,7 +8,7 @@ from typing import Any
 from dlcli.runs.events import Display
 from dlcli.sweep.status.events import trial_event
 from dlcli.sweep.status.reading import Reader
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.trial_record import Record
 
 WATCH_S = 0.5
 

@@ -15,11 +15,11 @@ from dlcli.errors import DivergedError, DlcliError
 from dlcli.runs.disk import write_atomically
 from dlcli.runs.events import Display
 from dlcli.runtime.launch import Forwarding
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.results.drawing import draw_once
 from dlcli.sweep.status.events import summary
 from dlcli.sweep.status.reading import Reader
 from dlcli.sweep.status.telling import Teller
+from dlcli.sweep.study.definition import Definition
 from dlcli.sweep.workers.retention import keep_best
 from dlcli.sweep.workers.slots import Slots
 

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 from dlcli.errors import EnvironmentFault, printable
 from dlcli.runtime.launch import dying_with
 from dlcli.runtime.signals import WATCHED
-from dlcli.sweep.definition import FILE, Definition, read_definition
 from dlcli.sweep.ledger.address import VARIABLE
+from dlcli.sweep.study.definition import FILE, Definition, read_definition
 from dlcli.sweep.workers.local import safe_path
 from dlcli.sweep.workers.slots import LOST, MORE, Slots
 

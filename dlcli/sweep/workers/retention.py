@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dlcli.runs.disk import discard
 from dlcli.runs.folder import RunFolder
-from dlcli.sweep.definition import Definition, Objective
-from dlcli.sweep.ranking import front, ranked
-from dlcli.sweep.trial_record import Record, trial_folder
+from dlcli.sweep.study.definition import Definition, Objective
+from dlcli.sweep.study.ranking import front, ranked
+from dlcli.sweep.study.trial_record import Record, trial_folder
 
 
 def keep_best(folder: Path, records: Sequence[Record], definition: Definition) -> None:

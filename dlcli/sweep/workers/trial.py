@@ -17,10 +17,10 @@ from dlcli.runs.events import Silent, read_events
 from dlcli.runs.find import find_checkpoint
 from dlcli.runs.folder import RunFolder
 from dlcli.runtime.signals import Signals
-from dlcli.sweep.definition import EXTRA_OBJECTIVES, Definition
 from dlcli.sweep.ledger.claims import Claim, now
 from dlcli.sweep.ledger.journal import DamagedLedger
-from dlcli.sweep.trial_record import Record, trial_folder
+from dlcli.sweep.study.definition import EXTRA_OBJECTIVES, Definition
+from dlcli.sweep.study.trial_record import Record, trial_folder
 from dlcli.training import completing, start
 from dlcli.training.trial import Pruned, Trial
 

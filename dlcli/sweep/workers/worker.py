@@ -19,11 +19,11 @@ from dlcli.errors import DlcliError
 from dlcli.reporting.errors import print_error
 from dlcli.reporting.wandb_tracker import RunQueue
 from dlcli.runtime.signals import Signals
-from dlcli.sweep.definition import read_definition
 from dlcli.sweep.ledger.claims import Claim, Ledger, Wait
 from dlcli.sweep.ledger.heartbeat import Beat, this_worker
 from dlcli.sweep.ledger.journal import DamagedLedger
 from dlcli.sweep.ledger.opening import open_ledger
+from dlcli.sweep.study.definition import read_definition
 from dlcli.sweep.workers.retention import keep_best
 from dlcli.sweep.workers.slots import MORE
 

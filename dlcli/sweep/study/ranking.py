@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlcli.sweep.definition import Objective
-from dlcli.sweep.trial_record import Record
+from dlcli.sweep.study.definition import Objective
+from dlcli.sweep.study.trial_record import Record
 
 
 def ranked(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:

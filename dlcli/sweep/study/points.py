@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from functools import lru_cache
 
-from dlcli.sweep.definition import Definition
 from dlcli.sweep.space.space import Space
+from dlcli.sweep.study.definition import Definition
 
 
 def point(definition: Definition, number: int, sampler: str | None = None) -> dict[str, str]:
