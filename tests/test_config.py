@@ -146,7 +146,7 @@ def test_a_users_conf_folder_comes_first(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "experiment").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(
-        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nhidden_size: 3\n"
+        "# dlcli train mine\n_target_: mine.Net\nfacts: {kind: classifier}\nwidth: 3\n"
     )
     (tmp_path / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n# dlcli train mine\ndefaults:\n  - override /model: mine\ntrainer: {epochs: 7}\n"

@@ -141,7 +141,7 @@ def test_it_learns_more_than_counts_of_characters_and_pairs() -> None:
     data = as_data(TEXT, "characters", None, block=32, val_size=0.1, test_size=0.1)
     size = len(TEXT) - 2 * round(0.1 * len(TEXT))
     alone, paired = entropy_of_pairs(TEXT[:size], TEXT[-round(0.1 * len(TEXT)) :])
-    task = LanguageModel(small(data.facts["num_tokens"], 32, width=32, feed_forward=64))
+    task = LanguageModel(small(data.facts["num_tokens"], 32, hidden_size=32, ffn_size=64))
     source = TrainSource(data.train, torch.arange(len(data.train)), batch_size=8, accumulate=1, seed=0, device="cpu")
     training = loop.train(task, source.from_step(0), {"model": torch.optim.AdamW(task.parameters(), 3e-3)})
     for _ in range(150):

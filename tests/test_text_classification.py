@@ -20,6 +20,7 @@ from program import REPOSITORY, environment
 
 from dlcli.commands.predict import print_answers
 from dlcli.datasets.files.sentence_files import read_splits
+from dlcli.datasets.kinds import KINDS
 from dlcli.errors import CheckpointError, ConfigError
 from dlcli.evaluation import score
 from dlcli.inference import trained
@@ -340,13 +341,13 @@ def test_all_weights_are_kept_only_where_json_prints_them(
 
 
 def test_a_network_without_attention_is_told_with_those_that_have_it(loaded: trained.Trained) -> None:
-    check_attentive(loaded, "sentences")
+    check_attentive(loaded, KINDS["sentences"])
     last = replace(loaded, task=Classification(Recurrent(num_classes=2, num_tokens=9, pooling="last")))
     with pytest.raises(ConfigError, match="Recurrent, has none") as caught:
-        check_attentive(last, "sentences")
+        check_attentive(last, KINDS["sentences"])
     assert "model.pooling=attention" in str(caught.value.hint) and "distilbert" in str(caught.value.hint)
     with pytest.raises(ConfigError, match="trained on boxes, for which no model has attention"):
-        check_attentive(loaded, "boxes")
+        check_attentive(loaded, KINDS["boxes"])
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def looked_at(trained: Trained, tokenizer: Tokenizer, text: str, save: str | Non
 
 def wanted(trained: Trained, top: int) -> tuple[int, int]:
     """Beams of the search and translations to show: as task.beam_size says where the command does, else by `top`."""
-    beam = int(trained.task.beam) if "task.beam_size" in trained.asked else max(BEAM, top)  # type: ignore[arg-type]
+    beam = int(trained.task.beam_size) if "task.beam_size" in trained.asked else max(BEAM, top)  # type: ignore[arg-type]
     return beam, min(beam, top)
 
 
